@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+TORCH := torch==2.13.0
+PINS := transformers==5.19.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install data train test lint clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "ARGS=... is passed on by data, train and test; PYTHON=... names the Python (3.10 or newer) of the venv."
+
+install: $(INSTALLED)  ## the venv in .venv, with everything that training and the tests need
+
+# torch first and alone: where a CPU build is to be had, this finds it, and the next line leaves it in place.
+$(INSTALLED): setup.cfg Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "TaRO needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --upgrade pip
+	$(RUN) -m pip install $(TORCH)
+	$(RUN) -m pip install $(PINS) -e '.[dev,decord]'
+	@touch $@
+
+data: $(INSTALLED)  ## synthetic videos and their annotations, in data/synthetic
+	$(RUN) -m taro.data.synthetic --output data/synthetic $(ARGS)
+
+train: $(INSTALLED)  ## the whole curriculum on synthetic videos with a tiny model, then its evaluation
+	$(RUN) train.py $(ARGS)
+
+test: $(INSTALLED)  ## all tests that need no vLLM
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## ruff
+	$(RUN) -m ruff check .
+
+clean:  ## remove the venv, build files and caches; data/ and outputs/ stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
