@@ -1,0 +1,105 @@
+"""Scores of temporal grounding: IoU of two spans, and the metrics of a data set. Spans are (start, end) in seconds."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from taro.prompts import has_format, reasoning_has_timestamp
+
+Span = tuple[float, float]
+
+IOU_LEVELS = (0.3, 0.5, 0.7)
+
+
+def temporal_iou(span: Span | None, truth: Span) -> float:
+    """Intersection over union of two time spans, in [0, 1] and in double precision.
+
+    A missing, reversed, empty or non-finite span scores 0, and so does such a truth.
+    """
+    if span is None or not all(map(math.isfinite, (*span, *truth))):
+        return 0.0
+    (start, end), (true_start, true_end) = span, truth
+    intersection = min(end, true_end) - max(start, true_start)
+    if intersection <= 0:  # also where either span is reversed or empty
+        return 0.0
+    return intersection / (max(end, true_end) - min(start, true_start))  # spans that meet: the hull is the union
+
+
+class GroundingMetrics(Metric):
+    """R1@0.3/0.5/0.7 (share with IoU >= level), mIoU, and the shares of texts that parse, name times, keep the format.
+
+    The denominator is the number of samples asked for: a failed sample (missing video, failed decode, engine error)
+    scores 0 everywhere. With several truths the best IoU counts. The states are sums, so they reduce across ranks.
+
+    The IoU is compared as it is, in float64, like the published scorers do: an IoU that is 0.7 on paper may be
+    0.7 - 1e-16 when its ends are no binary fractions, and then misses the level.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    iou: Tensor  # sum of the best IoUs
+    hits: Tensor  # (levels,) samples at or above each of IOU_LEVELS
+    parsed: Tensor
+    timestamped: Tensor
+    formatted: Tensor
+    texts: Tensor  # completions seen
+    failed: Tensor
+    samples: Tensor  # asked for, failed ones included
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.add_state("iou", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("hits", torch.zeros(len(IOU_LEVELS), dtype=torch.int64), dist_reduce_fx="sum")
+        for name in ("parsed", "timestamped", "formatted", "texts", "failed", "samples"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        spans: Sequence[Span | None],
+        truths: Sequence[Sequence[Span]],
+        texts: Sequence[str] | None = None,
+        failed: int = 0,
+    ) -> None:
+        """Adds N samples that were answered and `failed` more that were not.
+
+        `spans`: N parsed answers, None where unparsable. `truths`: for each its true spans, at least one. `texts`: the
+        N completions, for the timestamp and format rates. Raises ValueError when lengths differ or a truth is missing.
+        """
+        if len(spans) != len(truths) or (texts is not None and len(texts) != len(spans)):
+            raise ValueError(
+                f"spans, truths and texts must have one entry for each sample, got {len(spans)} spans, "
+                f"{len(truths)} truths and {'no' if texts is None else len(texts)} texts"
+            )
+        if failed < 0:
+            raise ValueError(f"failed must be a number of samples >= 0, got {failed}")
+        for index, (span, true_spans) in enumerate(zip(spans, truths, strict=True)):
+            if not len(true_spans):
+                raise ValueError(f"sample {index} has no true span, each needs at least one")
+            iou = max(temporal_iou(span, truth) for truth in true_spans)
+            self.iou += iou
+            self.hits += torch.tensor([iou >= level for level in IOU_LEVELS], device=self.hits.device)
+            self.parsed += span is not None
+        for text in texts or ():
+            self.timestamped += reasoning_has_timestamp(text)
+            self.formatted += has_format(text)
+        self.texts += len(texts or ())
+        self.failed += failed
+        self.samples += len(spans) + failed
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars, rates as shares in [0, 1]; nan without samples, and for the text rates without texts."""
+        text_samples = torch.where(self.texts > 0, self.samples, 0)
+        return {
+            "mIoU": self.iou / self.samples,
+            **{f"R1@{level}": hits / self.samples for level, hits in zip(IOU_LEVELS, self.hits, strict=True)},
+            "parse_rate": self.parsed / self.samples,
+            "timestamp_rate": self.timestamped / text_samples,
+            "format_rate": self.formatted / text_samples,
+            "failed": self.failed.clone(),
+            "samples": self.samples.clone(),
+        }

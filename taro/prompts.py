@@ -1,0 +1,187 @@
+"""The text that goes to the model and the text that comes back: request, reasoning paths, answer parser.
+
+Train, evaluation and demo share these functions. All times are seconds in the clip's own clock; a range of characters
+is `(start, end)` with the end exclusive.
+"""
+
+import math
+import random
+import re
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+DEFAULT_PROMPT = """\
+Watch the video and find when this event takes place: {query}.
+
+Reason first, inside <think> and </think>: go through the video in order, write what you see together with its time \
+range in seconds, and compare it with the event. Then write the start and the end of the event, in seconds with two \
+decimals, inside <answer> and </answer>.
+
+Example, for the event "a woman waters the plants":
+<think>
+I need to find the specific moment a woman waters the plants.
+From 0.0s to 3.5s, a woman fills a green can at the sink.
+From 3.5s to 8.4s, she carries the can to the balcony; no water falls yet.
+From 8.5s to 12.4s, she tilts the can over three flower pots and water runs out.
+From 12.4s to 15.0s, she puts the can down and goes inside.
+The watering begins at 8.5s, when she tilts the can, and ends at 12.4s, when she puts it down.
+</think>
+<answer>8.50s to 12.40s</answer>"""
+
+_ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_FORMAT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_FORMAT = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
+_THINK_OPEN = re.compile(r"<think>", re.IGNORECASE)
+_THINK_CLOSE = re.compile(r"</think>", re.IGNORECASE)
+
+# One number with its unit and, in running text, the word that opens a range. Parts of clock times (12:30), exponents
+# (1e5), versions (1.2.3), digit groups (1,000), percentages and words (x2) are not numbers.
+_NUMBER = re.compile(
+    r"(?:\b(?P<lead>from|between)\s+)?"
+    r"(?<![\w.:])(?<![0-9],)(?P<value>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+    r"(?:\s*(?P<unit>s(?:ec(?:ond)?s?)?))?(?![\w:%])(?![.,][0-9])",
+    re.IGNORECASE,
+)
+_DASHES = "-\u2010-\u2015\u2212"  # a character class: hyphen-minus, hyphens and dashes of Unicode, minus sign
+_JOINER = re.compile(rf"\s*(?:to|and|[{_DASHES}])\s*", re.IGNORECASE)
+_SIGNS = ("-", "\u2212")
+
+
+class TimedText(Protocol):
+    """A dense caption: what happens (`text`) between `start` and `end`, in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+def format_seconds(seconds: float, decimals: int = 1) -> str:
+    """`3.25 -> "3.2"`: the one way in which times are written (no unit, no negative zero)."""
+    return f"{round(seconds, decimals) + 0.0:.{decimals}f}"
+
+
+def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
+    """The request that follows the video: `template` with `{query}` filled in.
+
+    The template supplies the punctuation, so spaces around the query and periods at its end are dropped. Other braces
+    in the template stay as they are. Raises ValueError when the template lacks `{query}`.
+    """
+    if "{query}" not in template:
+        raise ValueError(f"the prompt template must contain the placeholder {{query}}, got {template!r}")
+    return template.replace("{query}", _bare(query))
+
+
+def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random, decimals: int = 1) -> str:
+    """The opening of a constructed completion (TaRO, arXiv 2606.09248): a random part of the captions, `<think>` open.
+
+    k ~ U{1..n} of the n captions are drawn without replacement and put in chronological order, one line each. The text
+    ends with the last caption, without a newline: the policy goes on from there. Raises ValueError without captions.
+    """
+    _require_captions(captions)
+    count = rng.randint(1, len(captions))
+    return _opening(query, rng.sample(list(captions), count), decimals)
+
+
+def full_path(query: str, captions: Sequence[TimedText], span: tuple[float, float], decimals: int = 1) -> str:
+    """A whole completion, as a supervised target: all captions in `<think>`, then `span` (seconds) in `<answer>`.
+
+    Raises ValueError without captions.
+    """
+    _require_captions(captions)
+    start, end = (format_seconds(time, decimals) for time in span)
+    return f"{_opening(query, captions, decimals)}\n</think>\n<answer>{start}s to {end}s</answer>"
+
+
+def parse_answer(text: str) -> tuple[float, float] | None:
+    """Start and end in seconds from the last closed `<answer>` block of a completion, or None.
+
+    Taken are the last two numbers of the block that are joined by `to`, `and` or a dash, with or without a unit (s,
+    sec, seconds), in upper or lower case, as they are written: a reversed span comes back reversed. Nothing outside
+    the block is read. Numbers with a sign, exponents, clock times (12:30) and digit groups (1,000) are not times, and
+    two numbers with anything else between them are not a span.
+    """
+    block = None
+    opened_at = None
+    for tag in _ANSWER_TAG.finditer(text):
+        if not tag[1]:
+            opened_at = tag.end()
+        elif opened_at is not None:
+            block = (opened_at, tag.start())
+            opened_at = None
+    if block is None:
+        return None
+    span = None
+    for first, second in _number_pairs(text, *block):
+        span = (float(first["value"]), float(second["value"]))
+    return span if span is not None and all(map(math.isfinite, span)) else None
+
+
+def has_format(text: str) -> bool:
+    """Whether a completion is one think block and then one answer block, with only white space around them.
+
+    Each of the four tags must occur exactly once, in lower case.
+    """
+    return all(text.count(tag) == 1 for tag in _FORMAT_TAGS) and _FORMAT.fullmatch(text) is not None
+
+
+def think_span(text: str) -> tuple[int, int]:
+    """Character range of the reasoning: what stands between the first `<think>` and the next `</think>`.
+
+    A block that is still open reaches to the end of the text, or to the `<answer>` that follows it: an answer is not
+    reasoning. Without `<think>` the range is empty: (0, 0).
+    """
+    opening = _THINK_OPEN.search(text)
+    if opening is None:
+        return 0, 0
+    closing = _THINK_CLOSE.search(text, opening.end()) or _ANSWER_TAG.search(text, opening.end())
+    return opening.end(), closing.start() if closing else len(text)
+
+
+def reasoning_has_timestamp(text: str) -> bool:
+    """Whether the reasoning of a completion names a time: a number with a unit (`3.5s`, `12 seconds`) or a time range
+    without one (`From 3.5 to 4`)."""
+    has_unit = any(number["unit"] for number in _NUMBER.finditer(text, *think_span(text)))
+    return has_unit or bool(timestamp_spans(text))
+
+
+def timestamp_spans(text: str) -> list[tuple[int, int]]:
+    """Character ranges of the numbers in the time ranges of the reasoning, in order (both of `From 3.0s to 5.5s`).
+
+    Two joined numbers are a time range when one of them has a unit or `from` or `between` stands before the first, so
+    `2 to 3 people` is none. Units, single times and the answer are left out.
+    """
+    numbers = []
+    for first, second in _number_pairs(text, *think_span(text)):
+        if first["lead"] or first["unit"] or second["unit"]:
+            numbers += [first.span("value"), second.span("value")]
+    return list(dict.fromkeys(numbers))  # the middle number of "1s to 2s to 3s" is in two ranges
+
+
+def _number_pairs(text: str, start: int, end: int) -> Iterator[tuple[re.Match, re.Match]]:
+    """Neighbouring numbers of `text[start:end]` with nothing but a joiner between them."""
+    previous = None
+    for number in _NUMBER.finditer(text, start, end):
+        value_start = number.start("value")
+        if previous is not None and _JOINER.fullmatch(text, previous.end(), value_start):
+            yield previous, number
+        elif text[value_start - 1 : value_start] in _SIGNS:
+            previous = None
+            continue
+        previous = number
+
+
+def _opening(query: str, captions: Sequence[TimedText], decimals: int) -> str:
+    lines = ["<think>", f"I need to find the specific moment {_bare(query)}."]
+    for caption in sorted(captions, key=lambda caption: (caption.start, caption.end)):
+        start, end = format_seconds(caption.start, decimals), format_seconds(caption.end, decimals)
+        lines.append(f"From {start}s to {end}s, {' '.join(caption.text.split())}")
+    return "\n".join(lines)
+
+
+def _bare(query: str) -> str:
+    return query.strip().rstrip(". ")
+
+
+def _require_captions(captions: Sequence[TimedText]) -> None:
+    if not captions:
+        raise ValueError("a reasoning path needs at least one caption, got none")

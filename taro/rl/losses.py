@@ -1,0 +1,118 @@
+"""Policy loss and KL loss over response tokens.
+
+Shapes: B completions (of one or more groups), C completion tokens. What stands at masked positions, nan and inf
+included, reaches neither a loss nor a gradient.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The policy loss, and over the response tokens of free completions the metrics (detached; none: 0 and 1)."""
+
+    loss: Tensor  # () with gradient
+    clip_ratio: Tensor  # () share of tokens whose ratio left the clip range on the side that the clip cuts
+    mean_ratio: Tensor  # () mean of policy / old policy; exactly 1 on policy
+
+
+@dataclass(frozen=True)
+class KLOutput:
+    """The KL loss, and the mean KL over the given response tokens (detached), whatever the loss's denominator."""
+
+    loss: Tensor  # () with gradient
+    kl: Tensor  # () nats per token
+
+
+def policy_loss(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    constructed: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float = 3.0,
+    log_ratio_bound: float = 20.0,
+    denominator: float | Tensor | None = None,
+) -> LossOutput:
+    """Sum of the token losses over `denominator`, the number of response tokens of the whole optimizer step.
+
+    Free completions: the clipped surrogate of PPO, max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)), which for A < 0
+    is at most -A * dual_clip (dual clip, arXiv 1912.09729); r = exp(log_probs - old_log_probs), the exponent bounded at
+    +-log_ratio_bound. Constructed completions: -A log_probs without a ratio (TaRO, arXiv 2606.09248), where A is
+    already the weight of `constructed_weights`.
+
+    log_probs, old_log_probs (B, C); advantages (B,); response_mask (B, C), 1 = counted; constructed (B,) bool.
+    `denominator` defaults to the response tokens given here and counts as 1 when it is 0, so that a rank with nothing
+    to train on gets a loss of 0 to run backward on. Raises ValueError for shapes that do not fit and `dual_clip <= 1`.
+    """
+    _require_shape(log_probs.shape, old_log_probs=old_log_probs, response_mask=response_mask)
+    _require_shape(log_probs.shape[:1], advantages=advantages, constructed=constructed)
+    if not dual_clip > 1:
+        raise ValueError(f"dual_clip must be > 1, got {dual_clip}")
+    mask = response_mask.bool()  # (B, C)
+    constructed = constructed.bool().unsqueeze(1)  # (B, 1)
+    free = mask & ~constructed  # (B, C)
+    weights = torch.where(mask, advantages.detach().unsqueeze(1), 0.0)  # (B, C)
+    log_probs = torch.where(mask, log_probs, 0.0)  # (B, C)
+
+    # The old log-probs may be the current ones themselves: without detach the gradient of the ratio would be zero.
+    log_ratio = torch.where(free, log_probs - old_log_probs.detach(), 0.0)  # (B, C)
+    ratio = log_ratio.clamp(-log_ratio_bound, log_ratio_bound).exp()  # (B, C)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)  # (B, C)
+    raised = torch.maximum(ratio, clipped).clamp(max=dual_clip)  # (B, C)
+    surrogate = torch.where(weights < 0, raised, torch.minimum(ratio, clipped))  # (B, C)
+    token_losses = -weights * torch.where(constructed, log_probs, surrogate)  # (B, C)
+
+    # The ratio is 1 outside `free`, so nothing is cut there.
+    cut = ((weights > 0) & (ratio > 1 + clip_high)) | ((weights < 0) & (ratio < 1 - clip_low))  # (B, C)
+    free_tokens = free.sum()
+    return LossOutput(
+        loss=token_losses.sum() / _at_least_one(mask.sum() if denominator is None else denominator),
+        clip_ratio=cut.sum() / free_tokens.clamp(min=1),
+        mean_ratio=torch.where(
+            free_tokens > 0, torch.where(free, ratio.detach(), 0.0).sum() / free_tokens.clamp(min=1), 1.0
+        ),
+    )
+
+
+def kl_loss(
+    log_probs: Tensor,
+    ref_log_probs: Tensor,
+    response_mask: Tensor,
+    *,
+    log_ratio_bound: float = 20.0,
+    denominator: float | Tensor | None = None,
+) -> KLOutput:
+    """KL of the policy from the reference, sum of the token values over `denominator` (as in `policy_loss`).
+
+    The k3 estimator exp(d) - d - 1 with d = ref_log_probs - log_probs, unbiased and never negative (J. Schulman,
+    "Approximating KL divergence", http://joschu.net/blog/kl-approx.html); d is bounded at +-log_ratio_bound.
+
+    log_probs, ref_log_probs, response_mask (B, C). Raises ValueError for shapes that do not fit.
+    """
+    _require_shape(log_probs.shape, ref_log_probs=ref_log_probs, response_mask=response_mask)
+    mask = response_mask.bool()  # (B, C)
+    log_ratio = torch.where(mask, ref_log_probs.detach() - log_probs, 0.0)  # (B, C)
+    log_ratio = log_ratio.clamp(-log_ratio_bound, log_ratio_bound)
+    total = (torch.expm1(log_ratio) - log_ratio).sum()  # a masked token adds 0
+    tokens = mask.sum()
+    return KLOutput(
+        loss=total / _at_least_one(tokens if denominator is None else denominator),
+        kl=total.detach() / tokens.clamp(min=1),
+    )
+
+
+def _at_least_one(tokens: float | Tensor) -> Tensor:
+    return torch.as_tensor(tokens).clamp(min=1)
+
+
+def _require_shape(shape: torch.Size, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have the shape {tuple(shape)}, got {tuple(tensor.shape)}")

@@ -1,0 +1,170 @@
+import math
+import random
+
+import pytest
+import torch
+
+from taro.evaluation.metrics import GroundingMetrics, temporal_iou
+
+GOOD = "<think>From 1.0s to 2.0s, x.</think><answer>1.0s to 2.0s</answer>"
+SILENT = "<think>no times</think><answer>1.0s to 2.0s</answer>"
+BROKEN = "at 3.0s"
+
+
+@pytest.mark.parametrize(
+    ("span", "truth", "iou"),
+    [
+        ((1.0, 3.0), (1.0, 3.0), 1.0),
+        ((0.0, 7.0), (0.0, 10.0), 0.7),
+        ((0.0, 2.0), (1.0, 3.0), 1 / 3),
+        ((0.0, 9.0), (3.0, 6.0), 1 / 3),
+        ((0.0, 1.0), (1.0, 2.0), 0.0),
+        ((0.0, 1.0), (5.0, 6.0), 0.0),
+        ((3.0, 1.0), (1.0, 3.0), 0.0),
+        ((2.0, 2.0), (1.0, 3.0), 0.0),
+        ((1.0, 3.0), (2.0, 2.0), 0.0),
+        ((2.0, 2.0), (2.0, 2.0), 0.0),
+        ((1.0, 3.0), (3.0, 1.0), 0.0),
+        ((3.0, 1.0), (3.0, 1.0), 0.0),
+        ((0.0, math.inf), (1.0, 3.0), 0.0),
+        ((math.nan, 3.0), (1.0, 3.0), 0.0),
+        (None, (1.0, 3.0), 0.0),
+    ],
+)
+def test_temporal_iou(span, truth, iou):
+    assert temporal_iou(span, truth) == pytest.approx(iou)
+
+
+def test_temporal_iou_matches_counting_cells():
+    rng = random.Random(0)
+    for _ in range(300):
+        a, b, c, d = (rng.randrange(15) for _ in range(4))
+        span, truth = set(range(a, b)), set(range(c, d))  # empty when reversed
+        expected = len(span & truth) / len(span | truth) if span and truth else 0.0
+        assert temporal_iou((a, b), (c, d)) == pytest.approx(expected)
+
+
+def test_metrics_by_hand():
+    metrics = GroundingMetrics()
+    metrics.update(
+        spans=[(0.0, 7.0), (0.0, 4.0), None, (5.0, 1.0)],
+        truths=[[(0.0, 10.0)], [(20.0, 30.0), (0.0, 8.0)], [(0.0, 1.0)], [(1.0, 5.0)]],
+        texts=[GOOD, GOOD, BROKEN, SILENT],
+        failed=4,
+    )
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    assert values == pytest.approx(
+        {
+            "mIoU": (0.7 + 0.5) / 8,
+            "R1@0.3": 2 / 8,
+            "R1@0.5": 2 / 8,
+            "R1@0.7": 1 / 8,
+            "parse_rate": 3 / 8,
+            "timestamp_rate": 2 / 8,
+            "format_rate": 3 / 8,
+            "failed": 4,
+            "samples": 8,
+        }
+    )
+
+
+def test_a_failed_sample_costs_as_much_as_a_wrong_one():
+    failed, wrong = GroundingMetrics(), GroundingMetrics()
+    failed.update([(1.0, 2.0)], [[(1.0, 2.0)]], [GOOD], failed=1)
+    wrong.update([(1.0, 2.0), None], [[(1.0, 2.0)], [(1.0, 2.0)]], [GOOD, ""])
+    failed, wrong = failed.compute(), wrong.compute()
+    assert failed.pop("failed") == 1 and wrong.pop("failed") == 0
+    assert failed == wrong
+    assert failed["mIoU"] == failed["timestamp_rate"] == 0.5
+
+
+def random_updates(count):
+    rng = random.Random(0)
+    for _ in range(count):
+        size = rng.randrange(4)
+        spans = [None if rng.random() < 0.2 else tuple(rng.sample(range(30), 2)) for _ in range(size)]
+        truths = [[tuple(sorted(rng.sample(range(30), 2))) for _ in range(rng.randint(1, 3))] for _ in range(size)]
+        yield spans, truths, [rng.choice([GOOD, SILENT, BROKEN]) for _ in range(size)], rng.randrange(2)
+
+
+def test_metrics_match_the_slow_version():
+    metrics, ious, texts, failed = GroundingMetrics(), [], [], 0
+    parsed = 0
+    for spans, truths, new_texts, new_failed in random_updates(40):
+        metrics.update(spans, truths, new_texts, new_failed)
+        ious += [max(temporal_iou(span, truth) for truth in row) for span, row in zip(spans, truths, strict=True)]
+        texts += new_texts
+        parsed += sum(span is not None for span in spans)
+        failed += new_failed
+    samples = len(ious) + failed
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    assert values == pytest.approx(
+        {
+            "mIoU": sum(ious) / samples,
+            **{f"R1@{level}": sum(iou >= level for iou in ious) / samples for level in (0.3, 0.5, 0.7)},
+            "parse_rate": parsed / samples,
+            "timestamp_rate": texts.count(GOOD) / samples,
+            "format_rate": (len(texts) - texts.count(BROKEN)) / samples,
+            "failed": failed,
+            "samples": samples,
+        }
+    )
+
+
+def test_ranks_add_up(monkeypatch):
+    updates = list(random_updates(10))
+    whole, ranks = GroundingMetrics(), [GroundingMetrics(), GroundingMetrics()]
+    for index, update in enumerate(updates):
+        whole.update(*update)
+        ranks[index % 2].update(*update)
+    states = [{name: rank._copy_state_dict()[name] for name in rank._defaults} for rank in ranks]
+    reduced = ranks[0]
+    for name in reduced._defaults:
+        reduction = reduced._reductions[name]
+        setattr(reduced, name, reduction(torch.stack([state[name] for state in states])))
+    torch.testing.assert_close(reduced.compute(), whole.compute())
+
+
+def test_reset_forgets():
+    metrics = GroundingMetrics()
+    metrics.update([(0.0, 1.0)], [[(0.0, 1.0)]], [GOOD], failed=2)
+    metrics.reset()
+    metrics.update([None], [[(0.0, 1.0)]])
+    values = metrics.compute()
+    assert (values["samples"], values["failed"], values["mIoU"]) == (1, 0, 0.0)
+
+
+@pytest.mark.parametrize(("end", "hit"), [(7.0, 1.0), (6.99, 0.0)])
+def test_levels_are_inclusive(end, hit):
+    metrics = GroundingMetrics()
+    metrics.update([(0.0, end)], [[(0.0, 10.0)]])
+    assert metrics.compute()["R1@0.7"] == hit
+
+
+def test_sums_are_kept_in_double_precision():
+    metrics = GroundingMetrics()
+    metrics.update([(0.0, 1.0)], [[(0.0, 3.0)]])
+    assert metrics.compute()["mIoU"].item() == 1 / 3
+
+
+def test_rates_without_anything_to_rate_are_nan():
+    metrics = GroundingMetrics()
+    metrics.update([(0.0, 1.0)], [[(0.0, 1.0)]])
+    values = metrics.compute()
+    assert values["mIoU"] == 1.0
+    assert values["timestamp_rate"].isnan() and values["format_rate"].isnan()
+    empty = GroundingMetrics()
+    empty.update([], [])
+    assert empty.compute()["mIoU"].isnan()
+
+
+def test_errors_say_what_does_not_fit():
+    metrics = GroundingMetrics()
+    with pytest.raises(ValueError, match="got 2 spans, 1 truths and no texts"):
+        metrics.update([None, None], [[(0.0, 1.0)]])
+    with pytest.raises(ValueError, match="got 1 spans, 1 truths and 0 texts"):
+        metrics.update([None], [[(0.0, 1.0)]], [])
+    with pytest.raises(ValueError, match="sample 1 has no true span"):
+        metrics.update([None, None], [[(0.0, 1.0)], []])
+    with pytest.raises(ValueError, match="got -1"):
+        metrics.update([], [], failed=-1)
