@@ -1,0 +1,144 @@
+"""What differs between Qwen2.5-VL and Qwen3-VL, in one place: how a video is written into the prompt, where its tokens sit
+in time, what its tower gives, and how the decoder is called."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from taro.models.patches import PatchGeometry
+
+VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"  # what both chat templates write for a video
+VIDEO_TOKEN = "<|video_pad|>"
+# Never sampled and never scored: the policy can't write a video.
+PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+
+class ModelError(ValueError):
+    """The folder or hub name is not a model that TaRO can train."""
+
+
+@dataclass(frozen=True)
+class VideoLayout:
+    """A video as the prompt sees it; N = T * h * w merged patches."""
+
+    text: str  # stands for VIDEO_SLOT in the prompt, with N video tokens
+    grids: tuple[tuple[int, int, int], ...]  # merged (t, h, w) of each run of video tokens
+    interval: float  # temporal M-RoPE positions between temporal patches
+
+
+class Qwen25VL:
+    """One run of video tokens; time is in the positions, `tokens_per_second` of them a second."""
+
+    model_type = "qwen2_5_vl"
+    image_mean = (0.48145466, 0.4578275, 0.40821073)
+    image_std = (0.26862954, 0.26130258, 0.27577711)
+
+    def layout(self, config: PreTrainedConfig, grid: tuple[int, int, int], timestamps: Tensor, fps: float) -> VideoLayout:
+        """The layout of a video with `grid` (T, H, W) patches, sampled at `fps` frames a second."""
+        vision = config.vision_config
+        merge = vision.spatial_merge_size
+        merged = (grid[0], grid[1] // merge, grid[2] // merge)
+        pads = VIDEO_TOKEN * (merged[0] * merged[1] * merged[2])
+        seconds_per_patch = vision.temporal_patch_size / fps
+        return VideoLayout(VIDEO_SLOT.replace(VIDEO_TOKEN, pads), (merged,), seconds_per_patch * vision.tokens_per_second)
+
+    def decode(self, decoder: PreTrainedModel, *, mask: Tensor | None, deepstack: Any, video_mask: Any, **inputs: Any) -> Any:
+        mapping = None if mask is None else {"full_attention": mask} if mask.dim() == 4 else mask
+        return decoder(attention_mask=mapping, **inputs)
+
+
+class Qwen3VL:
+    """A run of video tokens for each temporal patch, after its time in words; deepstack features into the first layers."""
+
+    model_type = "qwen3_vl"
+    image_mean = (0.5, 0.5, 0.5)
+    image_std = (0.5, 0.5, 0.5)
+
+    def layout(self, config: PreTrainedConfig, grid: tuple[int, int, int], timestamps: Tensor, fps: float) -> VideoLayout:
+        """`timestamps` (F,) seconds: each temporal patch is named by the mean of its first and last frame's."""
+        vision = config.vision_config
+        merge, frames = vision.spatial_merge_size, vision.temporal_patch_size
+        h, w = grid[1] // merge, grid[2] // merge
+        run = VIDEO_SLOT.replace(VIDEO_TOKEN, VIDEO_TOKEN * (h * w))
+        times = timestamps.reshape(grid[0], frames)
+        means = (times[:, 0] + times[:, -1]) / 2  # (T,)
+        text = "".join(f"<{time:.1f} seconds>{run}" for time in means.tolist())
+        return VideoLayout(text, ((1, h, w),) * grid[0], 1.0)
+
+    def decode(
+        self, decoder: PreTrainedModel, *, mask: Tensor | None, deepstack: Any, video_mask: Tensor | None, **inputs: Any
+    ) -> Any:
+        features = list(deepstack) if deepstack else None
+        return decoder(
+            attention_mask=mask,
+            visual_pos_masks=video_mask if features else None,
+            deepstack_visual_embeds=features,
+            **inputs,
+        )
+
+
+FAMILIES = {family.model_type: family for family in (Qwen25VL(), Qwen3VL())}
+Family = Qwen25VL | Qwen3VL
+
+
+def load_config(name_or_path: str) -> tuple[PreTrainedConfig, Family]:
+    """The config of a Qwen2.5-VL or Qwen3-VL folder (or hub name) and its family.
+
+    Raises:
+        ModelError: no such folder or model, or one of another kind.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model.name_or_path = {name_or_path!r} has no readable config.json ({error}). "
+            "Give a folder or a hub name of a Qwen2.5-VL or Qwen3-VL model."
+        ) from error
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ModelError(
+            f"model.name_or_path = {name_or_path!r} is a {config.model_type!r} model, allowed: {', '.join(FAMILIES)}"
+        )
+    return config, family
+
+
+def load_geometry(name_or_path: str, config: PreTrainedConfig, family: Family) -> PatchGeometry:
+    """How the model cuts frames into patches; mean and std of the folder's preprocessor_config.json, if it has one."""
+    vision = config.vision_config
+    mean, std = family.image_mean, family.image_std
+    found = cached_file(name_or_path, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    if found is not None:
+        stored = json.loads(Path(found).read_text())
+        mean, std = tuple(stored.get("image_mean", mean)), tuple(stored.get("image_std", std))
+    return PatchGeometry(
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        image_mean=mean,
+        image_std=std,
+    )
+
+
+def placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the vision tokens, which are suppressed alike in sampling and scoring."""
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in PLACEHOLDERS if token not in vocabulary]
+    if missing:
+        raise ModelError(f"the tokenizer lacks {missing}: it is not a Qwen-VL tokenizer")
+    return [vocabulary[token] for token in PLACEHOLDERS]
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """float32, bfloat16 or float16 by name."""
+    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in allowed:
+        raise ValueError(f"model.dtype = {name!r}, allowed: {', '.join(allowed)}")
+    return allowed[name]

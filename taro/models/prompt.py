@@ -1,0 +1,127 @@
+"""Query and video -> the token ids, positions and frames that the model takes. The only prompt builder.
+
+P prompt tokens, F frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from taro.data.video import Video
+from taro.models.families import VIDEO_SLOT, VIDEO_TOKEN, ModelError, load_config, load_geometry
+from taro.models.positions import mrope_positions
+from taro.prompts import DEFAULT_PROMPT, build_request
+
+
+class PromptError(ValueError):
+    """The prompt can't be built, or has more tokens than allowed."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, made by `PromptBuilder`, read by rollouts and scoring."""
+
+    input_ids: Tensor  # (P,)
+    position_ids: Tensor  # (3, P)
+    video_mask: Tensor  # (P,) bool, the tokens that stand for merged patches
+    video: Video  # frames (F, 3, H, W)
+
+    def to(self, device: torch.device | str) -> Prompt:
+        return Prompt(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.video_mask.to(device),
+            replace(self.video, frames=self.video.frames.to(device)),
+        )
+
+
+class PromptBuilder:
+    """Builds prompts for one model. Holds its tokenizer, config and patch geometry, and no weights.
+
+    Args:
+        name_or_path: folder or hub name of the model.
+        template: the request after the video, with `{query}`.
+        max_tokens: prompts longer than this are refused.
+    """
+
+    def __init__(self, name_or_path: str, template: str = DEFAULT_PROMPT, max_tokens: int = 7168) -> None:
+        self.config, self.family = load_config(name_or_path)
+        self.geometry = load_geometry(name_or_path, self.config, self.family)
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
+        self.template, self.max_tokens = template, max_tokens
+        self.video_token_id = self.tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
+        build_request("check", template)
+
+    def build(self, query: str, video: Video) -> Prompt:
+        """The prompt for this query and video.
+
+        Raises:
+            PromptError: more than `max_tokens` tokens, or a query that contains the text of a special token.
+        """
+        grid = self.geometry.grid(video.frames.shape)
+        layout = self.family.layout(self.config, grid, video.timestamps, video.fps)
+        text = self._chat_text(query).replace(VIDEO_SLOT, layout.text)
+        input_ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # (P,)
+        video_mask = input_ids == self.video_token_id
+        if len(input_ids) > self.max_tokens:
+            raise PromptError(
+                f"the prompt has {len(input_ids)} tokens, {int(video_mask.sum())} of them video; "
+                f"data.grounding.max_prompt_tokens allows {self.max_tokens}. Lower data.grounding.video.max_tokens or "
+                "data.grounding.video.fps, or raise data.grounding.max_prompt_tokens."
+            )
+        return Prompt(input_ids, mrope_positions(video_mask, layout.grids, layout.interval), video_mask, video)
+
+    def _chat_text(self, query: str) -> str:
+        """The conversation up to where the policy goes on, with one VIDEO_SLOT."""
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        if found := [token for token in special if token in query]:
+            raise PromptError(
+                f"the query {query!r} contains {', '.join(found)}, which the model would not read as text: take it out"
+            )
+        content = [{"type": "video"}, {"type": "text", "text": build_request(query, self.template)}]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        if text.count(VIDEO_SLOT) != 1 or text.count(VIDEO_TOKEN) != 1:
+            raise PromptError(
+                f"the chat shows {text.count(VIDEO_TOKEN)} video tokens and needs 1: either the prompt template contains "
+                "one, or the model's chat template writes none"
+            )
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of completion text (constructed paths), without special tokens: what looks like one is text."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    @property
+    def eos_id(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer has no eos_token")
+        return self.tokenizer.eos_token_id
+
+    def decode(self, ids: Tensor | list[int]) -> str:
+        """Text of completion ids, the end-of-text token left out."""
+        kept = [i for i in (ids.tolist() if isinstance(ids, Tensor) else ids) if i != self.eos_id]
+        return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def token_spans(self, ids: Tensor | list[int]) -> tuple[str, list[tuple[int, int]]]:
+        """Text of completion ids, and for each token its (start, end) characters in it."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        return _token_spans(self.tokenizer, [None if i == self.eos_id else i for i in ids])
+
+
+def _token_spans(tokenizer: PreTrainedTokenizerBase, ids: list[int | None]) -> tuple[str, list[tuple[int, int]]]:
+    """Byte-level tokens may hold part of a character: lengths are measured on the decoded prefix, in whole characters."""
+    text, spans, pending = "", [], []
+    for token in ids:
+        if token is not None:
+            pending.append(token)
+        piece = tokenizer.decode(pending, skip_special_tokens=False, clean_up_tokenization_spaces=False) if pending else ""
+        spans.append((len(text), len(text) + len(piece)))
+        if not piece.endswith("\ufffd"):
+            text, pending = text + piece, []
+    return text + (tokenizer.decode(pending) if pending else ""), spans

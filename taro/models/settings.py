@@ -1,0 +1,52 @@
+"""The settings that change what the model sees. Train, evaluation and demo share them; a model folder carries them along."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from taro.data.video import VideoSettings
+from taro.prompts import DEFAULT_PROMPT
+
+FILE_NAME = "taro.json"
+
+
+@dataclass(frozen=True)
+class GroundingSettings:
+    """How a sample becomes a prompt.
+
+    Args:
+        prompt: the request after the video, with `{query}`.
+        video: which frames are taken, and how large.
+        max_prompt_tokens: longer prompts are refused.
+        evaluation_video: the same for validation, test and eval.py; None is as `video`.
+        evaluation_max_prompt_tokens: the same there.
+    """
+
+    prompt: str = DEFAULT_PROMPT
+    video: VideoSettings = field(default_factory=VideoSettings)
+    max_prompt_tokens: int = 7168
+    evaluation_video: VideoSettings | None = None
+    evaluation_max_prompt_tokens: int = 15360
+
+    def for_evaluation(self) -> GroundingSettings:
+        """The settings with the evaluation's in place of the training's."""
+        video = self.evaluation_video or self.video
+        return replace(self, video=video, max_prompt_tokens=self.evaluation_max_prompt_tokens)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `taro.json` into a model folder."""
+        Path(folder, FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> GroundingSettings | None:
+        """The settings that a model was trained with, or None where the folder has no `taro.json`."""
+        path = Path(folder, FILE_NAME)
+        if not path.is_file():
+            return None
+        values = json.loads(path.read_text())
+        for name in ("video", "evaluation_video"):
+            if values.get(name) is not None:
+                values[name] = VideoSettings(**values[name])
+        return cls(**values)
