@@ -1,0 +1,256 @@
+"""GRPO for temporal grounding as a LightningModule. `training_step` is the algorithm.
+
+Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0), length penalties.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from taro.data.datamodule import GroundingExample, TrainingExample
+from taro.evaluation.metrics import GroundingMetrics
+from taro.models.prompt import PromptBuilder
+from taro.models.qwen_vl import QwenVL
+from taro.prompts import parse_answer
+from taro.rl.group import Group, Judgement, compute_gaps, judge, make_group, score, shuffled_log_probs
+from taro.rl.losses import kl_loss, policy_loss
+from taro.rl.native_engine import NativeEngine
+from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
+from taro.rl.step_log import StepLog
+
+
+class GRPOModule(L.LightningModule):
+    """Policy, frozen reference, GRPO loss and optimizer.
+
+    Args:
+        name_or_path: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
+        group_size: completions per prompt (G).
+        sampling: of training rollouts.
+        evaluation_max_tokens: of the greedy completions of validation and test.
+        temporal_reward: the temporal-sensitivity reward; None trains without it.
+        advantages: how rewards become weights.
+        loss: surrogate and KL.
+        optimizer: AdamW.
+        dtype: of the weights; compute precision is `trainer.precision`.
+        attention: transformers' attention implementation.
+        gradient_checkpointing: trade compute for memory in the decoder.
+        rollout_rows: completions that the native engine decodes together.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        group_size: int = 8,
+        sampling: SamplingSettings = SamplingSettings(),
+        evaluation_max_tokens: int = 1024,
+        temporal_reward: TemporalRewardSettings | None = TemporalRewardSettings(),
+        advantages: AdvantageSettings = AdvantageSettings(),
+        loss: LossSettings = LossSettings(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        dtype: str = "float32",
+        attention: str = "sdpa",
+        gradient_checkpointing: bool = False,
+        rollout_rows: int = 128,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint holds neither the reference nor the frozen tower
+        self.name_or_path, self.group_size, self.rollout_rows = name_or_path, group_size, rollout_rows
+        self.sampling = sampling
+        self.greedy = SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
+        self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
+        self.optimizer_settings, self.dtype_name, self.attention = optimizer, dtype, attention
+        self.gradient_checkpointing = gradient_checkpointing
+        self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
+        self.policy: QwenVL | None = None
+        self.reference: QwenVL | None = None
+        self.engine: RolloutEngine | None = None
+
+    def configure_model(self) -> None:
+        """Load the weights; Lightning calls it before anything is run."""
+        if self.policy is not None:
+            return
+        self.policy = QwenVL.from_pretrained(self.name_or_path, self.dtype_name, self.attention)
+        self.policy.freeze_tower()
+        if self.loss.kl_coefficient > 0:
+            self.reference = self.policy.frozen_copy()
+        if self.gradient_checkpointing:
+            self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.engine = NativeEngine(self.policy, self.builder.eos_id, self.rollout_rows)
+
+    @property
+    def builder(self) -> PromptBuilder:
+        return self.trainer.datamodule.builder(training=self.trainer.training)
+
+    def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
+        log = StepLog()
+        groups = self.rollout(batch, log)
+        tokens = self.global_sum(sum(int(group.packed.response_mask.sum()) for group in groups))
+        kept: list[tuple[Group, Judgement, Tensor, Tensor | None]] = []
+        for group in groups:
+            with log.timed("score"):
+                shuffled, reference = self.score_frozen(group)
+            with log.timed("update"):
+                scores = score(self.policy, group, self.sampling.temperature)
+                gaps = None if shuffled is None else compute_gaps(
+                    group, scores.log_probs, shuffled, self.temporal_reward.tokens
+                )
+                judgement = judge(group, gaps, self.temporal_reward, self.advantages)
+                old = scores.log_probs.detach()
+                self.backward_group(group, judgement, scores.log_probs, old, reference, tokens, log)
+            log.add_group(group, judgement, scores.entropy)
+            kept.append((group, judgement, old, reference))
+        self.optimizer_step_now(log)
+        for _ in range(self.loss.updates - 1):
+            for group, judgement, old, reference in kept:
+                log_probs = score(self.policy, group, self.sampling.temperature).log_probs
+                self.backward_group(group, judgement, log_probs, old, reference, tokens, log)
+            self.optimizer_step_now(log)
+        failed = [example for example in batch if example.failure is not None]
+        self.log_step(log, failed)
+        return {"rollouts": log.records, "failed": failed}
+
+    def rollout(self, batch: list[TrainingExample], log: StepLog) -> list[Group]:
+        """The groups of the prompts that could be built."""
+        examples = [example for example in batch if example.prompt is not None]
+        with log.timed("rollout"), torch.no_grad():
+            features = [self.policy.encode_video(example.prompt.video.frames) for example in examples]
+            self.engine.sync(self.policy.model.named_parameters())
+            requests = [
+                RolloutPrompt(example.prompt, example.prefixes, example.seeds, feature)
+                for example, feature in zip(examples, features, strict=True)
+            ]
+            rollouts = self.engine.generate(requests, self.sampling)
+        return [
+            make_group(example, rollout, feature, self.builder)
+            for example, rollout, feature in zip(examples, rollouts, features, strict=True)
+        ]
+
+    @torch.no_grad()
+    def score_frozen(self, group: Group) -> tuple[Tensor | None, Tensor | None]:
+        """Log-probs (G, C) on the shuffled video and under the reference, each None where it is not used."""
+        shuffled = reference = None
+        if self.temporal_reward is not None:
+            shuffled = shuffled_log_probs(self.policy, group, self.temporal_reward, self.sampling.temperature)
+        if self.reference is not None:
+            reference = score(self.reference, group, self.sampling.temperature).log_probs
+        return shuffled, reference
+
+    def backward_group(
+        self,
+        group: Group,
+        judgement: Judgement,
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        ref_log_probs: Tensor | None,
+        tokens: Tensor,
+        log: StepLog,
+    ) -> None:
+        """Add the gradient of the group's part of the loss: a sum over its tokens, divided by the step's."""
+        # Lightning averages gradients over ranks: times their number, the sum over all tokens is left.
+        denominator = tokens / self.trainer.world_size
+        mask, device = group.packed.response_mask, log_probs.device
+        policy = policy_loss(
+            log_probs,
+            old_log_probs,
+            judgement.weights.to(device),
+            mask,
+            group.example.constructed.to(device),
+            clip_low=self.loss.clip_low,
+            clip_high=self.loss.clip_high,
+            dual_clip=self.loss.dual_clip,
+            log_ratio_bound=self.loss.log_ratio_bound,
+            denominator=denominator,
+        )
+        loss = policy.loss
+        if ref_log_probs is not None:
+            kl = kl_loss(log_probs, ref_log_probs, mask, denominator=denominator)
+            loss = loss + self.loss.kl_coefficient * kl.loss
+            log.add_mean("kl", kl.kl, mask.sum())
+        log.add_mean("clip_ratio/region_mean", policy.clip_ratio, mask.sum())
+        log.add_sum("loss", loss)
+        self.manual_backward(loss)
+
+    def optimizer_step_now(self, log: StepLog) -> None:
+        """Clip, step, zero."""
+        optimizer = self.optimizers()
+        norm = nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimizer_settings.clip_norm)
+        log.add_mean("grad_norm", norm, 1)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        settings = self.optimizer_settings
+        return torch.optim.AdamW(
+            self.trained_parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+
+    def global_sum(self, value: float) -> Tensor:
+        """The sum of a number over all ranks."""
+        return self.trainer.strategy.reduce(torch.tensor(float(value), device=self.device), reduce_op="sum")
+
+    def log_step(self, log: StepLog, failed: list[TrainingExample]) -> None:
+        values = log.values() | {"data/failed": float(len(failed))}
+        shown = {"loss", "reward", "kl", "timing_s/step"}
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)), sync_dist=True)
+
+    # Validation and test: greedy answers.
+
+    def validation_step(self, batch: list[GroundingExample], batch_idx: int) -> None:
+        self.evaluate_batch(batch, self.validation_metrics)
+
+    def test_step(self, batch: list[GroundingExample], batch_idx: int) -> None:
+        self.evaluate_batch(batch, self.test_metrics)
+
+    def evaluate_batch(self, batch: list[GroundingExample], metrics: GroundingMetrics) -> None:
+        """Answer the batch and count it; what can't be answered counts as failed."""
+        examples = [example for example in batch if example.prompt is not None]
+        requests = [RolloutPrompt(example.prompt, ((),), (0,)) for example in examples]
+        self.engine.sync(self.policy.model.named_parameters())
+        groups = self.engine.generate(requests, self.greedy)
+        texts = [self.builder.decode(group.completions[0]) for group in groups]
+        metrics.update(
+            [parse_answer(text) for text in texts],
+            [example.sample.spans for example in examples],
+            texts,
+            failed=len(batch) - len(examples),
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_metrics(self.validation_metrics, "vtg")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_metrics(self.test_metrics, "test")
+
+    def log_metrics(self, metrics: GroundingMetrics, prefix: str) -> None:
+        for name, value in metrics.compute().items():
+            self.log(f"{prefix}/{name}", value.float(), prog_bar=False)
+        metrics.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What `taro.models.export` needs to know."""
+        checkpoint["taro"] = {
+            "name_or_path": self.name_or_path,
+            "dtype": self.dtype_name,
+            "grounding": asdict(self.trainer.datamodule.grounding),
+            "step": self.trainer.global_step,
+        }
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Without what can be loaded again from `name_or_path`: the reference and the frozen tower."""
+        state = super().state_dict(*args, **kwargs)
+        return {
+            name: value
+            for name, value in state.items()
+            if not name.startswith("reference.") and not name.startswith("policy.model.model.visual.")
+        }

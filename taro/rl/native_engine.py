@@ -1,0 +1,175 @@
+"""Rollouts by the policy itself: each prompt is prefilled once, its keys and values are shared out to its group, and all
+rows of all groups are decoded together.
+
+R rows (completions of all prompts), P prompt tokens (of the longest), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from taro.models.qwen_vl import QwenVL
+from taro.rl.rollout import RolloutGroup, RolloutPrompt, SamplingSettings
+
+COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows goes on
+
+
+@dataclass
+class _Row:
+    """One completion while it is decoded."""
+
+    prefix: tuple[int, ...]
+    uniforms: Tensor  # (max_tokens,) float64, one draw for each place: independent of what else is in the batch
+    tokens: list[int]
+    log_probs: list[float]
+    finished: bool = False
+
+
+class NativeEngine:
+    """Samples from `policy`, whose current weights it always uses.
+
+    Args:
+        policy: the model; called without gradients, in whatever mode it is in.
+        eos_id: ends a completion.
+        rows: at most this many completions are decoded together.
+    """
+
+    def __init__(self, policy: QwenVL, eos_id: int, rows: int = 128) -> None:
+        self.policy, self.eos_id, self.rows = policy, eos_id, rows
+
+    def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Nothing to do: the weights are the policy's own."""
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        """One group for each prompt.
+
+        Raises:
+            ValueError: a constructed prefix that leaves no room for a token.
+        """
+        for number, prompt in enumerate(prompts):
+            longest = max(len(prefix) for prefix in prompt.prefixes)
+            if longest >= sampling.max_tokens:
+                raise ValueError(
+                    f"prompt {number} has a constructed prefix of {longest} tokens, sampling.max_tokens = "
+                    f"{sampling.max_tokens} leaves no room after it: raise it, or use fewer captions"
+                )
+        groups: list[RolloutGroup] = []
+        batch: list[RolloutPrompt] = []
+        for prompt in prompts:
+            if batch and sum(len(p.seeds) for p in batch) + len(prompt.seeds) > self.rows:
+                groups += self._generate_batch(batch, sampling)
+                batch = []
+            batch.append(prompt)
+        return groups + (self._generate_batch(batch, sampling) if batch else [])
+
+    def _generate_batch(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        rows = [
+            _Row(prefix, _uniforms(seed, sampling.max_tokens), [], [])
+            for prompt in prompts
+            for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True)
+        ]
+        sizes = [len(prompt.seeds) for prompt in prompts]
+        cache, mask, positions, hidden = self._prefill(prompts, sizes)
+        active = list(range(len(rows)))
+        while True:
+            tokens = self._choose([rows[i] for i in active], self.policy.logits(hidden), sampling)
+            keep = [k for k, i in enumerate(active) if not rows[i].finished and len(rows[i].tokens) < sampling.max_tokens]
+            if not keep:
+                return _collect(rows, sizes)
+            if len(keep) < COMPACT_BELOW * len(active):
+                index = torch.tensor(keep, device=self.policy.device)
+                cache.batch_select_indices(index)
+                mask, positions, tokens = mask[index], positions[index], tokens[index]
+                active = [active[k] for k in keep]
+            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+            hidden = self.policy.hidden_states(
+                tokens[:, None], positions.expand(3, -1)[..., None], attention_mask=mask, cache=cache
+            )[:, -1]
+            positions = positions + 1
+
+    def _prefill(
+        self, prompts: Sequence[RolloutPrompt], sizes: list[int]
+    ) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
+        """Run each prompt once. Returns the cache with a row for each completion, left-padded to the longest prompt, its
+        mask (R, P), the next position of each row (R,), and the last hidden state of each row (R, D)."""
+        caches, last = [], []
+        for request in prompts:
+            prompt, cache = request.prompt.to(self.policy.device), DynamicCache()
+            features = request.features or self.policy.encode_video(prompt.video.frames)
+            hidden = self.policy.hidden_states(
+                prompt.input_ids[None],
+                prompt.position_ids[:, None],
+                features=features,
+                video_mask=prompt.video_mask[None],
+                cache=cache,
+            )
+            caches.append(cache)
+            last.append(hidden[:, -1])
+        repeats = torch.tensor(sizes, device=self.policy.device)
+        lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
+        longest = int(lengths.max())
+        shared = DynamicCache()
+        for layer in range(len(caches[0].layers)):
+            keys = torch.cat([_left_pad(c.layers[layer].keys, longest) for c in caches])
+            values = torch.cat([_left_pad(c.layers[layer].values, longest) for c in caches])
+            shared.update(keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0), layer)
+        mask = torch.arange(longest, device=repeats.device)[None, :] >= longest - lengths[:, None]  # (prompts, P)
+        following = torch.tensor([int(p.prompt.position_ids.max()) + 1 for p in prompts], device=repeats.device)
+        return (
+            shared,
+            mask.repeat_interleave(repeats, 0),
+            following.repeat_interleave(repeats, 0),
+            torch.cat(last).repeat_interleave(repeats, 0),
+        )
+
+    def _choose(self, rows: list[_Row], logits: Tensor, sampling: SamplingSettings) -> Tensor:
+        """The next token of each row, (R,): the prefix's while there is one, else drawn from the logits (R, V)."""
+        log_p = torch.log_softmax(logits / (sampling.temperature or 1.0), dim=-1)
+        if sampling.temperature == 0:
+            drawn = log_p.argmax(-1)
+        else:
+            place = [len(row.tokens) for row in rows]
+            uniform = torch.stack([row.uniforms[k] for row, k in zip(rows, place, strict=True)]).to(log_p.device)
+            cumulative = log_p.double().exp().cumsum(-1)  # (R, V)
+            drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
+            drawn = drawn.clamp(max=log_p.shape[-1] - 1)
+        forced = [row.prefix[len(row.tokens)] if len(row.tokens) < len(row.prefix) else -1 for row in rows]
+        forced = torch.tensor(forced, device=drawn.device)
+        tokens = torch.where(forced >= 0, forced, drawn)
+        values = log_p.gather(-1, tokens[:, None])[:, 0].masked_fill(forced >= 0, float("nan"))
+        for row, token, value in zip(rows, tokens.tolist(), values.tolist(), strict=True):
+            if not row.finished and len(row.tokens) < sampling.max_tokens:
+                row.tokens.append(token)
+                row.log_probs.append(value)
+                row.finished = token == self.eos_id and len(row.tokens) > len(row.prefix)
+        return tokens
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _left_pad(states: Tensor, length: int) -> Tensor:
+    """(1, heads, P, d) -> (1, heads, length, d)."""
+    return torch.nn.functional.pad(states, (0, 0, length - states.shape[2], 0))
+
+
+def _collect(rows: list[_Row], sizes: list[int]) -> list[RolloutGroup]:
+    groups, start = [], 0
+    for size in sizes:
+        members = rows[start : start + size]
+        groups.append(
+            RolloutGroup(
+                completions=tuple(torch.tensor(row.tokens) for row in members),
+                log_probs=tuple(torch.tensor(row.log_probs, dtype=torch.float32) for row in members),
+                finished=tuple(row.finished for row in members),
+            )
+        )
+        start += size
+    return groups

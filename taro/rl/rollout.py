@@ -1,0 +1,70 @@
+"""The seam between training and whatever generates completions: `RolloutEngine`, and what goes in and comes out.
+
+G completions of a prompt, C_i tokens of completion i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from taro.models.prompt import Prompt
+from taro.models.qwen_vl import VisionFeatures
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are drawn.
+
+    Args:
+        temperature: divides the logits; 0 takes the most likely token.
+        max_tokens: of a completion, its constructed prefix included.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.max_tokens < 1:
+            raise ValueError(
+                f"sampling needs temperature >= 0 and max_tokens >= 1, got {self.temperature} and {self.max_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class RolloutPrompt:
+    """One prompt and the group that is asked of it. Filled by the training step or by evaluation, read by engines."""
+
+    prompt: Prompt
+    prefixes: tuple[tuple[int, ...], ...]  # for each of the G completions the token ids that it starts with, or ()
+    seeds: tuple[int, ...]  # (G) one for each completion: the same seed draws the same completion
+    features: VisionFeatures | None = None  # of the video, where the caller has them already
+
+    def __post_init__(self) -> None:
+        if not self.prefixes or len(self.prefixes) != len(self.seeds):
+            raise ValueError(f"got {len(self.prefixes)} prefixes and {len(self.seeds)} seeds, needs one of each a completion")
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """The G completions of one prompt. Filled by an engine."""
+
+    completions: tuple[Tensor, ...]  # (C_i,) int64 token ids, prefix included, the end token too where there is one
+    log_probs: tuple[Tensor, ...]  # (C_i,) float32 under the engine at the sampling temperature; nan on prefix tokens
+    finished: tuple[bool, ...]  # False: cut at max_tokens
+
+
+@runtime_checkable
+class RolloutEngine(Protocol):
+    """Generates completions with weights that follow the policy's."""
+
+    def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        """One group for each prompt, in their order."""
+        ...
+
+    def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the policy's weights, by their transformers names."""
+        ...

@@ -1,0 +1,81 @@
+"""Settings of the method, with the published values as defaults (TaRO, arXiv 2606.09248 and its released scripts)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TemporalRewardSettings:
+    """The temporal-sensitivity reward.
+
+    Args:
+        bonus: paid for a correct answer whose reasoning depends on the order of the frames.
+        iou_gate: least IoU of a correct answer.
+        margin: how far above the group's mean gap a gap must be, nats per token.
+        threshold: `mean` of the group, or a fixed gap in nats per token.
+        radius: frames within this many seconds of a true boundary are shuffled.
+        tokens: what the gap averages over: all of the `response` (released code), the `think` block (paper), or the
+            numbers of its time ranges (`timestamps`).
+        permutation: one shuffled video for the `group` (its gaps compare like with like), or one for each `completion`.
+    """
+
+    bonus: float = 0.3
+    iou_gate: float = 0.7
+    margin: float = 0.0
+    threshold: Literal["mean"] | float = "mean"
+    radius: float = 3.0
+    tokens: Literal["response", "think", "timestamps"] = "response"
+    permutation: Literal["group", "completion"] = "group"
+
+
+@dataclass(frozen=True)
+class AdvantageSettings:
+    """How rewards become weights.
+
+    Args:
+        scale: divide by the group's standard deviation (`std`, GRPO) or not (`none`, Dr. GRPO).
+        constructed: what the advantages of constructed completions are mapped to: `mask` max(A, 0), `awr` exp(A / beta),
+            `clone` 1 where A > 0, `raft` 1 for the group's best.
+        beta: temperature of `awr`.
+    """
+
+    scale: Literal["std", "none"] = "std"
+    constructed: Literal["mask", "awr", "clone", "raft"] = "mask"
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The clipped surrogate and the KL term.
+
+    Args:
+        clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+        dual_clip: bound of the ratio where the advantage is negative.
+        log_ratio_bound: bound of the log-ratio.
+        kl_coefficient: weight of the KL from the reference; 0 keeps no reference in memory.
+        updates: optimizer steps for each batch of rollouts. With 1 the ratio is exactly 1.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 3.0
+    log_ratio_bound: float = 20.0
+    kl_coefficient: float = 0.01
+    updates: int = 1
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with a constant learning rate.
+
+    Args:
+        learning_rate: constant.
+        weight_decay: decoupled.
+        clip_norm: the gradient's norm is clipped to this.
+    """
+
+    learning_rate: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0

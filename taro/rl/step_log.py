@@ -1,0 +1,87 @@
+"""Collects what one training step logs, under the names that TRL made common.
+
+G completions of a group.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from taro.prompts import reasoning_has_timestamp
+from taro.rl.group import Group, Judgement
+
+
+class StepLog:
+    """Sums, weighted means and times of a step, and a record of each completion."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.weights: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.records: list[dict[str, Any]] = []
+        self.started = time.perf_counter()
+
+    def add_sum(self, name: str, value: Tensor | float) -> None:
+        self.sums[name] += float(value)
+        self.weights[name] = 1.0
+
+    def add_mean(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
+        self.sums[name] += float(value) * float(weight)
+        self.weights[name] += float(weight)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+    def add_group(self, group: Group, judgement: Judgement, entropy: Tensor) -> None:
+        """Log a group and keep a record of each of its completions."""
+        total, mask = judgement.total, group.packed.response_mask
+        self.add_mean("reward", total.mean(), 1)
+        self.add_mean("reward_std", total.std(), 1)
+        self.add_mean("frac_reward_zero_std", float(total.std() == 0), 1)
+        for name, values in judgement.rewards.items():
+            self.add_mean(f"rewards/{name}/mean", values.mean(), 1)
+        self.add_mean("completions/mean_length", mask.sum(1).float().mean(), 1)
+        self.add_mean("completions/clipped_ratio", 1 - sum(group.rollout.finished) / len(mask), 1)
+        self.add_mean("entropy", entropy.sum() / mask.sum(), mask.sum())
+        self.add_mean("taro/constructed_fraction", group.example.constructed.float().mean(), 1)
+        finite = judgement.gaps[judgement.gaps.isfinite()]
+        if len(finite):
+            self.add_mean("taro/temporal_gap", finite.mean(), 1)
+        self.add_mean("rollout/IoU", judgement.ious.mean(), 1)
+        named = [reasoning_has_timestamp(text) for text in group.texts]
+        self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
+        self.records += list(_records(group, judgement))
+
+    def values(self) -> dict[str, float]:
+        """All logged values, times in seconds as `timing_s/...`."""
+        means = {name: value / (self.weights[name] or 1.0) for name, value in self.sums.items()}
+        times = {f"timing_s/{name}": value for name, value in self.seconds.items()}
+        return means | times | {"timing_s/step": time.perf_counter() - self.started}
+
+
+def _records(group: Group, judgement: Judgement) -> Iterator[dict[str, Any]]:
+    sample = group.example.sample
+    gaps = [gap if gap == gap else None for gap in judgement.gaps.tolist()]
+    for row, text in enumerate(group.texts):
+        yield {
+            "id": sample.id,
+            "query": sample.query,
+            "spans": sample.spans,
+            "completion": text,
+            "answer": judgement.spans[row],
+            "constructed": bool(group.example.constructed[row]),
+            "finished": group.rollout.finished[row],
+            "iou": float(judgement.ious[row]),
+            "temporal_gap": gaps[row],
+            "rewards": {name: float(values[row]) for name, values in judgement.rewards.items()},
+            "weight": float(judgement.weights[row]),
+        }

@@ -1,0 +1,61 @@
+"""Train, from a config to a model folder:
+
+    python train.py                                          # the tiny run, on a CPU
+    python train.py --config configs/qwen25_7b.yaml --model.group_size 16
+    python train.py --help
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from taro.cli import TaroCLI, parse, resolved_config
+from taro.models.export import export_policy, load_policy_weights
+from taro.rl.records import RunRecords
+from taro.run_folder import prepare_folder, print_summary, write_environment, write_summary
+
+warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
+
+
+def main(arguments: Sequence[str] | None = None) -> dict:
+    """Metrics before, training, metrics after with the best checkpoint, export; returns the summary."""
+    cli = parse(arguments)
+    folder, resuming = cli.folder, cli.config.ckpt_path is not None
+    prepare_folder(folder, resuming)
+    write_environment(folder, resolved_config(cli))
+    cli.trainer.logger = TensorBoardLogger(folder.parent, name=folder.name, version="")
+    cli.trainer.callbacks.append(RunRecords(folder, cli.config.rollouts_every))
+    return run(cli, folder)
+
+
+def run(cli: TaroCLI, folder: Path) -> dict:
+    trainer, module, data = cli.trainer, cli.model, cli.datamodule
+    data.setup("fit")
+    testing = data.files["test"] is not None
+    started = time.time()
+    before = trainer.test(module, data, verbose=False)[0] if testing else {}
+    trainer.fit(module, data, ckpt_path=find_checkpoint(cli, folder))
+    seconds = time.time() - started
+    best = trainer.checkpoint_callback.best_model_path
+    if best:
+        load_policy_weights(module.policy, best)
+    after = trainer.test(module, data, verbose=False)[0] if testing else {}
+    if trainer.is_global_zero:
+        export_policy(module.policy, module.name_or_path, folder / "hf", data.grounding)
+    summary = {"before": before, "after": after, "steps": trainer.global_step, "seconds": seconds}
+    return write_summary(folder, summary)
+
+
+def find_checkpoint(cli: TaroCLI, folder: Path) -> str | None:
+    wanted = cli.config.ckpt_path
+    return str(folder / "checkpoints" / "last.ckpt") if wanted == "last" else wanted
+
+
+if __name__ == "__main__":
+    print_summary(main())
