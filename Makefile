@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+SYNTHETIC := data/synthetic/test.jsonl
 TORCH := torch==2.13.0
 PINS := transformers==5.19.0
 
@@ -10,7 +11,7 @@ PINS := transformers==5.19.0
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "ARGS=... is passed on by data, train and test; PYTHON=... names the Python (3.10 or newer) of the venv."
+	@echo "ARGS=... is passed on by train and test; PYTHON=... names the Python (3.10 or newer) of the venv."
 
 install: $(INSTALLED)  ## the venv in .venv, with everything that training and the tests need
 
@@ -24,10 +25,14 @@ $(INSTALLED): setup.cfg Makefile
 	$(RUN) -m pip install $(PINS) -e '.[dev,decord]'
 	@touch $@
 
-data: $(INSTALLED)  ## synthetic videos and their annotations, in data/synthetic
-	$(RUN) -m taro.data.synthetic --output data/synthetic $(ARGS)
+data: $(SYNTHETIC)  ## synthetic videos and their annotations, in data/synthetic
 
-train: $(INSTALLED)  ## the whole curriculum on synthetic videos with a tiny model, then its evaluation
+# The test split is written last.
+$(SYNTHETIC): taro/data/synthetic.py | $(INSTALLED)
+	$(RUN) -m taro.data.synthetic --output data/synthetic
+	@touch $@
+
+train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos with a tiny model, then its evaluation
 	$(RUN) train.py $(ARGS)
 
 test: $(INSTALLED)  ## all tests that need no vLLM

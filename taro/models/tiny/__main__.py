@@ -58,7 +58,7 @@ def train(family: str, output: Path, recipe: Recipe) -> dict:
     """Run the recipe and write the model folder; returns what is written to its `recipe.json`."""
     started = time.time()
     save_random(output, family, recipe.seed)
-    settings = GroundingSettings(prompt=TINY_PROMPT, video=TINY_VIDEO, max_prompt_tokens=1024)
+    settings = GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, evaluation_max_prompt_tokens=1024)
     settings.save(output)
     policy = QwenVL.from_pretrained(str(output))
     builder = PromptBuilder(str(output), settings.prompt, settings.max_prompt_tokens)
