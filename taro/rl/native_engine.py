@@ -36,7 +36,7 @@ class NativeEngine:
     Args:
         policy: the model; called without gradients, in whatever mode it is in.
         eos_id: ends a completion.
-        rows: at most this many completions are decoded together.
+        rows: at most this many completions are decoded together; a group is never split.
     """
 
     def __init__(self, policy: QwenVL, eos_id: int, rows: int = 128) -> None:

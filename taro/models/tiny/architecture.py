@@ -35,12 +35,12 @@ CHAT_TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-VOCABULARY = 704  # all bytes, the world's words as one token each, and the special tokens
+VOCABULARY = 704  # more than all bytes, the world's words as one token each, and the special tokens need
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *PLACEHOLDERS)
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level BPE with Qwen2's pre-tokenizer (each digit apart): any text survives a round trip."""
+    """A byte-level BPE with Qwen2's pre-tokenizer (each digit apart): any NFC text survives a round trip."""
     empty = Qwen2Tokenizer(vocab={}, merges=[])
     trained = empty.train_new_from_iterator(_corpus(), vocab_size=VOCABULARY - len(SPECIAL_TOKENS), show_progress=False)
     tokenizer = Qwen2Tokenizer(

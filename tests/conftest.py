@@ -1,0 +1,237 @@
+"""A small random model of each family and a few synthetic videos. The models are shared by all tests: who trains or
+changes one takes `own_policy`."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+
+from taro.cli import parse
+from taro.data.samples import save_samples
+from taro.data.synthetic import WorldSettings, draw_scene, make_split, write_video
+from taro.data.video import VideoSettings
+from taro.models.families import FAMILIES
+from taro.models.patches import frames_to_patches
+from taro.models.prompt import PromptBuilder
+from taro.models.qwen_vl import QwenVL
+from taro.models.tiny.architecture import TINY_PROMPT, save_random
+from taro.models.tiny.pretraining import scene_video
+from taro.rl.rollout import RolloutGroup
+
+SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
+
+
+@pytest.fixture(scope="session", params=sorted(FAMILIES))
+def family(request):
+    return request.param
+
+
+def save_lively(folder, family):
+    """Random weights, larger than transformers' 0.02: with those the outputs hardly depend on the inputs."""
+    save_random(folder, family, seed=1)
+    policy = QwenVL.from_pretrained(str(folder))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5.0)
+            else:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    policy.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def model_folder(family, tmp_path_factory):
+    return save_lively(tmp_path_factory.mktemp("model") / family, family)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """The same for what is alike in both families."""
+    return save_lively(tmp_path_factory.mktemp("model") / "tiny", "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """Folder with train.jsonl (6 queries), validation.jsonl and test.jsonl (2 or 3 each) and their videos."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    for split, videos in (("train", 3), ("validation", 1), ("test", 1)):
+        samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
+        save_samples(samples[:6], folder / f"{split}.jsonl", relative_to=folder)
+    return folder
+
+
+@pytest.fixture
+def arguments(tiny_folder, synthetic, tmp_path):
+    """Arguments of train.py for a run of 2 epochs of 3 steps of 2 prompts with 3 completions each, in `tmp_path`."""
+    return [
+        f"--model.name_or_path={tiny_folder}",
+        f"--output_dir={tmp_path}",
+        "--name=run",
+        "--model.group_size=3",
+        "--model.sampling.max_tokens=96",
+        "--model.evaluation_max_tokens=8",
+        f"--data.train_file={synthetic}/train.jsonl",
+        f"--data.validation_file={synthetic}/validation.jsonl",
+        "--data.test_file=null",
+        "--data.prompts_per_step=2",
+        "--data.workers=0",
+        "--data.grounding.video.fps=1.0",
+        "--data.grounding.video.max_tokens=64",
+        "--trainer.max_epochs=2",
+        "--trainer.val_check_interval=2",
+        "--progress_bar.refresh_rate=0",
+    ]
+
+
+class ScriptedEngine:
+    """A rollout engine without a model: each completion is its prefix and then the tokens that `script` gives for its
+    place in its group, its seed and its prompt's number."""
+
+    def __init__(self, script):
+        self.script, self.synced = script, 0
+
+    def generate(self, prompts, sampling):
+        groups = []
+        for number, prompt in enumerate(prompts):
+            rows = [
+                torch.tensor([*prefix, *self.script(row, seed, number)])
+                for row, (prefix, seed) in enumerate(zip(prompt.prefixes, prompt.seeds, strict=True))
+            ]
+            nothing = tuple(torch.full((len(row),), float("nan")) for row in rows)
+            groups.append(RolloutGroup(tuple(rows), nothing, (True,) * len(rows)))
+        return groups
+
+    def sync(self, named_parameters):
+        self.synced += 1
+
+
+ENDINGS = (
+    "</think><answer>2.0s to 7.0s</answer>",
+    "the</think><answer>1.0s to 15.0s</answer>",
+    "From 1.0s to 9.0s</think><answer>9.5s to 12.0s</answer>",
+    "I need to find",
+    "</think><answer>6.0s to 12.0s</answer>",
+)
+
+
+@pytest.fixture
+def scripted(monkeypatch, tiny_folder):
+    """Puts a ScriptedEngine into GRPOModule; by default a completion ends in one of ENDINGS, chosen by its seed."""
+    tokenizer = PromptBuilder(tiny_folder).tokenizer
+    endings = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in ENDINGS]
+
+    def install(script=lambda row, seed, number: endings[seed % len(endings)]):
+        monkeypatch.setattr("taro.rl.module.NativeEngine", lambda *_: ScriptedEngine(script))
+
+    install()
+    return install
+
+
+@pytest.fixture
+def fit():
+    """Training as train.py does it, without its files."""
+
+    def run(arguments, *callbacks):
+        cli = parse(arguments)
+        cli.trainer.callbacks += callbacks
+        cli.trainer.fit(cli.model, cli.datamodule)
+        return cli
+
+    return run
+
+
+class StepMetrics(L.Callback):
+    """What each training step logs, and the records it returns."""
+
+    def __init__(self):
+        self.metrics, self.records, self.batches = [], [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.records.append(outputs["rollouts"])
+        self.batches.append(batch)
+
+    def column(self, name):
+        return [row[name] for row in self.metrics]
+
+
+@pytest.fixture
+def steps():
+    return StepMetrics()
+
+
+@pytest.fixture(scope="session")
+def builder(model_folder):
+    return PromptBuilder(model_folder, TINY_PROMPT, max_tokens=1024)
+
+
+@pytest.fixture(scope="session")
+def policy(model_folder):
+    return QwenVL.from_pretrained(model_folder).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def own_policy(model_folder):
+    policy = QwenVL.from_pretrained(model_folder)
+    policy.freeze_tower()
+    return policy
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    return [draw_scene(seed) for seed in range(4)]
+
+
+@pytest.fixture(scope="session")
+def video_file(scenes, tmp_path_factory):
+    """A real H.264 file of the first scene."""
+    path = tmp_path_factory.mktemp("videos") / "scene.mp4"
+    write_video(scenes[0], path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prompts(builder, scenes):
+    """Prompts of different lengths."""
+    videos = [scene_video(scene, SHORT_VIDEO, builder.geometry) for scene in scenes]
+    queries = [" ".join([scene.events[0].text] * (1 + number)) for number, scene in enumerate(scenes)]
+    return [builder.build(query, video) for query, video in zip(queries, videos, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def plain_logits():
+    """The slow and obvious way: transformers' whole model on one prompt and one completion, video included."""
+
+    def logits_of(policy, prompt, completion):
+        """Float32 logits that predict each completion token and what follows, (C + 1, V); suppressed ones -inf."""
+        completion = torch.as_tensor(completion, dtype=torch.long)
+        start = int(prompt.position_ids.max()) + 1
+        following = torch.arange(start, start + len(completion)).expand(3, -1)
+        frames = prompt.video.frames
+        output = policy.model(
+            input_ids=torch.cat([prompt.input_ids, completion])[None],
+            position_ids=torch.cat([prompt.position_ids, following], dim=1)[:, None],
+            pixel_values_videos=frames_to_patches(frames, policy.geometry),
+            video_grid_thw=torch.tensor([policy.geometry.grid(frames.shape)]),
+        )
+        logits = output.logits[0, len(prompt.input_ids) - 1 :].float()
+        suppressed = torch.zeros(logits.shape[-1], dtype=torch.bool)
+        suppressed[policy.suppressed_ids] = True
+        return logits.masked_fill(suppressed, float("-inf"))
+
+    return logits_of
+
+
+@pytest.fixture(scope="session")
+def plain_log_probs(plain_logits):
+    """(C,) log-probs of a completion's tokens by `plain_logits`."""
+
+    def log_probs_of(policy, prompt, completion, temperature=1.0):
+        logits = plain_logits(policy, prompt, completion)[: len(completion)]
+        index = torch.as_tensor(completion, dtype=torch.long)[:, None]
+        return torch.log_softmax(logits / temperature, dim=-1).gather(-1, index)[:, 0]
+
+    return log_probs_of

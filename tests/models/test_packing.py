@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from taro.models.packing import pack_group
+
+PROMPT = [10, 11, 12]
+COMPLETIONS = [[1, 2, 3], [], [4], [5, 6]]
+
+
+def packed():
+    return pack_group(PROMPT, COMPLETIONS)
+
+
+def test_layout():
+    group = packed()
+    assert group.input_ids.tolist() == [10, 11, 12, 1, 2, 3, 4, 5, 6]
+    assert group.segment_ids.tolist() == [0, 0, 0, 1, 1, 1, 3, 4, 4]
+    assert group.offsets.tolist() == [0, 1, 2, 3, 4, 5, 3, 3, 4]
+    assert group.prompt_length == 3
+    assert group.completion_ids.tolist() == [[1, 2, 3], [0, 0, 0], [4, 0, 0], [5, 6, 0]]
+    assert group.response_mask.int().tolist() == [[1, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 0]]
+
+
+def test_every_response_token_is_predicted_by_the_token_before_it_in_its_own_sequence():
+    group = packed()
+    for row, completion in enumerate(COMPLETIONS):
+        sequence = PROMPT + completion
+        for place in range(len(completion)):
+            predictor = int(group.predictor_index[row, place])
+            assert int(group.input_ids[predictor]) == sequence[len(PROMPT) + place - 1]
+            assert int(group.offsets[predictor]) == len(PROMPT) + place - 1
+            assert place == 0 or int(group.segment_ids[predictor]) == row + 1
+
+
+def test_attention_mask_equals_the_slow_version():
+    group = packed()
+    mask = group.attention_mask()
+    owner = [None] * 3 + [row for row, completion in enumerate(COMPLETIONS) for _ in completion]
+    for query in range(9):
+        for key in range(9):
+            sees = key <= query and owner[key] in (None, owner[query])
+            assert bool(mask[query, key]) == sees, (query, key)
+
+
+def test_positions_restart_after_the_prompt_for_each_completion():
+    prompt_positions = torch.tensor([[0, 1, 7], [0, 1, 4], [0, 1, 2]])
+    got = packed().position_ids(prompt_positions)
+    after = [8, 9, 10, 8, 8, 9]
+    assert got.tolist() == [[0, 1, 7, *after], [0, 1, 4, *after], [0, 1, 2, *after]]
+
+
+def test_lists_and_tensors_are_taken_alike():
+    other = pack_group(torch.tensor(PROMPT), [torch.tensor(row, dtype=torch.long) for row in COMPLETIONS])
+    for name, value in vars(packed()).items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(getattr(other, name))), name
+
+
+def test_to_keeps_everything():
+    group = packed()
+    moved = group.to("meta")
+    assert moved.prompt_length == group.prompt_length
+    for name, value in vars(group).items():
+        if isinstance(value, torch.Tensor):
+            assert getattr(moved, name).device.type == "meta" and getattr(moved, name).shape == value.shape
+
+
+@pytest.mark.parametrize("completions", [[[]], [[], []]])
+def test_empty_completions_are_rows_without_tokens(completions):
+    group = pack_group(PROMPT, completions)
+    assert group.input_ids.tolist() == PROMPT
+    for tensor in (group.completion_ids, group.response_mask, group.predictor_index):
+        assert tensor.shape == (len(completions), 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completions", "message"),
+    [([], [[1]], "prompt_ids"), (PROMPT, [], "at least one completion"), ([PROMPT], [[1]], "prompt_ids")],
+)
+def test_what_can_not_be_packed(prompt, completions, message):
+    with pytest.raises(ValueError, match=message):
+        pack_group(prompt, completions)

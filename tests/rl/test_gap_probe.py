@@ -1,0 +1,53 @@
+"""On the tiny base model, shuffling frames at the true boundaries costs more than shuffling as many elsewhere."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from taro.data.datamodule import GroundingExample
+from taro.data.synthetic import draw_scene, scene_samples
+from taro.models.prompt import PromptBuilder
+from taro.models.qwen_vl import QwenVL
+from taro.models.settings import GroundingSettings
+from taro.models.tiny.pretraining import scene_video
+from taro.rl.gap_probe import TOKENS, correct_groups, probe_gaps
+from taro.rl.native_engine import NativeEngine
+
+BASE = Path(__file__).parents[2] / "assets" / "tiny-qwen2.5-vl"
+FIRST_SEED = 7_000_000_000_000_000_000  # scenes that neither training nor evaluation draws
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    settings = GroundingSettings.load(BASE)
+    builder = PromptBuilder(str(BASE), settings.prompt, settings.max_prompt_tokens)
+    policy = QwenVL.from_pretrained(str(BASE)).eval()
+    examples = []
+    for seed in range(FIRST_SEED, FIRST_SEED + 64):
+        scene = draw_scene(seed)
+        sample = scene_samples(scene, f"{seed}.mp4")[0]
+        video = scene_video(scene, settings.video, builder.geometry)
+        examples.append(GroundingExample(sample, builder.build(sample.query, video)))
+    groups = correct_groups(policy, builder, NativeEngine(policy, builder.eos_id), examples, group_size=4)
+    return probe_gaps(policy, groups, radius=1.5)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_gap_is_larger_at_the_true_boundaries(pairs, tokens):
+    chosen = [pair for pair in pairs if pair.tokens == tokens]
+    samples = sorted({pair.sample for pair in chosen})
+    assert len(samples) >= 15
+    differences = torch.tensor(
+        [
+            torch.tensor([pair.boundary - pair.elsewhere for pair in chosen if pair.sample == sample]).mean()
+            for sample in samples
+        ]
+    )
+    assert differences.mean() > 2 * differences.std() / len(differences) ** 0.5
+
+
+def test_gaps_of_a_sample_are_those_of_its_completions(pairs):
+    assert {pair.tokens for pair in pairs} == set(TOKENS)
+    assert all(pair.radius == 1.5 for pair in pairs)
+    assert any(pair.boundary != pair.elsewhere for pair in pairs)
