@@ -16,13 +16,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from taro.data.datamodule import GroundingDataset
+from taro.data.dataset import GroundingDataset
 from taro.data.samples import load_samples
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.rl.gap_probe import TOKENS, GapPair, correct_groups, probe_gaps
-from taro.rl.native_engine import NativeEngine
+from taro.rl.rollout import NativeEngine
 
 
 def measure(model: str, annotations: str, radii: list[float], limit: int | None) -> list[GapPair]:
@@ -31,7 +31,7 @@ def measure(model: str, annotations: str, radii: list[float], limit: int | None)
     builder = PromptBuilder(model, settings.prompt, settings.max_prompt_tokens)
     policy = QwenVL.from_pretrained(model).eval()
     dataset = GroundingDataset(load_samples(annotations, limit=limit), builder, settings)
-    engine, groups = NativeEngine(policy, builder.eos_id), []
+    engine, groups = NativeEngine(policy, builder.end_ids), []
     for start in range(0, len(dataset), 32):
         examples = [dataset[i] for i in range(start, min(start + 32, len(dataset)))]
         groups += correct_groups(policy, builder, engine, [e for e in examples if e.prompt is not None])

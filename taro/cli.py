@@ -40,10 +40,14 @@ class TaroCLI(LightningCLI):
         parser.add_lightning_class_args(RichProgressBar, "progress_bar")
         parser.link_arguments("model.name_or_path", "data.name_or_path")
         parser.link_arguments("model.group_size", "data.group_size")
+        parser.link_arguments("model.sampling.max_tokens", "data.max_completion_tokens")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: 0 if seed is True else int(seed))
         parser.link_arguments(
             ("output_dir", "name"), "checkpoint.dirpath", compute_fn=lambda root, name: str(Path(root, name, "checkpoints"))
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
         problems = list_problems(self.config)
@@ -52,7 +56,22 @@ class TaroCLI(LightningCLI):
 
     @property
     def folder(self) -> Path:
-        return Path(self.config.output_dir, self.config.name)
+        return run_folder(self.config)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """To resume from."""
+        return resumed_checkpoint(self.config)
+
+
+def run_folder(config: Namespace) -> Path:
+    return Path(config.output_dir, config.name)
+
+
+def resumed_checkpoint(config: Namespace) -> Path | None:
+    if config.ckpt_path == "last":
+        return run_folder(config) / "checkpoints" / "last.ckpt"
+    return None if config.ckpt_path is None else Path(config.ckpt_path)
 
 
 def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
@@ -97,8 +116,7 @@ def list_problems(config: Namespace) -> list[str]:
         trainer.gradient_clip_val is None,
         "trainer.gradient_clip_val does nothing here: set model.optimizer.clip_norm",
     )
-    devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
-    ranks = devices * (trainer.num_nodes or 1)
+    ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     require(
         data.prompts_per_step % ranks == 0,
         f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple",
@@ -122,9 +140,18 @@ def list_problems(config: Namespace) -> list[str]:
             f"data.{name} = {file}: no such file (python -m taro.data.synthetic --output data/synthetic makes the "
             "synthetic ones)",
         )
-    if config.ckpt_path not in (None, "last"):
-        require(Path(config.ckpt_path).exists(), f"ckpt_path = {config.ckpt_path}: no such checkpoint")
+    checkpoint = resumed_checkpoint(config)
+    require(checkpoint is None or checkpoint.exists(), f"ckpt_path = {config.ckpt_path}: there is no {checkpoint}")
     return problems
+
+
+def count_devices(devices: list[int] | str | int) -> int:
+    """Of each node, 1 where it is left to Lightning (`auto`, -1). From the command line a number is text."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [device for device in devices.split(",") if device.strip()]
+    if isinstance(devices, list):
+        return len(devices)
+    return int(devices) if str(devices).isdigit() and int(devices) > 0 else 1
 
 
 def resolved_config(cli: TaroCLI) -> str:

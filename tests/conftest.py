@@ -117,11 +117,15 @@ ENDINGS = (
 )
 
 
+@pytest.fixture(scope="session")
+def tiny_builder(tiny_folder):
+    return PromptBuilder(tiny_folder, TINY_PROMPT, max_tokens=1024)
+
+
 @pytest.fixture
-def scripted(monkeypatch, tiny_folder):
+def scripted(monkeypatch, tiny_builder):
     """Puts a ScriptedEngine into GRPOModule; by default a completion ends in one of ENDINGS, chosen by its seed."""
-    tokenizer = PromptBuilder(tiny_folder).tokenizer
-    endings = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in ENDINGS]
+    endings = [[*tiny_builder.encode(text), tiny_builder.eos_id] for text in ENDINGS]
 
     def install(script=lambda row, seed, number: endings[seed % len(endings)]):
         monkeypatch.setattr("taro.rl.module.NativeEngine", lambda *_: ScriptedEngine(script))
@@ -137,7 +141,7 @@ def fit():
     def run(arguments, *callbacks):
         cli = parse(arguments)
         cli.trainer.callbacks += callbacks
-        cli.trainer.fit(cli.model, cli.datamodule)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
         return cli
 
     return run

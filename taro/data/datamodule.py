@@ -6,87 +6,22 @@ G completions per prompt.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from taro.data.samples import Sample, load_samples
-from taro.data.video import VideoError, load_video
-from taro.models.prompt import Prompt, PromptBuilder, PromptError
+from taro.data.dataset import EpochSampler, GroundingDataset
+from taro.data.examples import GroundingExample, TrainingExample
+from taro.data.samples import Sample, SampleError, load_samples
+from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
+from taro.progress import steps_done
 from taro.prompts import constructed_path
 from taro.seeds import stable_seed
 
-
-@dataclass(frozen=True)
-class GroundingExample:
-    """One sample with its prompt, or with the reason why it has none."""
-
-    sample: Sample
-    prompt: Prompt | None
-    failure: str | None = None
-
-    def to(self, device: torch.device | str) -> GroundingExample:
-        return self if self.prompt is None else replace(self, prompt=self.prompt.to(device))
-
-
-@dataclass(frozen=True)
-class TrainingExample(GroundingExample):
-    """Filled by the datamodule as the curriculum says, read by the training step."""
-
-    prefixes: tuple[tuple[int, ...], ...] = ()  # (G) token ids of the constructed path of each completion, or ()
-    seeds: tuple[int, ...] = ()  # (G) of the rollouts
-    shuffle_seed: int = 0  # of the perturbation
-
-    @property
-    def constructed(self) -> torch.Tensor:
-        """(G,) bool."""
-        return torch.tensor([bool(prefix) for prefix in self.prefixes])
-
-
-class GroundingDataset(Dataset):
-    """Decodes a sample's video and builds its prompt; what is wrong with one sample is kept as its `failure`."""
-
-    def __init__(self, samples: list[Sample], builder: PromptBuilder, settings: GroundingSettings) -> None:
-        self.samples, self.builder, self.settings = samples, builder, settings
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> GroundingExample:
-        sample = self.samples[index]
-        try:
-            video = load_video(
-                sample.video, clip=sample.clip, settings=self.settings.video, geometry=self.builder.geometry
-            )
-            return GroundingExample(sample, self.builder.build(sample.query, video))
-        except (VideoError, PromptError) as error:
-            return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
-
-
-class EpochSampler(Sampler[int]):
-    """A permutation of all samples that follows from seed and epoch; each rank takes its own, equally many.
-
-    Lightning tells it the epoch.
-    """
-
-    def __init__(self, length: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.length, self.seed, self.rank, self.world_size, self.epoch = length, seed, rank, world_size, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length // self.world_size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(stable_seed("order", self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        return iter(order[self.rank : len(self) * self.world_size : self.world_size])
+ROOM_FOR_ANSWER = 48  # tokens that a constructed path leaves to the policy, at least
 
 
 class GroundingDataModule(L.LightningDataModule):
@@ -100,6 +35,7 @@ class GroundingDataModule(L.LightningDataModule):
         video_root: folder that relative video paths start from; None: the folder of each file.
         grounding: prompt text, frames and sizes.
         group_size: G (follows `model.group_size`).
+        max_completion_tokens: of a completion, constructed path included (follows `model.sampling.max_tokens`).
         prompts_per_step: prompts of one optimizer step, over all ranks.
         evaluation_batch: samples of one validation or test batch, on each rank.
         workers: decoding processes of each rank.
@@ -118,6 +54,7 @@ class GroundingDataModule(L.LightningDataModule):
         video_root: str | None = None,
         grounding: GroundingSettings = GroundingSettings(),
         group_size: int = 8,
+        max_completion_tokens: int = 1024,
         prompts_per_step: int = 16,
         evaluation_batch: int = 16,
         workers: int = 2,
@@ -128,7 +65,8 @@ class GroundingDataModule(L.LightningDataModule):
         super().__init__()
         self.name_or_path, self.video_root, self.grounding = name_or_path, video_root, grounding
         self.files = {"train": train_file, "validation": validation_file, "test": test_file}
-        self.group_size, self.prompts_per_step, self.evaluation_batch = group_size, prompts_per_step, evaluation_batch
+        self.group_size, self.max_completion_tokens = group_size, max_completion_tokens
+        self.prompts_per_step, self.evaluation_batch = prompts_per_step, evaluation_batch
         self.workers, self.bad_rows, self.seed, self.limit_train = workers, bad_rows, seed, limit_train
         self.constructed_probability = 0.0  # set by CurriculumCallback
         self.samples: dict[str, list[Sample]] = {}
@@ -138,7 +76,7 @@ class GroundingDataModule(L.LightningDataModule):
         """Read all samples files.
 
         Raises:
-            SampleError: bad rows, all of them in one message.
+            SampleError: bad rows, all of them in one message, or too few rows for one step.
         """
         for split, file in self.files.items():
             if file is not None and split not in self.samples:
@@ -149,6 +87,11 @@ class GroundingDataModule(L.LightningDataModule):
                     bad_rows=self.bad_rows if training else "keep",
                     limit=self.limit_train if training else None,
                 )
+        if len(self.samples["train"]) < self.prompts_per_step:
+            raise SampleError(
+                f"data.train_file = {self.files['train']} has {len(self.samples['train'])} samples, fewer than "
+                f"data.prompts_per_step = {self.prompts_per_step}: not one step can be made"
+            )
 
     def builder(self, *, training: bool) -> PromptBuilder:
         """The prompt builder for training or for evaluation."""
@@ -161,14 +104,9 @@ class GroundingDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
-        if len(samples) // world < per_rank:
-            raise ValueError(
-                f"data.train_file has {len(samples)} samples, fewer than data.prompts_per_step = {self.prompts_per_step}: "
-                "not one step can be made"
-            )
         dataset = GroundingDataset(samples, self.builder(training=True), self.grounding)
-        sampler = EpochSampler(len(samples), self.seed, rank, world)
-        return self._loader(dataset, per_rank, sampler=sampler, drop_last=True)
+        self.sampler = EpochSampler(len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world)
+        return self._loader(dataset, per_rank, sampler=self.sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("validation")
@@ -203,16 +141,26 @@ class GroundingDataModule(L.LightningDataModule):
         curriculum."""
         return [self.add_paths(example) for example in batch] if self.trainer.training else batch
 
+    def draw_path(self, sample: Sample, rng: random.Random) -> tuple[int, ...]:
+        """Token ids of a constructed path that leaves the policy room for its answer: while it is too long, it is drawn
+        again from fewer captions. () where there is none."""
+        captions = list(sample.captions)
+        while captions:
+            ids = self.builder(training=True).encode(constructed_path(sample.query, captions, rng))
+            if len(ids) <= self.max_completion_tokens - ROOM_FOR_ANSWER:
+                return tuple(ids)
+            captions.remove(rng.choice(captions))
+        return ()
+
     def add_paths(self, example: GroundingExample) -> TrainingExample:
         """Each completion starts with a constructed path with `constructed_probability`, each with its own subset of the
         captions; a sample without captions has none."""
-        sample, epoch = example.sample, self.trainer.current_epoch
+        sample, (epoch, _) = example.sample, self.sampler.place
         rng = random.Random(stable_seed("paths", self.seed, epoch, sample.id))
         prefixes = []
         for _ in range(self.group_size):
-            construct = rng.random() < self.constructed_probability and sample.captions
-            path = constructed_path(sample.query, sample.captions, rng) if construct else ""
-            prefixes.append(tuple(self.builder(training=True).encode(path)))
+            construct = rng.random() < self.constructed_probability
+            prefixes.append(self.draw_path(sample, rng) if construct else ())
         return TrainingExample(
             **vars(example),
             prefixes=tuple(prefixes),

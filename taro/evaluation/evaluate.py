@@ -15,16 +15,17 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from taro.data.datamodule import GroundingDataset, GroundingExample
+from taro.data.dataset import GroundingDataset
+from taro.data.examples import GroundingExample
 from taro.data.samples import load_samples
 from taro.evaluation.datasets import BENCHMARKS
-from taro.evaluation.metrics import GroundingMetrics, temporal_iou
+from taro.evaluation.metrics import GroundingMetrics
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.prompts import parse_answer
-from taro.rl.native_engine import NativeEngine
-from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.spans import temporal_iou
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def evaluate(
         GroundingDataset(samples, builder, settings), batch_size, collate_fn=list, num_workers=workers
     )
     sampling = SamplingSettings(temperature=0.0, max_tokens=max_tokens)
-    rollouts = NativeEngine(policy, builder.eos_id)
+    rollouts = NativeEngine(policy, builder.end_ids)
     started, predictions = time.perf_counter(), []
     for batch in track(loader, description=dataset, transient=True):
         predictions += answer(rollouts, builder, batch, sampling)

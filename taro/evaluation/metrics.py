@@ -1,6 +1,5 @@
-"""Scores of temporal grounding: IoU of two spans, and the metrics of a data set. Spans are (start, end) in seconds."""
+"""The metrics of a data set of temporal grounding. Spans are (start, end) in seconds."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -8,24 +7,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from taro.prompts import has_format, reasoning_has_timestamp
+from taro.spans import Span, temporal_iou
 
-Span = tuple[float, float]
+__all__ = ["IOU_LEVELS", "GroundingMetrics", "temporal_iou"]
+
 
 IOU_LEVELS = (0.3, 0.5, 0.7)
-
-
-def temporal_iou(span: Span | None, truth: Span) -> float:
-    """Intersection over union of two time spans, in [0, 1] and in double precision.
-
-    A missing, reversed, empty or non-finite span scores 0, and so does such a truth.
-    """
-    if span is None or not all(map(math.isfinite, (*span, *truth))):
-        return 0.0
-    (start, end), (true_start, true_end) = span, truth
-    intersection = min(end, true_end) - max(start, true_start)
-    if intersection <= 0:  # also where either span is reversed or empty
-        return 0.0
-    return intersection / (max(end, true_end) - min(start, true_start))  # spans that meet: the hull is the union
 
 
 class GroundingMetrics(Metric):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from taro.models.attention import GroupLayout
+
 
 @dataclass(frozen=True)
 class PackedGroup:
@@ -32,6 +34,19 @@ class PackedGroup:
         query, key = self.segment_ids[:, None], self.segment_ids[None, :]
         order = torch.arange(len(self.segment_ids), device=self.segment_ids.device)
         return ((query == key) | (key == 0)) & (order[:, None] >= order[None, :])
+
+    def layout(self) -> GroupLayout:
+        """The same as `attention_mask`, as `shared_prefix_attention` takes it."""
+        rows, columns = self.response_mask.shape
+        column = torch.arange(columns, device=self.input_ids.device)
+        own = column[:, None] >= column[None, :]  # (C, C)
+        return GroupLayout(
+            prompt_length=self.prompt_length,
+            slots=self.response_mask.flatten().nonzero()[:, 0],
+            rows=rows,
+            columns=columns,
+            allowed=torch.cat([own.new_ones(columns, self.prompt_length), own], dim=1),
+        )
 
     def position_ids(self, prompt_positions: Tensor) -> Tensor:
         """M-RoPE positions of the pack, (3, S), from those of the prompt, (3, P)."""

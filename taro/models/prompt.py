@@ -103,15 +103,20 @@ class PromptBuilder:
             raise ModelError("the tokenizer has no eos_token")
         return self.tokenizer.eos_token_id
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a completion: the end of the turn, and the end of a text, which base models write."""
+        return frozenset({self.eos_id, self.tokenizer.convert_tokens_to_ids("<|endoftext|>")})
+
     def decode(self, ids: Tensor | list[int]) -> str:
-        """Text of completion ids, the end-of-text token left out."""
-        kept = [i for i in (ids.tolist() if isinstance(ids, Tensor) else ids) if i != self.eos_id]
+        """Text of completion ids, the tokens that end it left out."""
+        kept = [i for i in (ids.tolist() if isinstance(ids, Tensor) else ids) if i not in self.end_ids]
         return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def token_spans(self, ids: Tensor | list[int]) -> tuple[str, list[tuple[int, int]]]:
         """Text of completion ids, and for each token its (start, end) characters in it."""
         ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        return _token_spans(self.tokenizer, [None if i == self.eos_id else i for i in ids])
+        return _token_spans(self.tokenizer, [None if i in self.end_ids else i for i in ids])
 
 
 def _token_spans(tokenizer: PreTrainedTokenizerBase, ids: list[int | None]) -> tuple[str, list[tuple[int, int]]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreTrainedModel
 
+from taro.models.attention import SHARED_PREFIX, GroupLayout
 from taro.models.families import Family, load_config, load_geometry, placeholder_ids, torch_dtype
 from taro.models.patches import PatchGeometry, frames_to_patches
 
@@ -47,16 +48,18 @@ class QwenVL(nn.Module):
         self.register_buffer("suppressed_ids", torch.tensor(suppressed_ids, dtype=torch.long), persistent=False)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, dtype: str = "float32", attention: str = "sdpa") -> QwenVL:
-        """Load a folder or hub name.
+    def from_pretrained(cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX) -> QwenVL:
+        """Load a folder or hub name. `attention` is `shared_prefix` or the name of one of transformers' own.
 
         Raises:
             ModelError: it is not a Qwen2.5-VL or Qwen3-VL model.
         """
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(AutoTokenizer.from_pretrained(name_or_path))
+        # The tower never sees a group.
+        attentions = {"text_config": attention, "vision_config": "sdpa" if attention == SHARED_PREFIX else attention}
         model = AutoModelForImageTextToText.from_pretrained(
-            name_or_path, config=config, dtype=torch_dtype(dtype), attn_implementation=attention
+            name_or_path, config=config, dtype=torch_dtype(dtype), attn_implementation=attentions
         )
         return cls(model, family, load_geometry(name_or_path, config, family), suppressed)
 
@@ -67,6 +70,11 @@ class QwenVL(nn.Module):
     @property
     def decoder(self) -> nn.Module:
         return self.model.model.language_model
+
+    @property
+    def attention(self) -> str:
+        """The decoder's attention implementation."""
+        return self.decoder.config._attn_implementation
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +129,7 @@ class QwenVL(nn.Module):
         features: VisionFeatures | None = None,
         video_mask: Tensor | None = None,
         cache: Cache | None = None,
+        group_layout: GroupLayout | None = None,
     ) -> Tensor:
         """The decoder's last hidden states, (B, L, D).
 
@@ -130,6 +139,7 @@ class QwenVL(nn.Module):
             attention_mask: None (causal), (B, K) bool over padding, or (1, 1, L, K) bool.
             features: of the video, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
             cache: keys and values so far; grows by L.
+            group_layout: of a pack, in place of its mask, with `shared_prefix` attention.
         """
         embeds = self.decoder.embed_tokens(input_ids)  # (B, L, D)
         if features is not None:
@@ -143,6 +153,7 @@ class QwenVL(nn.Module):
             deepstack=features.deepstack if features is not None else (),
             past_key_values=cache,
             use_cache=cache is not None,
+            group_layout=group_layout,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

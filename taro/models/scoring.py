@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from taro.models.attention import SHARED_PREFIX
 from taro.models.packing import PackedGroup
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL, VisionFeatures
@@ -40,10 +41,12 @@ def score_group(
     """
     packed_video = torch.zeros_like(group.input_ids, dtype=torch.bool)
     packed_video[: group.prompt_length] = prompt.video_mask
+    shared = model.attention == SHARED_PREFIX
     hidden = model.hidden_states(
         group.input_ids[None],
         group.position_ids(prompt.position_ids)[:, None],
-        attention_mask=group.attention_mask()[None, None],
+        attention_mask=None if shared else group.attention_mask()[None, None],
+        group_layout=group.layout() if shared else None,
         features=features,
         video_mask=packed_video[None],
     )[0]  # (S, D)

@@ -6,6 +6,8 @@ from typing import Literal
 
 import lightning as L
 
+from taro.progress import steps_done
+
 
 class CurriculumCallback(L.Callback):
     """Tells the datamodule with which probability a completion starts with a constructed path.
@@ -31,11 +33,12 @@ class CurriculumCallback(L.Callback):
         return 1.0 if step < warmup_steps else 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._set(trainer, trainer.fit_loop.total_batch_idx + 1)
+        self._set(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs, batch, batch_idx: int) -> None:
         # The next batch's paths are drawn before its on_train_batch_start.
-        self._set(trainer, trainer.fit_loop.total_batch_idx + 1)
+        self._set(trainer)
 
-    def _set(self, trainer: L.Trainer, step: int) -> None:
-        trainer.datamodule.constructed_probability = self.probability(step, int(trainer.num_training_batches))
+    def _set(self, trainer: L.Trainer) -> None:
+        steps_per_epoch = int(trainer.num_training_batches)
+        trainer.datamodule.constructed_probability = self.probability(steps_done(trainer), steps_per_epoch)

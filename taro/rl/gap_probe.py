@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from taro.data.datamodule import GroundingExample, TrainingExample
-from taro.evaluation.metrics import temporal_iou
+from taro.data.examples import GroundingExample, TrainingExample
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.prompts import has_format, parse_answer
@@ -21,6 +20,7 @@ from taro.rl.group import Group, compute_gaps, make_group, score
 from taro.rl.perturbation import FrameShuffle, shuffle_elsewhere
 from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
 from taro.seeds import stable_seed
+from taro.spans import temporal_iou
 
 TOKENS = ("response", "think", "timestamps")
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from taro.data.datamodule import TrainingExample
+from taro.data.examples import TrainingExample
 from taro.data.samples import Sample
-from taro.evaluation.metrics import temporal_iou
 from taro.models.packing import PackedGroup, pack_group
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
@@ -24,6 +23,7 @@ from taro.rl.rewards import best_truth, format_reward, temporal_reward, timestam
 from taro.rl.rollout import RolloutGroup
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
 from taro.rl.temporal_gap import gap_token_mask, temporal_gaps
+from taro.spans import temporal_iou
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from taro.data.datamodule import GroundingExample, TrainingExample
+from taro.data.examples import GroundingExample, TrainingExample
 from taro.evaluation.metrics import GroundingMetrics
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
+from taro.models.scoring import GroupScores
 from taro.prompts import parse_answer
 from taro.rl.group import Group, Judgement, compute_gaps, judge, make_group, score, shuffled_log_probs
 from taro.rl.losses import kl_loss, policy_loss
-from taro.rl.native_engine import NativeEngine
-from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
 
@@ -38,7 +38,7 @@ class GRPOModule(L.LightningModule):
         loss: surrogate and KL.
         optimizer: AdamW.
         dtype: of the weights; compute precision is `trainer.precision`.
-        attention: transformers' attention implementation.
+        attention: of the decoder: `shared_prefix`, or `sdpa` with a dense mask.
         gradient_checkpointing: trade compute for memory in the decoder.
         rollout_rows: completions that the native engine decodes together.
     """
@@ -54,7 +54,7 @@ class GRPOModule(L.LightningModule):
         loss: LossSettings = LossSettings(),
         optimizer: OptimizerSettings = OptimizerSettings(),
         dtype: str = "float32",
-        attention: str = "sdpa",
+        attention: str = "shared_prefix",
         gradient_checkpointing: bool = False,
         rollout_rows: int = 128,
     ) -> None:
@@ -68,6 +68,7 @@ class GRPOModule(L.LightningModule):
         self.optimizer_settings, self.dtype_name, self.attention = optimizer, dtype, attention
         self.gradient_checkpointing = gradient_checkpointing
         self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
+        self.skipped_in_a_row = 0
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
         self.engine: RolloutEngine | None = None
@@ -82,7 +83,7 @@ class GRPOModule(L.LightningModule):
             self.reference = self.policy.frozen_copy()
         if self.gradient_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.engine = NativeEngine(self.policy, self.builder.eos_id, self.rollout_rows)
+        self.engine = NativeEngine(self.policy, self.builder.end_ids, self.rollout_rows)
 
     @property
     def builder(self) -> PromptBuilder:
@@ -97,7 +98,7 @@ class GRPOModule(L.LightningModule):
             with log.timed("score"):
                 shuffled, reference = self.score_frozen(group)
             with log.timed("update"):
-                scores = score(self.policy, group, self.sampling.temperature)
+                scores = self.score_with_gradient(group)
                 gaps = None if shuffled is None else compute_gaps(
                     group, scores.log_probs, shuffled, self.temporal_reward.tokens
                 )
@@ -109,7 +110,7 @@ class GRPOModule(L.LightningModule):
         self.optimizer_step_now(log)
         for _ in range(self.loss.updates - 1):
             for group, judgement, old, reference in kept:
-                log_probs = score(self.policy, group, self.sampling.temperature).log_probs
+                log_probs = self.score_with_gradient(group).log_probs
                 self.backward_group(group, judgement, log_probs, old, reference, tokens, log)
             self.optimizer_step_now(log)
         failed = [example for example in batch if example.failure is not None]
@@ -142,6 +143,14 @@ class GRPOModule(L.LightningModule):
             reference = score(self.reference, group, self.sampling.temperature).log_probs
         return shuffled, reference
 
+    def score_with_gradient(self, group: Group) -> GroupScores:
+        """The group's log-probs and entropies, with gradient."""
+        # transformers checkpoints gradients in training mode alone, and then can't decode with a cache.
+        self.policy.train(self.gradient_checkpointing)
+        scores = score(self.policy, group, self.sampling.temperature)
+        self.policy.eval()
+        return scores
+
     def backward_group(
         self,
         group: Group,
@@ -155,7 +164,9 @@ class GRPOModule(L.LightningModule):
         """Add the gradient of the group's part of the loss: a sum over its tokens, divided by the step's."""
         # Lightning averages gradients over ranks: times their number, the sum over all tokens is left.
         denominator = tokens / self.trainer.world_size
-        mask, device = group.packed.response_mask, log_probs.device
+        device = log_probs.device
+        # A vision token that another engine let through can't be learned from: its log-prob is -inf by definition.
+        mask = group.packed.response_mask & ~log_probs.isneginf()
         policy = policy_loss(
             log_probs,
             old_log_probs,
@@ -174,16 +185,30 @@ class GRPOModule(L.LightningModule):
             loss = loss + self.loss.kl_coefficient * kl.loss
             log.add_mean("kl", kl.kl, mask.sum())
         log.add_mean("clip_ratio/region_mean", policy.clip_ratio, mask.sum())
-        log.add_sum("loss", loss)
+        log.add_sum("loss", loss.detach())
         self.manual_backward(loss)
 
     def optimizer_step_now(self, log: StepLog) -> None:
-        """Clip, step, zero."""
+        """Clip, step, zero. A gradient that is not finite never reaches the weights: the step is left out and counted.
+
+        Raises:
+            FloatingPointError: too many such steps in a row.
+        """
         optimizer = self.optimizers()
         norm = nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimizer_settings.clip_norm)
-        log.add_mean("grad_norm", norm, 1)
-        optimizer.step()
+        log.add_sum("skipped_steps", float(not norm.isfinite()))
+        if norm.isfinite():
+            self.skipped_in_a_row = 0
+            log.add_mean("grad_norm", norm, 1)
+            optimizer.step()
+        else:
+            self.skipped_in_a_row += 1
         optimizer.zero_grad()
+        if self.skipped_in_a_row >= self.optimizer_settings.most_skipped:
+            raise FloatingPointError(
+                f"the gradient was not finite in {self.skipped_in_a_row} steps in a row; the weights are those from before. "
+                "Look at the last rollouts; lower model.optimizer.learning_rate, or set trainer.precision to 32-true"
+            )
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]

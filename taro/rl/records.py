@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning as L
 
+from taro.progress import steps_done
+
 
 class RunRecords(L.Callback):
     """`rollouts/step_*.jsonl` with a line for each completion and its rewards; `failed.jsonl` with a line for each sample
@@ -24,7 +26,7 @@ class RunRecords(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.fit_loop.total_batch_idx + 1
+        step = steps_done(trainer)
         if self.every and step % self.every == 0:
             rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
             _write(self.folder / "rollouts" / f"step_{step:06d}{rank}.jsonl", outputs["rollouts"], "w")

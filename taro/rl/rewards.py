@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from taro.evaluation.metrics import Span, temporal_iou
 from taro.prompts import has_format
+from taro.spans import Span, temporal_iou
 
 
 def format_reward(text: str) -> float:

@@ -74,8 +74,10 @@ class OptimizerSettings:
         learning_rate: constant.
         weight_decay: decoupled.
         clip_norm: the gradient's norm is clipped to this.
+        most_skipped: steps in a row with a gradient that is not finite, and so without an update, before the run stops.
     """
 
     learning_rate: float = 1e-6
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    most_skipped: int = 5

@@ -46,7 +46,7 @@ class StepLog:
         total, mask = judgement.total, group.packed.response_mask
         self.add_mean("reward", total.mean(), 1)
         self.add_mean("reward_std", total.std(), 1)
-        self.add_mean("frac_reward_zero_std", float(total.std() == 0), 1)
+        self.add_mean("frac_reward_zero_std", float(total.max() == total.min()), 1)
         for name, values in judgement.rewards.items():
             self.add_mean(f"rewards/{name}/mean", values.mean(), 1)
         self.add_mean("completions/mean_length", mask.sum(1).float().mean(), 1)

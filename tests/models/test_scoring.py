@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from taro.models.families import PLACEHOLDERS
 from taro.models.packing import PackedGroup, pack_group
+from taro.models.qwen_vl import QwenVL
 from taro.models.scoring import score_group
 
 LENGTHS = (5, 1, 0, 9, 2)
@@ -33,6 +36,23 @@ def assert_close_gradients(got, expected):
     for name, value in expected.items():
         assert (got[name] - value).norm() <= 1e-4 * value.norm(), name
         assert value.norm() > 0, name
+
+
+@pytest.fixture(scope="module", params=["shared_prefix", "sdpa"])
+def attention(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def policy(model_folder, attention):
+    return QwenVL.from_pretrained(model_folder, attention=attention).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def own_policy(model_folder, attention):
+    policy = QwenVL.from_pretrained(model_folder, attention=attention)
+    policy.freeze_tower()
+    return policy
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, (7,), (1,), (3, 3), (0, 4)], ids=str)
@@ -92,7 +112,8 @@ def test_a_completion_does_not_see_the_others(policy, prompts):
         torch.testing.assert_close(after.entropy[row, :length], before.entropy[row, :length], atol=1e-5, rtol=0)
 
 
-def test_a_plain_causal_mask_gives_other_log_probs(policy, prompts, monkeypatch):
+def test_a_plain_causal_mask_gives_other_log_probs(model_folder, prompts, monkeypatch):
+    policy = QwenVL.from_pretrained(model_folder, attention="sdpa").requires_grad_(False)
     completions = random_completions((4, 6, 3))
     right = score(policy, prompts[0], completions).log_probs
     causal = lambda group: torch.ones(len(group.input_ids), len(group.input_ids), dtype=torch.bool).tril()  # noqa: E731
@@ -100,6 +121,34 @@ def test_a_plain_causal_mask_gives_other_log_probs(policy, prompts, monkeypatch)
     wrong = score(policy, prompts[0], completions).log_probs
     torch.testing.assert_close(wrong[0], right[0], atol=1e-5, rtol=0)
     assert (wrong[1:, 1:3] - right[1:, 1:3]).abs().max() > 1e-2
+
+
+def test_a_layout_that_allows_too_much_gives_other_log_probs(model_folder, prompts, monkeypatch):
+    policy = QwenVL.from_pretrained(model_folder, attention="shared_prefix").requires_grad_(False)
+    completions = random_completions((4, 6, 3))
+    right = score(policy, prompts[0], completions).log_probs
+    layout = PackedGroup.layout
+
+    def acausal(group):
+        return replace(layout(group), allowed=torch.ones_like(layout(group).allowed))
+
+    monkeypatch.setattr(PackedGroup, "layout", acausal)
+    wrong = score(policy, prompts[0], completions).log_probs
+    assert (wrong - right).abs().max() > 1e-2
+
+
+def test_layout_and_mask_allow_the_same():
+    group = pack_group(range(1, 6), [[7, 8], [9], [], [10, 11, 12]])
+    layout, allowed = group.layout(), torch.zeros(11, 11, dtype=torch.bool)
+    allowed[:5, :5] = torch.ones(5, 5, dtype=torch.bool).tril()
+    for token, slot in enumerate(layout.slots.tolist()):
+        row, column = divmod(slot, layout.columns)
+        seen = layout.allowed[column]
+        own = [t for t, s in enumerate(layout.slots.tolist()) if s // layout.columns == row]
+        allowed[5 + token, :5] = seen[:5]
+        for place, other in enumerate(own):
+            allowed[5 + token, 5 + other] = seen[5 + place]
+    assert torch.equal(allowed, group.attention_mask())
 
 
 def test_positions_that_run_on_give_other_log_probs(policy, prompts, monkeypatch):

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from taro.data.datamodule import GroundingExample
+from taro.data.examples import GroundingExample
 from taro.data.synthetic import draw_scene, scene_samples
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.models.tiny.pretraining import scene_video
 from taro.rl.gap_probe import TOKENS, correct_groups, probe_gaps
-from taro.rl.native_engine import NativeEngine
+from taro.rl.rollout import NativeEngine
 
 BASE = Path(__file__).parents[2] / "assets" / "tiny-qwen2.5-vl"
 FIRST_SEED = 7_000_000_000_000_000_000  # scenes that neither training nor evaluation draws
@@ -29,7 +29,7 @@ def pairs():
         sample = scene_samples(scene, f"{seed}.mp4")[0]
         video = scene_video(scene, settings.video, builder.geometry)
         examples.append(GroundingExample(sample, builder.build(sample.query, video)))
-    groups = correct_groups(policy, builder, NativeEngine(policy, builder.eos_id), examples, group_size=4)
+    groups = correct_groups(policy, builder, NativeEngine(policy, builder.end_ids), examples, group_size=4)
     return probe_gaps(policy, groups, radius=1.5)
 
 

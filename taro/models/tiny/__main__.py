@@ -34,8 +34,7 @@ from taro.models.tiny.pretraining import (
     scene_video,
 )
 from taro.prompts import parse_answer
-from taro.rl.native_engine import NativeEngine
-from taro.rl.rollout import RolloutPrompt, SamplingSettings
+from taro.rl.rollout import NativeEngine, RolloutPrompt, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def fit(stage: Stage, dataset: Dataset, batch_size: int, seed: int) -> dict[str,
 def evaluate(policy: QwenVL, builder: PromptBuilder, video: VideoSettings, queries: int) -> dict[str, float]:
     """Greedy answers to one query for each of `queries` scenes of their own."""
     policy.eval()
-    engine, metrics = NativeEngine(policy, builder.eos_id), GroundingMetrics()
+    engine, metrics = NativeEngine(policy, builder.end_ids), GroundingMetrics()
     for start in range(0, queries, 32):
         scenes = [draw_scene(8_000_000_000_000_000_000 + start + number) for number in range(32)]
         events = [scene.events[scene.seed % len(scene.events)] for scene in scenes]

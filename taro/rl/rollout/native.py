@@ -6,15 +6,16 @@ R rows (completions of all prompts), P prompt tokens (of the longest), V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
+from taro.models.cache import preallocated_cache
 from taro.models.qwen_vl import QwenVL
-from taro.rl.rollout import RolloutGroup, RolloutPrompt, SamplingSettings
+from taro.rl.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings
 
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows goes on
 
@@ -35,12 +36,12 @@ class NativeEngine:
 
     Args:
         policy: the model; called without gradients, in whatever mode it is in.
-        eos_id: ends a completion.
+        end_ids: tokens that end a completion.
         rows: at most this many completions are decoded together; a group is never split.
     """
 
-    def __init__(self, policy: QwenVL, eos_id: int, rows: int = 128) -> None:
-        self.policy, self.eos_id, self.rows = policy, eos_id, rows
+    def __init__(self, policy: QwenVL, end_ids: Collection[int], rows: int = 128) -> None:
+        self.policy, self.end_ids, self.rows = policy, frozenset(end_ids), rows
 
     def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the weights are the policy's own."""
@@ -75,7 +76,7 @@ class NativeEngine:
             for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True)
         ]
         sizes = [len(prompt.seeds) for prompt in prompts]
-        cache, mask, positions, hidden = self._prefill(prompts, sizes)
+        cache, mask, positions, hidden = self._prefill(prompts, sizes, sampling.max_tokens)
         active = list(range(len(rows)))
         while True:
             tokens = self._choose([rows[i] for i in active], self.policy.logits(hidden), sampling)
@@ -94,8 +95,8 @@ class NativeEngine:
             positions = positions + 1
 
     def _prefill(
-        self, prompts: Sequence[RolloutPrompt], sizes: list[int]
-    ) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
+        self, prompts: Sequence[RolloutPrompt], sizes: list[int], max_tokens: int
+    ) -> tuple[Cache, Tensor, Tensor, Tensor]:
         """Run each prompt once. Returns the cache with a row for each completion, left-padded to the longest prompt, its
         mask (R, P), the next position of each row (R,), and the last hidden state of each row (R, D)."""
         caches, last = [], []
@@ -114,7 +115,7 @@ class NativeEngine:
         repeats = torch.tensor(sizes, device=self.policy.device)
         lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
         longest = int(lengths.max())
-        shared = DynamicCache()
+        shared = preallocated_cache(len(caches[0].layers), max_tokens)
         for layer in range(len(caches[0].layers)):
             keys = torch.cat([_left_pad(c.layers[layer].keys, longest) for c in caches])
             values = torch.cat([_left_pad(c.layers[layer].values, longest) for c in caches])
@@ -147,7 +148,7 @@ class NativeEngine:
             if not row.finished and len(row.tokens) < sampling.max_tokens:
                 row.tokens.append(token)
                 row.log_probs.append(value)
-                row.finished = token == self.eos_id and len(row.tokens) > len(row.prefix)
+                row.finished = token in self.end_ids and len(row.tokens) > len(row.prefix)
         return tokens
 
 

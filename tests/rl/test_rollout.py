@@ -8,8 +8,7 @@ from taro.models.families import PLACEHOLDERS
 from taro.models.packing import pack_group
 from taro.models.patches import frames_to_patches
 from taro.models.scoring import score_group
-from taro.rl.native_engine import NativeEngine
-from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
 
 NEVER = -1  # an end token that is never drawn
 PREFIXES = ((5, 6, 7), (), (8,), (9, 10, 11, 12, 13))
@@ -20,7 +19,7 @@ def request(prompt, seeds=(0,), prefixes=None):
 
 
 def generate(policy, requests, *, eos=NEVER, rows=128, **sampling):
-    return NativeEngine(policy, eos, rows).generate(requests, SamplingSettings(**sampling))
+    return NativeEngine(policy, [eos], rows).generate(requests, SamplingSettings(**sampling))
 
 
 def tokens(groups):
@@ -51,7 +50,7 @@ def argmax_loop(policy, prompt, count, plain_logits):
 
 
 def test_it_is_a_rollout_engine(policy):
-    engine = NativeEngine(policy, NEVER)
+    engine = NativeEngine(policy, [NEVER])
     assert isinstance(engine, RolloutEngine)
     assert engine.sync(policy.named_parameters()) is None
     assert engine.generate([], SamplingSettings()) == []
@@ -242,7 +241,7 @@ def test_given_features_are_used(policy, prompts, monkeypatch):
 
 
 def test_weights_are_the_policys_current_ones(own_policy, prompts):
-    engine, sampling = NativeEngine(own_policy, NEVER), SamplingSettings(max_tokens=8)
+    engine, sampling = NativeEngine(own_policy, [NEVER]), SamplingSettings(max_tokens=8)
     before = tokens(engine.generate([request(prompts[0])], sampling))
     with torch.no_grad():
         own_policy.model.lm_head.weight.mul_(-1.0)

@@ -1,0 +1,91 @@
+"""Samples as prompts, and in which order training meets them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from taro.data.examples import GroundingExample
+from taro.data.samples import Sample
+from taro.data.video import Video, VideoError, load_video
+from taro.models.prompt import PromptBuilder, PromptError
+from taro.models.settings import GroundingSettings
+from taro.seeds import stable_seed
+
+CACHED_BYTES = 256 * 2**20  # decoded frames that each worker keeps: queries of one video, and epochs, come back to them
+
+
+class GroundingDataset(Dataset):
+    """Decodes a sample's video and builds its prompt; what is wrong with one sample is kept as its `failure`."""
+
+    def __init__(self, samples: list[Sample], builder: PromptBuilder, settings: GroundingSettings) -> None:
+        self.samples, self.builder, self.settings = samples, builder, settings
+        self.videos: OrderedDict[tuple[str, tuple[float, float] | None], Video] = OrderedDict()
+        self.cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> GroundingExample:
+        sample = self.samples[index]
+        try:
+            return GroundingExample(sample, self.builder.build(sample.query, self.video(sample)))
+        except (VideoError, PromptError) as error:
+            return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
+
+    def video(self, sample: Sample) -> Video:
+        """The sample's frames, from memory where this worker decoded them not long ago."""
+        key = (sample.video, sample.clip)
+        if key in self.videos:
+            self.videos.move_to_end(key)
+            return self.videos[key]
+        video = load_video(sample.video, clip=sample.clip, settings=self.settings.video, geometry=self.builder.geometry)
+        self.videos[key] = video
+        self.cached_bytes += video.frames.nbytes
+        while self.cached_bytes > CACHED_BYTES:
+            _, oldest = self.videos.popitem(last=False)
+            self.cached_bytes -= oldest.frames.nbytes
+        return video
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation of all samples for each epoch, which follows from the seed; each rank takes its own, equally many.
+
+    Where in which epoch it starts follows from the steps done, so that a resumed run goes on with the next sample.
+
+    Args:
+        length: number of samples.
+        seed: of the permutations.
+        batch_size: samples of a step on each rank; an epoch has as many steps as they fill.
+        steps_done: asked whenever an iteration starts.
+        rank, world_size: which part.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        batch_size: int,
+        steps_done: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.length, self.seed, self.batch_size, self.steps_done = length, seed, batch_size, steps_done
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return self.length // self.world_size
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and step in it."""
+        return divmod(self.steps_done(), len(self) // self.batch_size)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, step = self.place
+        generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        return iter(order[self.rank : len(self) * self.world_size : self.world_size][step * self.batch_size :])

@@ -1,0 +1,47 @@
+"""The checkpoint that a run is gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+
+from taro.progress import steps_done
+
+
+class LastCheckpoint(L.Callback):
+    """`last.ckpt` at each validation, at the end, and where training is cut short (an error, Ctrl-C, SIGTERM).
+
+    Lightning's own `save_last` is written only when the best checkpoint is.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder, "last.ckpt")
+        self.saved_step: int | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        step = steps_done(trainer)
+        if trainer.state.fn == TrainerFn.FITTING and trainer.optimizers and step != self.saved_step:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self.saved_step = step
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """An epoch that `max_steps` cut off is gone on with: Lightning counts it as over."""
+        loop = checkpoint["loops"]["fit_loop"]
+        if loop["epoch_loop.batch_progress"]["current"]["processed"] < trainer.num_training_batches:
+            for count in loop["epoch_progress"].values():
+                count["processed"] = count["completed"] = count["ready"] - 1

@@ -1,0 +1,241 @@
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from taro.data.datamodule import GroundingDataModule
+from taro.data.dataset import EpochSampler
+from taro.data.samples import SampleError, load_samples, save_samples
+from taro.data.video import VideoSettings
+from taro.models.settings import GroundingSettings
+from taro.models.tiny.architecture import TINY_PROMPT
+from taro.prompts import constructed_path
+from taro.seeds import stable_seed
+
+VIDEO = VideoSettings(fps=1.0, max_tokens=64)
+SETTINGS = GroundingSettings(TINY_PROMPT, VIDEO, max_prompt_tokens=1024, evaluation_max_prompt_tokens=1024)
+
+
+def trainer(steps=0, world_size=1, rank=0):
+    """As much of a trainer as a datamodule asks for."""
+    total = SimpleNamespace(processed=steps)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=total)))
+    return SimpleNamespace(world_size=world_size, global_rank=rank, training=True, fit_loop=loop)
+
+
+@pytest.fixture
+def make(tiny_folder, synthetic):
+    def make(own_trainer=None, **settings):
+        values = {
+            "train_file": f"{synthetic}/train.jsonl",
+            "validation_file": f"{synthetic}/validation.jsonl",
+            "test_file": f"{synthetic}/test.jsonl",
+            "grounding": SETTINGS,
+            "group_size": 4,
+            "prompts_per_step": 2,
+            "evaluation_batch": 2,
+            "workers": 0,
+        }
+        data = GroundingDataModule(tiny_folder, **values | settings)
+        data.trainer = own_trainer or trainer()
+        data.setup("fit")
+        return data
+
+    return make
+
+
+def order(length=10, seed=3, batch_size=2, steps=0, rank=0, world_size=1):
+    return list(EpochSampler(length, seed, batch_size, lambda: steps, rank, world_size))
+
+
+def test_each_epoch_is_another_permutation():
+    epochs = [order(steps=5 * epoch) for epoch in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs == [order(steps=5 * epoch) for epoch in range(3)]
+    assert order(seed=4) != epochs[0]
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_an_epoch_goes_on_after_the_steps_done(step):
+    for epoch in (0, 1):
+        assert order(steps=5 * epoch + step) == order(steps=5 * epoch)[2 * step :]
+
+
+@pytest.mark.parametrize(("length", "world_size"), [(10, 2), (11, 2), (11, 3)])
+def test_ranks_share_the_epoch(length, world_size):
+    parts = [order(length, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {len(part) for part in parts} == {length // world_size}
+    together = Counter(index for part in parts for index in part)
+    assert max(together.values()) == 1 and len(together) == length // world_size * world_size
+    whole = order(length)[: len(together)]
+    assert sorted(together) == sorted(whole)
+
+
+def test_steps_of_all_ranks_are_those_of_one(make):
+    """The same prompts_per_step, split over two ranks."""
+    alone = [[e.sample.id for e in batch] for batch in make(prompts_per_step=2).train_dataloader()]
+    loaders = [make(trainer(world_size=2, rank=rank), prompts_per_step=2).train_dataloader() for rank in (0, 1)]
+    shared = [[e.sample.id for part in batches for e in part] for batches in zip(*loaders, strict=True)]
+    assert alone == shared and len(alone) == 3 and all(len(batch) == 2 for batch in alone)
+
+
+def test_incomplete_steps_are_left_out(make):
+    batches = list(make(prompts_per_step=4).train_dataloader())
+    assert [len(batch) for batch in batches] == [4]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluation_sees_every_sample_in_order_once(make, split, synthetic):
+    expected = [sample.id for sample in load_samples(synthetic / f"{split}.jsonl")]
+    loader = f"{'val' if split == 'validation' else split}_dataloader"
+    alone = [e.sample.id for batch in getattr(make(), loader)() for e in batch]
+    assert alone == expected
+    ranks = [
+        [e.sample.id for batch in getattr(make(trainer(world_size=2, rank=rank)), loader)() for e in batch]
+        for rank in (0, 1)
+    ]
+    assert sorted(ranks[0] + ranks[1]) == sorted(expected)
+
+
+def test_workers_give_the_same_examples(make):
+    plain, workers = (list(make(workers=workers).train_dataloader()) for workers in (0, 1))
+    for one, other in zip(plain, workers, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.sample == b.sample
+            assert torch.equal(a.prompt.input_ids, b.prompt.input_ids)
+            assert torch.equal(a.prompt.video.frames, b.prompt.video.frames)
+
+
+def example_of(data, number=0):
+    batches = list(data.train_dataloader())
+    return batches[0][number]
+
+
+def test_without_the_curriculum_all_is_free(make):
+    data = make()
+    example = data.add_paths(example_of(data))
+    assert example.prefixes == ((),) * 4 and not example.constructed.any()
+
+
+def test_paths_are_those_of_the_prompts(make):
+    """Tokens of a path that starts reasoning with some of the sample's captions; each completion has its own."""
+    data = make(group_size=32)
+    data.constructed_probability = 1.0
+    plain = example_of(data)
+    example = data.add_paths(plain)
+    assert example.constructed.tolist() == [True] * 32 and len(set(example.prefixes)) > 2
+    assert example.prompt is plain.prompt and example.sample is plain.sample
+    texts = {data.builder(training=True).decode(list(prefix)) for prefix in example.prefixes}
+    possible = set()
+    for seed in range(200):
+        possible.add(constructed_path(example.sample.query, example.sample.captions, random.Random(seed)))
+    assert texts <= possible and all(text.startswith("<think>\n") and "</think>" not in text for text in texts)
+
+
+@pytest.mark.parametrize("probability", [0.25, 0.75])
+def test_each_completion_is_constructed_with_the_probability(make, probability):
+    data = make(group_size=1000)
+    data.constructed_probability = probability
+    share = float(data.add_paths(example_of(data)).constructed.float().mean())
+    assert share == pytest.approx(probability, abs=0.06)
+
+
+def test_a_sample_without_captions_has_no_paths(make, synthetic, tmp_path):
+    samples = load_samples(synthetic / "train.jsonl")
+    save_samples([replace(sample, captions=()) for sample in samples], tmp_path / "train.jsonl")
+    data = make(train_file=str(tmp_path / "train.jsonl"))
+    data.constructed_probability = 1.0
+    assert data.add_paths(example_of(data)).prefixes == ((),) * 4
+
+
+def test_draws_follow_from_seed_epoch_and_sample(make):
+    def drawn(steps=0, seed=0, number=0):
+        data = make(trainer(steps), seed=seed)
+        data.constructed_probability = 1.0
+        data.train_dataloader()
+        example = data.train_dataloader().dataset[number]
+        example = data.add_paths(example)
+        return example.prefixes, example.seeds, example.shuffle_seed
+
+    prefixes, seeds, shuffle = drawn()
+    assert drawn() == (prefixes, seeds, shuffle) == drawn(steps=2)  # the same epoch
+    assert len(set(seeds)) == 4
+    for other in (drawn(steps=3), drawn(seed=1), drawn(number=1)):
+        assert not set(other[1]) & set(seeds)
+    assert drawn(steps=3)[2] == shuffle  # a sample has one shuffled video
+    assert drawn(seed=1)[2] != shuffle != drawn(number=1)[2]
+
+
+def test_stable_seeds():
+    assert stable_seed("a", 1) == stable_seed("a", "1") != stable_seed("a1")
+    assert all(0 <= stable_seed(k) < 2**63 for k in range(100)) and len({stable_seed(k) for k in range(100)}) == 100
+
+
+def test_training_adds_paths_and_evaluation_does_not(make):
+    data = make()
+    batch = [example_of(data)]
+    assert hasattr(data.on_after_batch_transfer(batch, 0)[0], "prefixes")
+    data.trainer.training = False
+    assert data.on_after_batch_transfer(batch, 0) is batch
+
+
+def test_evaluation_has_its_own_video_settings(make):
+    settings = GroundingSettings(TINY_PROMPT, VIDEO, 1024, VideoSettings(fps=0.5, max_tokens=64), 600)
+    data = make(grounding=settings)
+    assert data.builder(training=True).max_tokens == 1024 and data.builder(training=False).max_tokens == 600
+    assert example_of(data).prompt.video.fps == pytest.approx(1.0, abs=0.1)
+    (first, *_) = next(iter(data.val_dataloader()))
+    assert first.prompt.video.fps == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "truncated"])
+def test_a_bad_video_is_a_failure_with_its_reason(make, synthetic, tmp_path, fault):
+    samples = load_samples(synthetic / "train.jsonl")
+    path = tmp_path / "bad.mp4"
+    if fault != "missing":
+        data = Path(samples[0].video).read_bytes()
+        path.write_bytes(b"" if fault == "empty" else data[: len(data) // 3])
+    save_samples([replace(sample, video=str(path)) for sample in samples], tmp_path / "train.jsonl")
+    examples = [e for batch in make(train_file=str(tmp_path / "train.jsonl")).train_dataloader() for e in batch]
+    assert len(examples) == 6
+    for example in examples:
+        assert example.prompt is None and example.failure.startswith("VideoError: ") and "bad.mp4" in example.failure
+
+
+def test_a_prompt_over_the_budget_is_a_failure(make):
+    example = example_of(make(grounding=replace(SETTINGS, max_prompt_tokens=20)))
+    assert example.prompt is None
+    assert "PromptError: the prompt has" in example.failure and "data.grounding.max_prompt_tokens" in example.failure
+
+
+def bad_rows(synthetic, path):
+    """Two rows that can't be right, of six."""
+    lines = (synthetic / "train.jsonl").read_text().replace("train/", f"{synthetic}/train/").splitlines()
+    lines[1] = lines[1].replace('"duration": ', '"duration": -')
+    lines[4] = lines[4].replace('"spans": [[', '"spans": [[900.0, ')
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_bad_rows_stop_or_are_dropped(make, synthetic, tmp_path):
+    path = bad_rows(synthetic, tmp_path / "train.jsonl")
+    with pytest.raises(SampleError, match=r"(?s)2 of 6 rows.*line 2: duration: got -.*line 5: spans") as error:
+        make(train_file=path)
+    assert "bad_rows" in str(error.value)
+    assert len(make(train_file=path, bad_rows="drop").samples["train"]) == 4
+
+
+def test_too_few_samples_for_a_step_stop_at_once(make):
+    with pytest.raises(SampleError, match=r"has 6 samples, fewer than data.prompts_per_step = 8: not one step"):
+        make(prompts_per_step=8)
+
+
+def test_only_the_first_training_samples(make):
+    data = make(limit_train=3)
+    assert {split: len(samples) for split, samples in data.samples.items()}["train"] == 3
+    assert len(data.samples["validation"]) >= 2

@@ -1,0 +1,87 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from taro.models.export import export_policy, load_policy_weights, main
+from taro.models.qwen_vl import QwenVL
+from taro.models.settings import GroundingSettings
+from taro.models.tiny.architecture import save_random
+
+
+@pytest.fixture
+def trained(fit, arguments, scripted, tmp_path):
+    """A run of two steps and its checkpoint."""
+    cli = fit([*arguments, "--trainer.max_steps=2", "--model.optimizer.learning_rate=1e-3",
+               "--data.grounding.evaluation_video.fps=0.5"])  # fmt: skip
+    path = tmp_path / "some.ckpt"
+    cli.trainer.save_checkpoint(path, weights_only=False)
+    return cli, path
+
+
+def test_the_command_gives_the_policy(trained, tiny_folder, tmp_path, capsys):
+    cli, path = trained
+    main([f"--checkpoint={path}", f"--output={tmp_path}/exported"])
+    assert "weights of step 2" in capsys.readouterr().out
+    found = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported").state_dict()
+    start = AutoModelForImageTextToText.from_pretrained(tiny_folder).state_dict()
+    expected = cli.model.policy.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert any(not torch.equal(value, start[name]) for name, value in found.items())
+    settings = GroundingSettings.load(tmp_path / "exported")
+    assert settings == cli.datamodule.grounding and settings.evaluation_video.fps == 0.5
+
+
+def test_the_folder_is_whole(trained, tiny_folder, tmp_path):
+    main([f"--checkpoint={trained[1]}", f"--output={tmp_path}/exported"])
+    for name in ("preprocessor_config.json", "generation_config.json", "chat_template.jinja"):
+        original, copied = (folder / name for folder in (tmp_path.__class__(tiny_folder), tmp_path / "exported"))
+        assert copied.exists() == original.exists()
+        if original.exists() and name == "preprocessor_config.json":
+            assert json.loads(copied.read_text()) == json.loads(original.read_text())
+    texts = "the red square, 日本語 <|im_end|>"
+    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (tiny_folder, tmp_path / "exported")]
+    assert tokenizers[0](texts)["input_ids"] == tokenizers[1](texts)["input_ids"]
+    assert tokenizers[0].eos_token_id == tokenizers[1].eos_token_id
+
+
+def test_in_another_precision(trained, tmp_path):
+    cli, path = trained
+    main([f"--checkpoint={path}", f"--output={tmp_path}/half", "--dtype=bfloat16"])
+    found = AutoModelForImageTextToText.from_pretrained(tmp_path / "half", dtype="auto")
+    assert found.dtype == torch.bfloat16
+    for name, value in cli.model.policy.model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.equal(found.state_dict()[name], value.bfloat16()), name
+    assert cli.model.policy.model.dtype == torch.float32
+
+
+def test_both_families_come_back_as_they_were(own_policy, model_folder, tmp_path):
+    export_policy(own_policy, model_folder, tmp_path / "exported", None)
+    again = QwenVL.from_pretrained(str(tmp_path / "exported"))
+    assert type(again.model) is type(own_policy.model) and again.geometry == own_policy.geometry
+    for name, value in own_policy.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    assert GroundingSettings.load(tmp_path / "exported") is None
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
+    other = QwenVL.from_pretrained(str(save_random(tmp_path / "other", "qwen3_vl")))
+    with pytest.raises(ValueError, match=r"some.ckpt does not fit Qwen3VLForConditionalGeneration: missing \["):
+        load_policy_weights(other, trained[1])
+
+
+def test_loading_goes_back_to_the_checkpoint(trained):
+    cli, path = trained
+    policy = cli.model.policy
+    wanted = {name: value.clone() for name, value in policy.state_dict().items()}
+    with torch.no_grad():
+        for parameter in policy.decoder.parameters():
+            parameter.zero_()
+    stored = load_policy_weights(policy, path)
+    assert stored["global_step"] == 2
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, wanted[name]), name

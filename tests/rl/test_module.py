@@ -1,0 +1,353 @@
+import json
+from dataclasses import replace
+
+import lightning as L
+import pytest
+import torch
+
+from taro.data.samples import load_samples, save_samples
+from taro.models.qwen_vl import QwenVL
+from taro.prompts import has_format, parse_answer
+from taro.rl.curriculum import CurriculumCallback
+from taro.rl.records import RunRecords
+
+PLAIN = ["--model.temporal_reward=null", "--model.optimizer.clip_norm=1e9"]
+SHORT, LONG = "</think><answer>2.0s to 9.0s</answer>", "From 1.0s to 9.0s the red square moves left\n" * 2
+
+
+class Watch(L.Callback):
+    """Moves the policy away from the reference before the first step; keeps gradients and weights at each update."""
+
+    def __init__(self, noise=0.0):
+        self.noise, self.gradients, self.weights = noise, [], []
+
+    def on_train_start(self, trainer, module):
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in module.trained_parameters():
+                parameter += self.noise * torch.randn(parameter.shape, generator=generator) * parameter.std().nan_to_num(1.0)
+        trainer.optimizers[0].register_step_pre_hook(lambda *_: self.keep(module))
+
+    def keep(self, module):
+        named = [(name, p) for name, p in module.policy.named_parameters() if p.requires_grad]
+        self.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+        self.weights.append({name: p.detach().clone() for name, p in named})
+
+
+def assert_close_gradients(found, expected, tolerance=2e-4):
+    assert found.keys() == expected.keys()
+    largest = max(float(value.abs().max()) for value in expected.values())
+    assert largest > 1e-6
+    for name, value in expected.items():
+        assert float((found[name] - value).abs().max()) < tolerance * largest, name
+
+
+@pytest.fixture
+def uneven(scripted, tiny_builder):
+    """Completions of very different lengths: the first prompt's are short, the second's long; rewards differ."""
+    encode = tiny_builder.encode
+    texts = {
+        (0, 0): "<think>a" + SHORT,
+        (0, 1): "no",
+        (0, 2): "</think><answer>0.0s to 12.0s</answer>",
+        (1, 0): "<think>" + LONG + "</think><answer>1.0s to 20.0s</answer>",
+        (1, 1): "\n" + LONG + SHORT,
+        (1, 2): LONG,
+    }
+    scripted(lambda row, seed, number: [*encode(texts[number, row]), tiny_builder.eos_id])
+
+
+def slow_advantages(examples, completions, builder):
+    """Format and timestamp IoU rewards, relative to the group."""
+    values = []
+    for example, group in zip(examples, completions, strict=True):
+        ((start, end),), duration = example.sample.spans, example.sample.duration
+        rewards = []
+        for completion in group:
+            text = builder.decode(completion)
+            reward, span = float(has_format(text)), parse_answer(text)
+            if span is not None:
+                overlap = max(0.0, min(span[1], end) - max(span[0], start))
+                union = span[1] - span[0] + end - start - overlap
+                near = (1 - abs(span[0] - start) / duration) * (1 - abs(span[1] - end) / duration)
+                reward += overlap / union * near
+            rewards.append(reward)
+        rewards = torch.tensor(rewards)
+        values.append((rewards - rewards.mean()) / (rewards.std() + 1e-6))
+    return values
+
+
+def slow_gradients(policy, reference, examples, completions, advantages, plain_log_probs, token_loss):
+    """One completion at a time through transformers' whole model; the sum over tokens divided by their number."""
+    tokens = sum(len(completion) for group in completions for completion in group)
+    for example, group, own in zip(examples, completions, advantages, strict=True):
+        for row, (completion, advantage) in enumerate(zip(group, own, strict=True)):
+            log_probs = plain_log_probs(policy, example.prompt, completion)
+            with torch.no_grad():
+                difference = plain_log_probs(reference, example.prompt, completion) - log_probs.detach()
+            # d/dx of exp(r - x) - (r - x) - 1 at the current x
+            kl = ((1 - difference.exp()) * log_probs).sum()
+            loss = token_loss(log_probs, advantage, bool(example.prefixes[row]), (example.sample.id, row)) + 0.5 * kl
+            (loss / tokens).backward()
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+def policy_with(folder, weights):
+    policy = QwenVL.from_pretrained(folder)
+    policy.freeze_tower()
+    policy.load_state_dict(weights, strict=False)
+    return policy
+
+
+def completions_of(batch, records, builder):
+    """What the scripted engine gave, from the records."""
+    texts = [record["completion"] for record in records]
+    size = len(batch[0].prefixes)
+    tokens = [[*builder.encode(text), builder.eos_id] for text in texts]
+    return [tokens[i : i + size] for i in range(0, len(tokens), size)]
+
+
+@pytest.mark.parametrize(
+    ("probability", "mode"), [(1.0, "mask"), (1.0, "awr"), (0.0, "mask"), (0.5, "clone")]
+)
+def test_gradient_of_a_step(
+    fit, arguments, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, monkeypatch, probability, mode
+):
+    """Constructed completions: -A log pi over all of their tokens, the constructed ones included; free ones: -A log pi
+    too, as the ratio is 1, over the unmapped A. Plus the KL to the reference; divided by all tokens of the step."""
+    monkeypatch.setattr(CurriculumCallback, "probability", lambda *_: probability)
+    watch = Watch(noise=0.1)
+    extra = ["--trainer.max_steps=1", "--model.loss.kl_coefficient=0.5", f"--model.advantages.constructed={mode}"]
+    cli = fit([*arguments, *PLAIN, *extra], watch, steps)
+    batch, records = steps.batches[0], steps.records[0]
+    completions = completions_of(batch, records, tiny_builder)
+    constructed = [bool(prefix) for example in batch for prefix in example.prefixes]
+    assert {0.0: not any(constructed), 1.0: all(constructed), 0.5: len(set(constructed)) == 2}[probability]
+    assert [record["constructed"] for record in records] == constructed
+    for example, group in zip(batch, completions, strict=True):
+        for prefix, completion in zip(example.prefixes, group, strict=True):
+            assert tuple(completion[: len(prefix)]) == prefix and (not prefix or len(prefix) > 10)
+    lengths = [sum(map(len, group)) for group in completions]
+    assert max(lengths) > 1.5 * min(lengths)
+
+    free = slow_advantages(batch, completions, tiny_builder)
+    mapped = {"mask": lambda a: a.clamp(min=0), "awr": torch.exp, "clone": lambda a: (a > 0).float()}[mode]
+    advantages = [
+        torch.tensor([float(mapped(a)) if prefix else float(a) for a, prefix in zip(own, example.prefixes, strict=True)])
+        for own, example in zip(free, batch, strict=True)
+    ]
+    assert torch.tensor([record["weight"] for record in records]) == pytest.approx(torch.cat(advantages), abs=1e-4)
+    policy = policy_with(tiny_folder, watch.weights[0])
+    expected = slow_gradients(
+        policy, QwenVL.from_pretrained(tiny_folder), batch, completions, advantages, plain_log_probs,
+        lambda log_probs, advantage, *_: -advantage * log_probs.sum(),
+    )  # fmt: skip
+    assert_close_gradients(watch.gradients[0], expected)
+    assert len(watch.gradients) == 1 and steps.column("kl")[0] > 1e-3
+    assert cli.trainer.global_step == 1
+
+
+@pytest.mark.parametrize("constructed", [False, True])
+def test_a_second_update_has_a_ratio(
+    fit, arguments, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, constructed
+):
+    """It keeps the log-probs from before the first update; its gradient is that of the clipped surrogate. Constructed
+    completions have no ratio: -A log pi again."""
+    watch = Watch(noise=0.1)
+    extra = ["--trainer.max_steps=2", "--model.loss.kl_coefficient=0.5", "--model.loss.updates=2",
+             f"--curriculum.warmup_epochs={int(constructed)}", "--model.optimizer.learning_rate=3e-3"]  # fmt: skip
+    cli = fit([*arguments, *PLAIN, *extra], watch, steps)
+    assert len(watch.gradients) == 2 == cli.trainer.global_step and len(steps.metrics) == 1
+    batch, records = steps.batches[0], steps.records[0]
+    completions = completions_of(batch, records, tiny_builder)
+    advantages = slow_advantages(batch, completions, tiny_builder)
+    if constructed:
+        advantages = [own.clamp(min=0) for own in advantages]
+    old_policy = policy_with(tiny_folder, watch.weights[0])
+    with torch.no_grad():
+        old = {
+            (example.sample.id, row): plain_log_probs(old_policy, example.prompt, completion)
+            for example, group in zip(batch, completions, strict=True)
+            for row, completion in enumerate(group)
+        }
+    cut = []
+
+    def token_loss(log_probs, advantage, constructed, key):
+        if constructed:
+            return -advantage * log_probs.sum()
+        ratio = (log_probs - old[key]).exp()
+        cut.append((ratio.detach() > 1.2) if advantage > 0 else (ratio.detach() < 0.8))
+        assert (ratio - 1).abs().max() > 0.1
+        surrogate = torch.minimum(advantage * ratio, advantage * ratio.clamp(0.8, 1.2))
+        return -(torch.maximum(surrogate, 3.0 * advantage) if advantage < 0 else surrogate).sum()
+
+    policy = policy_with(tiny_folder, watch.weights[1])
+    reference = QwenVL.from_pretrained(tiny_folder)
+    expected = slow_gradients(policy, reference, batch, completions, advantages, plain_log_probs, token_loss)
+    assert_close_gradients(watch.gradients[1], expected, tolerance=2e-3)
+    share = 0.0 if constructed else float(torch.cat(cut).float().mean())  # nothing is cut in the first update
+    assert constructed or share > 0.02
+    assert steps.column("clip_ratio/region_mean") == pytest.approx([share / 2], rel=0.05)
+
+
+def test_the_gradient_is_clipped_as_a_whole(fit, arguments, uneven, steps):
+    free, bound = Watch(), Watch()
+    fit([*arguments, *PLAIN, "--trainer.max_steps=1"], free, steps)
+    fit([*arguments, *PLAIN, "--trainer.max_steps=1", "--model.optimizer.clip_norm=0.01"], bound, steps)
+
+    def norm(gradients):
+        return float(torch.cat([value.flatten() for value in gradients.values()]).norm())
+
+    whole = norm(free.gradients[0])
+    assert whole > 0.02
+    assert norm(bound.gradients[0]) == pytest.approx(0.01, rel=1e-3)
+    assert steps.column("grad_norm") == pytest.approx([whole, whole], rel=1e-4)  # what is logged is the norm before
+    for name, value in free.gradients[0].items():
+        torch.testing.assert_close(bound.gradients[0][name], value * 0.01 / whole, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_checkpointing_changes_no_number(fit, arguments, uneven, steps, monkeypatch, checkpointing):
+    """And it is really on: the decoder runs again in the backward pass."""
+    calls = []
+
+    class Count(L.Callback):
+        def on_train_start(self, trainer, module):
+            layer = module.policy.decoder.layers[0].mlp
+            layer.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+
+    watch = Watch()
+    fit([*arguments, *PLAIN, "--trainer.max_steps=1", f"--model.gradient_checkpointing={checkpointing}"], watch, Count())
+    assert sum(calls) == (4 if checkpointing else 2)
+    if checkpointing:
+        plain = Watch()
+        fit([*arguments, *PLAIN, "--trainer.max_steps=1"], plain)
+        assert_close_gradients(watch.gradients[0], plain.gradients[0], tolerance=1e-5)
+
+
+def test_rollouts_are_the_same_with_gradient_checkpointing(fit, arguments, steps):
+    """Decoding needs its cache."""
+    for checkpointing in ("false", "true"):
+        fit([*arguments, "--trainer.max_steps=2", f"--model.gradient_checkpointing={checkpointing}",
+             "--model.sampling.max_tokens=12", "--curriculum.warmup_epochs=0"], steps)  # fmt: skip
+    texts = [[record["completion"] for record in records] for records in steps.records]
+    assert texts[:2] == texts[2:] and len(set(texts[0])) > 1
+
+
+def test_only_the_decoder_changes(fit, arguments, uneven, tiny_folder):
+    cli = fit([*arguments, *PLAIN, "--trainer.max_steps=3", "--model.optimizer.learning_rate=1e-2"])
+    start = QwenVL.from_pretrained(tiny_folder).state_dict()
+    trained, reference = cli.model.policy.state_dict(), cli.model.reference.state_dict()
+    assert trained.keys() == reference.keys() == start.keys()
+    for name, value in start.items():
+        assert torch.equal(reference[name], value)
+        assert torch.equal(trained[name], value) == (".visual." in name or trained[name].numel() == 0), name
+    assert not any(parameter.requires_grad for parameter in cli.model.reference.parameters())
+    assert cli.model.reference.tower is cli.model.policy.tower
+
+
+def test_no_reference_without_kl(fit, arguments, uneven, steps):
+    cli = fit([*arguments, *PLAIN, "--trainer.max_steps=1", "--model.loss.kl_coefficient=0"], steps)
+    assert cli.model.reference is None
+    assert "kl" not in steps.metrics[0]
+
+
+def test_without_temporal_reward_nothing_is_shuffled(fit, arguments, uneven, steps, monkeypatch):
+    def never(*args):
+        raise AssertionError("the shuffled video was scored")
+
+    monkeypatch.setattr("taro.rl.module.shuffled_log_probs", never)
+    fit([*arguments, *PLAIN, "--trainer.max_steps=1"], steps)
+    assert not {"rewards/temporal/mean", "taro/temporal_gap"} & steps.metrics[0].keys()
+    for record in steps.records[0]:
+        assert record["temporal_gap"] is None and record["rewards"].keys() == {"format", "timestamp_iou"}
+
+
+def test_the_temporal_reward_is_paid_for_gaps_above_the_mean(fit, arguments, scripted, steps, tiny_builder, synthetic):
+    """Completions with the true answer and different reasoning."""
+    spans = {sample.query: sample.spans[0] for sample in load_samples(synthetic / "train.jsonl")}
+    reasons = ("no", "From 1.0s to 3.0s, the red square moves left", "the blue circle blinks")
+    asked = []
+
+    def script(row, seed, number):
+        start, end = spans[asked[number]]
+        text = f"<think>{reasons[row]}</think><answer>{start}s to {end}s</answer>"
+        return [*tiny_builder.encode(text), tiny_builder.eos_id]
+
+    class Ask(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            asked[:] = [example.sample.query for example in batch]
+
+    scripted(script)
+    extra = ["--curriculum.warmup_epochs=0", "--trainer.max_steps=3", "--model.temporal_reward.bonus=0.25",
+             "--model.temporal_reward.tokens=response"]  # fmt: skip
+    fit([*arguments, *extra], steps, Ask())
+    for records, metrics in zip(steps.records, steps.metrics, strict=True):
+        paid = []
+        for group in (records[:3], records[3:]):
+            gaps = [record["temporal_gap"] for record in group]
+            assert all(record["iou"] > 0.99 for record in group) and len(set(gaps)) == 3
+            expected = [0.25 * (gap > sum(gaps) / 3) for gap in gaps]
+            assert [record["rewards"]["temporal"] for record in group] == expected
+            assert 0 < sum(expected) < 0.75
+            paid += expected
+        assert metrics["rewards/temporal/mean"] == pytest.approx(sum(paid) / 6)
+        assert metrics["reward"] == pytest.approx(sum(sum(r["rewards"].values()) for r in records) / 6)
+        assert metrics["taro/temporal_gap"] == pytest.approx(sum(r["temporal_gap"] for r in records) / 6, abs=1e-6)
+
+
+def test_on_policy_nothing_is_clipped_and_the_start_is_the_reference(fit, arguments, uneven, steps):
+    fit([*arguments, *PLAIN, "--trainer.max_steps=1"], steps)
+    assert steps.column("clip_ratio/region_mean") == [0.0]
+    assert steps.column("kl") == pytest.approx([0.0], abs=1e-9)
+
+
+def with_missing_videos(synthetic, path, missing):
+    """A samples file next to the videos, in which the samples with these places have a video that isn't there."""
+    samples = load_samples(synthetic / "train.jsonl")
+    rows = [replace(s, video=str(path.parent / "gone.mp4")) if i in missing else s for i, s in enumerate(samples)]
+    save_samples(rows, path)
+    return [samples[i].id for i in missing]
+
+
+def test_a_missing_video_costs_one_counted_failure(fit, arguments, uneven, steps, synthetic, tmp_path):
+    (lost,) = with_missing_videos(synthetic, tmp_path / "train.jsonl", [2])
+    extra = [f"--data.train_file={tmp_path}/train.jsonl", "--trainer.max_epochs=1"]
+    fit([*arguments, *PLAIN, *extra], steps, RunRecords(tmp_path))
+    failed = steps.column("data/failed")
+    assert sorted(failed) == [0.0, 0.0, 1.0]
+    step = failed.index(1.0) + 1
+    rows = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["id"]) for row in rows] == [(step, lost)]
+    assert rows[0]["video"].endswith("gone.mp4") and "gone.mp4" in rows[0]["reason"]
+    assert [len(records) for records in steps.records] == [3 if number + 1 == step else 6 for number in range(3)]
+    assert all(record["id"] != lost for records in steps.records for record in records)
+    assert all(value > 0 for value in steps.column("grad_norm"))
+
+
+def test_steps_in_which_every_video_is_missing(fit, arguments, uneven, steps, synthetic, tiny_folder, tmp_path):
+    with_missing_videos(synthetic, tmp_path / "train.jsonl", range(6))
+    cli = fit([*arguments, f"--data.train_file={tmp_path}/train.jsonl", "--trainer.max_epochs=1"], steps)
+    assert steps.column("data/failed") == [2.0] * 3
+    start = QwenVL.from_pretrained(tiny_folder).state_dict()
+    for name, value in cli.model.policy.state_dict().items():
+        assert torch.equal(value, start[name]), name
+
+
+def test_a_prompt_over_the_budget_names_the_setting(fit, arguments, uneven, steps, tmp_path):
+    extra = ["--data.grounding.max_prompt_tokens=20", "--trainer.max_steps=1"]
+    fit([*arguments, *PLAIN, *extra], steps, RunRecords(tmp_path))
+    assert steps.column("data/failed") == [2.0]
+    for line in (tmp_path / "failed.jsonl").read_text().splitlines():
+        assert "data.grounding.max_prompt_tokens allows 20" in json.loads(line)["reason"]
+        assert " tokens, " in json.loads(line)["reason"]
+
+
+def test_a_completion_that_is_cut_is_counted(fit, arguments, steps):
+    """Real rollouts of a random model never end in a few tokens."""
+    extra = ["--curriculum.warmup_epochs=0", "--model.sampling.max_tokens=5", "--trainer.max_steps=1"]
+    fit([*arguments, *PLAIN, *extra], steps)
+    assert steps.column("completions/clipped_ratio") == [1.0]
+    assert steps.column("completions/mean_length") == [5.0]
+    assert steps.column("rewards/format/mean") == [0.0]
+    assert not any(record["finished"] for record in steps.records[0])

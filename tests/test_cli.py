@@ -1,0 +1,191 @@
+import sys
+import warnings
+from pathlib import Path
+
+import lightning as L
+import pytest
+
+import train
+from taro.cli import DEFAULT_CONFIG, ConfigError, count_devices, parse, resolved_config
+from taro.data.samples import SampleError
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """A user hears of a mistake before any weights are read."""
+
+    def never(*args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("taro.models.qwen_vl.AutoModelForImageTextToText.from_pretrained", never)
+    monkeypatch.setattr("taro.models.qwen_vl.QwenVL.from_pretrained", never)
+    monkeypatch.setattr(L.Trainer, "test", never)
+    monkeypatch.setattr(L.Trainer, "fit", never)
+
+
+def test_what_no_weights_forbids(no_weights, arguments):
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        train.main(arguments)
+
+
+def test_every_setting_reaches_its_place(arguments, tmp_path):
+    extra = [
+        "--model.sampling.temperature=0.7", "--model.temporal_reward.tokens=think", "--model.temporal_reward.threshold=0.25",
+        "--model.advantages.constructed=raft", "--model.loss.updates=2", "--model.optimizer.weight_decay=0.5",
+        "--curriculum.schedule=linear", "--data.bad_rows=drop", "--seed_everything=7", "--trainer.max_steps=9",
+    ]  # fmt: skip
+    cli = parse([*arguments, *extra])
+    assert cli.model.sampling.temperature == 0.7 and cli.model.sampling.max_tokens == 96
+    assert cli.model.temporal_reward.tokens == "think" and cli.model.temporal_reward.threshold == 0.25
+    assert cli.model.advantages.constructed == "raft" and cli.model.loss.updates == 2
+    assert cli.model.optimizer_settings.weight_decay == 0.5
+    assert cli.datamodule.bad_rows == "drop" and cli.trainer.max_steps == 9
+    (curriculum,) = [c for c in cli.trainer.callbacks if type(c).__name__ == "CurriculumCallback"]
+    assert curriculum.schedule == "linear"
+    # what follows other settings
+    assert cli.datamodule.name_or_path == cli.model.name_or_path
+    assert cli.datamodule.group_size == cli.model.group_size == 3
+    assert cli.datamodule.seed == 7
+    assert cli.trainer.checkpoint_callback.dirpath == str(tmp_path / "run" / "checkpoints")
+    assert cli.folder == tmp_path / "run" and cli.checkpoint is None
+
+
+def test_without_config_it_is_the_tiny_run(arguments):
+    assert resolved_config(parse(arguments)) == resolved_config(parse(["--config", str(DEFAULT_CONFIG), *arguments]))
+    assert parse(arguments).model.temporal_reward.tokens == "timestamps"  # as in tiny.yaml alone
+
+
+def test_arguments_come_from_the_command_line(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--model.group_size=5"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="(?s).*args parameter is intended.*")
+        assert parse().model.group_size == 5
+        assert parse(arguments).model.group_size == 3
+
+
+@pytest.mark.parametrize("flag", ["--help", "--print_config"])
+def test_help_and_print_config(arguments, capsys, flag):
+    with pytest.raises(SystemExit) as leaving:
+        parse([*arguments, flag])
+    assert leaving.value.code in (0, None)
+    shown = capsys.readouterr().out
+    assert "group_size" in shown and "warmup_epochs" in shown
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        ("--model.groupsize=4", "model.groupsize"),
+        ("--model.temporal_reward.radios=4", "radios"),
+        ("--model.group_size=many", "model.group_size"),
+        ("--model.temporal_reward.tokens=all", "model.temporal_reward"),
+        ("--data.bad_rows=ignore", "data.bad_rows"),
+        ("--curriculum.schedule=cosine", "curriculum.schedule"),
+        ("--trainer.epochs=3", "trainer.epochs"),
+        ("--config=nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_named(arguments, no_weights, capsys, mistake, named):
+    with pytest.raises(SystemExit) as leaving:
+        train.main([*arguments, mistake])
+    assert leaving.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_unknown_key_in_a_file(arguments, no_weights, capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text("model:\n  learning_rate: 1\n")
+    with pytest.raises(SystemExit):
+        train.main([f"--config={tmp_path}/own.yaml", *arguments])
+    assert "learning_rate" in capsys.readouterr().err
+
+
+MISTAKES = [
+    ("--model.group_size=1", "model.group_size = 1: a group needs 2"),
+    ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
+    ("--data.prompts_per_step=0", "data.prompts_per_step = 0: must be 1 or more"),
+    ("--model.sampling.temperature=0", "model.sampling.temperature = 0: all completions"),
+    ("--model.loss.updates=0", "model.loss.updates = 0: must be 1 or more"),
+    ("--model.loss.kl_coefficient=-1", "model.loss.kl_coefficient = -1.0: must be 0 or more"),
+    ("--model.loss.dual_clip=1", "model.loss.dual_clip = 1.0: must be above 1"),
+    ("--model.temporal_reward.radius=0", "model.temporal_reward.radius = 0.0: must be above 0 seconds"),
+    ("--model.dtype=float8", "model.dtype: model.dtype = 'float8', allowed: float32, bfloat16, float16"),
+    ("--trainer.accumulate_grad_batches=2", "set data.prompts_per_step instead"),
+    ("--trainer.gradient_clip_val=1", "set model.optimizer.clip_norm"),
+    ("--trainer.devices=4", "data.prompts_per_step = 2 can't be shared by 4 ranks"),
+    ("--trainer.devices=[0,1,2]", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
+    ("--trainer.num_nodes=3", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
+    ("--data.grounding.prompt=Find it!", "data.grounding.prompt: the prompt template must contain"),
+    ("--data.train_file=a/b.jsonl", "data.train_file = a/b.jsonl: no such file"),
+    ("--data.validation_file=a/c.jsonl", "data.validation_file = a/c.jsonl: no such file"),
+    ("--data.test_file=a/d.jsonl", "data.test_file = a/d.jsonl: no such file"),
+    ("--ckpt_path=a/e.ckpt", "ckpt_path = a/e.ckpt: there is no a/e.ckpt"),
+    ("--ckpt_path=last", "ckpt_path = last: there is no"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES)
+def test_each_contradiction_is_named(arguments, no_weights, mistake, message):
+    with pytest.raises(ConfigError) as error:
+        train.main([*arguments, mistake])
+    head, *problems = str(error.value).splitlines()
+    assert head == "the configuration can't work:"
+    assert len(problems) == 1 and message in problems[0]
+
+
+def test_all_contradictions_at_once(arguments, no_weights):
+    # Without those that say another thing of a setting that is named already.
+    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows")
+    chosen = [item for item in MISTAKES if not any(name in item[0] for name in left_out)]
+    with pytest.raises(ConfigError) as error:
+        train.main([*arguments, *(mistake for mistake, _ in chosen)])
+    problems = str(error.value).splitlines()[1:]
+    assert len(problems) == len(chosen)
+    for _, message in chosen:
+        assert sum(message in problem for problem in problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"),
+    [(1, 1), (4, 4), ("4", 4), ("auto", 1), (-1, 1), ("-1", 1), ([0, 2], 2), ("0,2,", 2), ("0", 1)],
+)
+def test_number_of_devices(devices, count):
+    assert count_devices(devices) == count
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "other"])
+def test_a_folder_that_is_no_qwen_vl(arguments, no_weights, tmp_path, kind):
+    folder = tmp_path / "model"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "other":
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ConfigError, match="name_or_path = ") as error:
+        train.main([*arguments, f"--model.name_or_path={folder}"])
+    assert str(folder) in str(error.value)
+    if kind == "other":
+        assert "is a 'llama' model, allowed: qwen2_5_vl, qwen3_vl" in str(error.value)
+
+
+def with_bad_rows(synthetic, path):
+    """Two of the six rows can't be right."""
+    lines = (synthetic / "train.jsonl").read_text().replace('"train/', f'"{synthetic}/train/').splitlines()
+    lines[1] = lines[1].replace('"duration": ', '"duration": -')
+    lines[4] = lines[4].replace('"spans": [[', '"spans": [[900.0, ')
+    path.write_text("\n".join(lines) + "\n")
+    return f"--data.train_file={path}"
+
+
+def test_bad_rows_are_refused_or_dropped(arguments, scripted, synthetic, tmp_path):
+    arguments = [*arguments, with_bad_rows(synthetic, tmp_path / "train.jsonl"), "--trainer.max_epochs=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taro.models.qwen_vl.QwenVL.from_pretrained", None)
+        with pytest.raises(SampleError, match=r"(?s)2 of 6 rows.*line 2.*line 5"):
+            train.main(arguments)
+    assert not (tmp_path / "run").exists()
+    assert train.main([*arguments, "--data.bad_rows=drop"])["steps"] == 2
+    assert not list(Path(tmp_path, "run").glob("failed.jsonl"))
+
+
+def test_too_few_samples(arguments, no_weights):
+    with pytest.raises(SampleError, match="has 6 samples, fewer than"):
+        train.main([*arguments, "--data.prompts_per_step=8"])

@@ -1,0 +1,189 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import eval as command
+import train
+from taro.data.samples import load_samples, save_samples
+from taro.data.video import VideoSettings
+from taro.evaluation.evaluate import print_evaluation, score_predictions
+from taro.models.qwen_vl import QwenVL
+from taro.models.settings import GroundingSettings
+from taro.models.tiny.architecture import TINY_PROMPT
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+SETTINGS = GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024)
+
+
+def read_rows(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+@pytest.fixture
+def model(tiny_folder, tmp_path):
+    """A model folder with the settings that it was trained with."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in Path(tiny_folder).iterdir():
+        (folder / path.name).symlink_to(path)
+    SETTINGS.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def evaluate(model):
+    def run(*arguments):
+        return command.main(["--dataset=Synthetic", f"--model={model}", "--max_tokens=6", "--workers=0", *arguments])
+
+    return run
+
+
+@pytest.fixture
+def damaged(synthetic, tmp_path):
+    """The training samples, of which the first video is missing, the second empty, the third truncated."""
+    samples = load_samples(synthetic / "train.jsonl")
+    content = Path(samples[0].video).read_bytes()
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "truncated.mp4").write_bytes(content[: len(content) // 2])
+    names = ("missing.mp4", "empty.mp4", "truncated.mp4")
+    rows = [replace(sample, video=str(tmp_path / name)) for sample, name in zip(samples, names, strict=False)]
+    save_samples([*rows, *samples[3:]], tmp_path / "damaged.jsonl")
+    return tmp_path / "damaged.jsonl"
+
+
+def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
+    evaluation = evaluate(f"--annotations={damaged}", f"--output={tmp_path}/out", "--batch_size=2")
+    assert evaluation.metrics["samples"] == 6 and evaluation.metrics["failed"] == 3
+    expected = [sample.id for sample in load_samples(damaged)]
+    rows = read_rows(tmp_path / "out" / "predictions.jsonl")
+    assert [row["id"] for row in rows] == [row["id"] for row in evaluation.predictions] == expected
+    for row, name in zip(rows, ("missing", "empty", "truncated"), strict=False):
+        assert f"{name}.mp4" in row["failure"]
+        assert row["completion"] is None and row["answer"] is None and row["iou"] == 0.0
+    for row in rows[3:]:
+        assert row["failure"] is None and row["completion"]
+    stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert stored["metrics"] == evaluation.metrics and stored["dataset"] == "Synthetic"
+    print_evaluation(evaluation)
+    shown = capsys.readouterr().out
+    assert all(f"failed: {name}" in shown for name in expected[:3]) and expected[3] not in shown
+
+
+def test_metrics_of_known_answers():
+    def row(answer, completion="<think>At 3s.</think><answer>x</answer>", failure=None):
+        return {"answer": answer, "spans": [(2.0, 6.0), (10.0, 12.0)], "completion": completion, "failure": failure}
+
+    metrics = score_predictions(
+        [row((2.0, 6.0)), row((10.0, 13.0)), row(None, "no"), row(None, None, "VideoError: gone")]
+    )
+    assert metrics["mIoU"] == pytest.approx((1 + 2 / 3) / 4)
+    assert [metrics[f"R1@{level}"] for level in (0.3, 0.5, 0.7)] == [0.5, 0.5, 0.25]
+    assert metrics["parse_rate"] == 0.5 and metrics["timestamp_rate"] == 0.5
+    assert metrics["samples"] == 4 and metrics["failed"] == 1
+
+
+def test_all_videos_bad(evaluate, damaged, tmp_path):
+    rows = [replace(sample, video=str(tmp_path / "missing.mp4")) for sample in load_samples(damaged)]
+    save_samples(rows, tmp_path / "none.jsonl")
+    metrics = evaluate(f"--annotations={tmp_path}/none.jsonl").metrics
+    assert metrics["samples"] == metrics["failed"] == 6 and metrics["mIoU"] == 0.0
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_limit(evaluate, synthetic, limit):
+    evaluation = evaluate(f"--annotations={synthetic}/train.jsonl", f"--limit={limit}")
+    expected = [sample.id for sample in load_samples(synthetic / "train.jsonl")][:limit]
+    assert [row["id"] for row in evaluation.predictions] == expected and evaluation.metrics["samples"] == limit
+
+
+def test_batches_and_workers_change_no_answer(evaluate, synthetic):
+    annotations = f"--annotations={synthetic}/train.jsonl"
+    first = evaluate(annotations, "--batch_size=1").predictions
+    assert first == evaluate(annotations, "--batch_size=4", "--workers=1").predictions
+    assert len({row["completion"] for row in first}) > 1
+
+
+def test_answers_are_greedy_ones_of_the_model(evaluate, model, synthetic, tiny_builder):
+    from taro.data.video import load_video
+    from taro.rl.rollout import NativeEngine, RolloutPrompt, SamplingSettings
+
+    (row,) = evaluate(f"--annotations={synthetic}/train.jsonl", "--limit=1").predictions
+    sample = load_samples(synthetic / "train.jsonl")[0]
+    video = load_video(sample.video, clip=None, settings=SETTINGS.video, geometry=tiny_builder.geometry)
+    engine = NativeEngine(QwenVL.from_pretrained(model), tiny_builder.end_ids)
+    prompt = RolloutPrompt(tiny_builder.build(sample.query, video), ((),), (0,))
+    (group,) = engine.generate([prompt], SamplingSettings(temperature=0.0, max_tokens=6))
+    assert row["completion"] == tiny_builder.decode(group.completions[0])
+
+
+def test_settings_in_the_model_folder_are_used(evaluate, model, synthetic, tmp_path):
+    """Unless others are given."""
+    annotations = f"--annotations={synthetic}/train.jsonl"
+    replace(SETTINGS, prompt="At which time: {query}", evaluation_max_prompt_tokens=15).save(model)
+    limited = evaluate(annotations, "--limit=1", f"--output={tmp_path}/out").predictions[0]
+    assert "max_prompt_tokens allows 15" in limited["failure"]
+    stored = json.loads((tmp_path / "out" / "metrics.json").read_text())["grounding"]
+    assert stored["prompt"] == "At which time: {query}" and stored["video"]["max_tokens"] == 64
+    given = evaluate(annotations, "--limit=1", "--grounding.video.max_tokens=64", f"--output={tmp_path}/own")
+    assert given.predictions[0]["failure"] is None
+    assert json.loads((tmp_path / "own" / "metrics.json").read_text())["grounding"]["prompt"] != stored["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset=Charade"], "--dataset Charade: unknown, allowed: Synthetic, Charades"),
+        (["--annotations=nowhere.jsonl"], "nowhere.jsonl: no such samples file; name it with --annotations"),
+    ],
+)
+def test_errors_come_before_the_model(evaluate, monkeypatch, arguments, message):
+    monkeypatch.setattr(QwenVL, "from_pretrained", None)
+    with pytest.raises(ValueError, match=message):
+        evaluate(*arguments)
+
+
+def test_an_error_is_one_line(tiny_folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, str(ROOT / "eval.py"), "--dataset=Nothing", f"--model={tiny_folder}"]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: --dataset Nothing: unknown, allowed: Synthetic, Charades"
+
+
+def test_a_trained_model_is_evaluated_as_in_training(arguments, synthetic, tmp_path):
+    """eval.py on a run's exported model gives the metrics that the run reported."""
+    test_file = f"{synthetic}/test.jsonl"
+    extra = [f"--data.test_file={test_file}", "--trainer.max_steps=1", "--model.evaluation_max_tokens=6"]
+    summary = train.main([*arguments, *extra])
+    command_line = ["--dataset=Synthetic", f"--model={tmp_path}/run/hf", f"--annotations={test_file}", "--max_tokens=6"]
+    metrics = command.main([*command_line, "--workers=0"]).metrics
+    for name, value in summary["after"].items():
+        assert metrics[name] == pytest.approx(value), name
+
+
+@pytest.mark.skipif(
+    not (SHARED / "videos" / "OHOFG.mp4").exists(), reason="the real Charades clip is not here (../shared/videos)"
+)
+def test_a_real_charades_video(model):
+    annotations = SHARED / "annotations" / "charades_one_video.jsonl"
+    evaluation = command.main(
+        [
+            "--dataset=Charades",
+            f"--model={model}",
+            f"--annotations={annotations}",
+            f"--video_root={SHARED}/videos",
+            "--max_tokens=4",
+            "--workers=0",
+        ]
+    )
+    assert evaluation.metrics["samples"] == 6 and evaluation.metrics["failed"] == 0
+    queries = [row["query"] for row in read_rows(annotations)]
+    assert [row["query"] for row in evaluation.predictions] == queries
+    assert torch.tensor([row["iou"] for row in evaluation.predictions]).isfinite().all()
