@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from jsonargparse import auto_cli
 
 from taro.data.samples import SampleError
-from taro.evaluation.evaluate import Evaluation, evaluate, print_evaluation
+from taro.evaluation.evaluate import Evaluation, EvaluationError, evaluate, print_evaluation
 from taro.models.families import ModelError
 
 
@@ -24,5 +24,5 @@ def main(arguments: Sequence[str] | None = None) -> Evaluation:
 if __name__ == "__main__":
     try:
         print_evaluation(main())
-    except (ValueError, SampleError, ModelError) as error:
+    except (EvaluationError, SampleError, ModelError) as error:
         sys.exit(f"error: {error}")

@@ -20,9 +20,10 @@ from taro.cli import ConfigError, TaroCLI, parse, resolved_config
 from taro.data.samples import SampleError
 from taro.models.export import export_policy, load_policy_weights
 from taro.models.families import ModelError
+from taro.progress import steps_done
 from taro.rl.checkpoint import LastCheckpoint
 from taro.rl.records import RunRecords
-from taro.run_folder import prepare_folder, print_summary, write_environment, write_summary
+from taro.run_folder import make_summary, prepare_folder, print_summary, write_environment, write_summary
 
 warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
@@ -56,8 +57,9 @@ def run(cli: TaroCLI, folder: Path) -> dict:
     after = trainer.test(module, data, verbose=False)[0] if testing else {}
     if trainer.is_global_zero:
         export_policy(module.policy, module.name_or_path, folder / "hf", data.grounding)
-    summary = {"before": before, "after": after, "steps": trainer.global_step, "seconds": seconds}
-    return write_summary(folder, summary)
+    summary = make_summary(before, after, steps_done(trainer), seconds)
+    write_summary(folder, summary)
+    return summary
 
 
 if __name__ == "__main__":

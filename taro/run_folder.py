@@ -10,12 +10,14 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
 PACKAGES = ("taro", "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
 
 
+@rank_zero_only
 def prepare_folder(folder: Path, resuming: bool) -> None:
     """Make the folder. An earlier run of the same name is kept, under a name with its time, unless it is gone on with."""
     if folder.exists() and not resuming and any(folder.iterdir()):
@@ -25,6 +27,7 @@ def prepare_folder(folder: Path, resuming: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+@rank_zero_only
 def write_environment(folder: Path, config: str) -> None:
     """`config.yaml` with every setting, `environment.json` with commit and package versions."""
     (folder / "config.yaml").write_text(config)
@@ -49,14 +52,19 @@ def git_commit() -> str | None:
         return None
 
 
-def write_summary(folder: Path, summary: dict) -> dict:
-    """`summary.json`; returns what was written: metrics under their own names, without the logger's prefix."""
-    for part in ("before", "after"):
-        summary[part] = {name.removeprefix("test/"): value for name, value in summary[part].items()}
+def make_summary(before: dict, after: dict, steps: int, seconds: float) -> dict:
+    """What `summary.json` holds: metrics under their own names, without the logger's prefix."""
+    parts = {"before": before, "after": after}
+    named = {part: {name.removeprefix("test/"): value for name, value in parts[part].items()} for part in parts}
+    return named | {"steps": steps, "seconds": seconds}
+
+
+@rank_zero_only
+def write_summary(folder: Path, summary: dict) -> None:
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
 
 
+@rank_zero_only
 def print_summary(summary: dict) -> None:
     """The metrics before and after, as a table."""
     table = Table(title=f"{summary['steps']} steps, {summary['seconds']:.0f} s")

@@ -6,7 +6,8 @@ import lightning as L
 import pytest
 
 import train
-from taro.cli import DEFAULT_CONFIG, ConfigError, count_devices, parse, resolved_config
+from taro.cli import DEFAULT_CONFIG, parse, resolved_config
+from taro.config_check import LEAST, ConfigError, count_devices
 from taro.data.samples import SampleError
 
 
@@ -100,15 +101,23 @@ def test_unknown_key_in_a_file(arguments, no_weights, capsys, tmp_path):
 
 
 MISTAKES = [
-    ("--model.group_size=1", "model.group_size = 1: a group needs 2"),
+    ("--model.group_size=1", "model.group_size = 1: must be at least 2"),
     ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
-    ("--data.prompts_per_step=0", "data.prompts_per_step = 0: must be 1 or more"),
-    ("--model.sampling.temperature=0", "model.sampling.temperature = 0: all completions"),
-    ("--model.loss.updates=0", "model.loss.updates = 0: must be 1 or more"),
-    ("--model.loss.kl_coefficient=-1", "model.loss.kl_coefficient = -1.0: must be 0 or more"),
+    ("--data.prompts_per_step=0", "data.prompts_per_step = 0: must be at least 1"),
+    ("--model.sampling.temperature=0", "model.sampling.temperature = 0.0: must be above 0"),
+    ("--model.loss.updates=0", "model.loss.updates = 0: must be at least 1"),
+    ("--model.loss.kl_coefficient=-1", "model.loss.kl_coefficient = -1.0: must be at least 0"),
     ("--model.loss.dual_clip=1", "model.loss.dual_clip = 1.0: must be above 1"),
-    ("--model.temporal_reward.radius=0", "model.temporal_reward.radius = 0.0: must be above 0 seconds"),
-    ("--model.dtype=float8", "model.dtype: model.dtype = 'float8', allowed: float32, bfloat16, float16"),
+    ("--model.temporal_reward.radius=0", "model.temporal_reward.radius = 0.0: must be above 0"),
+    ("--model.dtype=float8", "model.dtype: dtype 'float8', allowed: float32, bfloat16, float16"),
+    ("--model.attention=flash_attention_2", "model.attention = flash_attention_2: allowed are shared_prefix"),
+    ("--model.optimizer.learning_rate=-1", "model.optimizer.learning_rate = -1.0: must be above 0"),
+    ("--model.advantages.beta=0", "model.advantages.beta = 0.0: must be above 0"),
+    ("--data.evaluation_batch=0", "data.evaluation_batch = 0: must be at least 1"),
+    ("--data.grounding.max_prompt_tokens=60", "leaves no room beside data.grounding.video.max_tokens = 64"),
+    ("--data.grounding.video.fps=0", "data.grounding.video: video settings: fps=0.0: must be a finite number above 0"),
+    ("--curriculum.warmup_epochs=-1", "curriculum.warmup_epochs = -1: must be at least 0"),
+    ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true and bf16-mixed"),
     ("--trainer.accumulate_grad_batches=2", "set data.prompts_per_step instead"),
     ("--trainer.gradient_clip_val=1", "set model.optimizer.clip_norm"),
     ("--trainer.devices=4", "data.prompts_per_step = 2 can't be shared by 4 ranks"),
@@ -130,6 +139,12 @@ def test_each_contradiction_is_named(arguments, no_weights, mistake, message):
     head, *problems = str(error.value).splitlines()
     assert head == "the configuration can't work:"
     assert len(problems) == 1 and message in problems[0]
+
+
+def test_every_bounded_number_is_a_setting(arguments):
+    config = parse(arguments).config
+    for name in LEAST:
+        assert config.get(name) is not None, name
 
 
 def test_all_contradictions_at_once(arguments, no_weights):
@@ -159,7 +174,7 @@ def test_a_folder_that_is_no_qwen_vl(arguments, no_weights, tmp_path, kind):
         folder.mkdir()
     if kind == "other":
         (folder / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ConfigError, match="name_or_path = ") as error:
+    with pytest.raises(ConfigError, match=r"model\.name_or_path: ") as error:
         train.main([*arguments, f"--model.name_or_path={folder}"])
     assert str(folder) in str(error.value)
     if kind == "other":

@@ -103,6 +103,10 @@ class GroundingDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank
+        if self.prompts_per_step % world:
+            raise ValueError(
+                f"data.prompts_per_step = {self.prompts_per_step} can't be shared by {world} ranks: make it a multiple"
+            )
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
         dataset = GroundingDataset(samples, self.builder(training=True), self.grounding)
         self.sampler = EpochSampler(len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world)

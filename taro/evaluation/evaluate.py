@@ -28,6 +28,10 @@ from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, Sampling
 from taro.spans import temporal_iou
 
 
+class EvaluationError(ValueError):
+    """What was asked for can't be evaluated."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found."""
@@ -69,7 +73,9 @@ def evaluate(
         grounding: prompt and video settings; those in the model's folder unless given, or else the defaults.
 
     Raises:
-        ValueError: an unknown dataset or a missing file, before the model is loaded.
+        EvaluationError: an unknown dataset or a missing file, before the model is loaded.
+        SampleError: rows that can't be read.
+        ModelError: not a Qwen-VL model.
     """
     samples = _samples(dataset, annotations, video_root, limit)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -94,10 +100,10 @@ def evaluate(
 def _samples(dataset: str, annotations: str | None, video_root: str | None, limit: int | None) -> list:
     benchmark = BENCHMARKS.get(dataset)
     if benchmark is None:
-        raise ValueError(f"--dataset {dataset}: unknown, allowed: {', '.join(BENCHMARKS)}")
+        raise EvaluationError(f"--dataset {dataset}: unknown, allowed: {', '.join(BENCHMARKS)}")
     path = Path(annotations or benchmark.annotations)
     if not path.is_file():
-        raise ValueError(f"{path}: no such samples file; name it with --annotations")
+        raise EvaluationError(f"{path}: no such samples file; name it with --annotations")
     root = video_root or (benchmark.video_root if annotations is None else None)
     return load_samples(path, video_root=root, bad_rows="keep", limit=limit)
 
@@ -147,7 +153,7 @@ def _write(folder: Path, metrics: dict, predictions: list[dict], about: dict) ->
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """The metrics as a table, and what failed, with its reason."""
+    """The metrics as a table, and what failed or gave no answer, with its reason."""
     console, table = Console(), Table("metric", "value")
     for name, value in evaluation.metrics.items():
         table.add_row(name, f"{value:.0f}" if name in ("samples", "failed") else f"{value:.3f}")
@@ -157,8 +163,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def _failures(predictions: list[dict[str, Any]]) -> Iterator[str]:
-    failed = [row for row in predictions if row["failure"] is not None]
+    failed = [row for row in predictions if row["answer"] is None]
     for row in failed[:20]:
-        yield f"failed: {row['id']}: {row['failure']}"
+        reason = row["failure"] or f"no answer in ...{row['completion'][-60:]!r}"
+        yield f"failed: {row['id']}: {reason}"
     if len(failed) > 20:
         yield f"... and {len(failed) - 20} more"

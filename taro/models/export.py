@@ -13,7 +13,6 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from taro.data.video import VideoSettings
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 
@@ -69,10 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     stored = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["taro"]
     policy = QwenVL.from_pretrained(stored["name_or_path"], stored["dtype"])
     load_policy_weights(policy, args.checkpoint)
-    values = dict(stored["grounding"])
-    for name in ("video", "evaluation_video"):
-        values[name] = values[name] and VideoSettings(**values[name])
-    export_policy(policy, stored["name_or_path"], args.output, GroundingSettings(**values), args.dtype)
+    settings = GroundingSettings.from_dict(stored["grounding"])
+    export_policy(policy, stored["name_or_path"], args.output, settings, args.dtype)
     print(f"{args.output}: {stored['name_or_path']} with the weights of step {stored['step']}")
 
 

@@ -99,13 +99,13 @@ def load_config(name_or_path: str) -> tuple[PreTrainedConfig, Family]:
         config = AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model.name_or_path = {name_or_path!r} has no readable config.json ({error}). "
+            f"{name_or_path!r} has no readable config.json ({error}). "
             "Give a folder or a hub name of a Qwen2.5-VL or Qwen3-VL model."
         ) from error
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(
-            f"model.name_or_path = {name_or_path!r} is a {config.model_type!r} model, allowed: {', '.join(FAMILIES)}"
+            f"{name_or_path!r} is a {config.model_type!r} model, allowed: {', '.join(FAMILIES)}"
         )
     return config, family
 
@@ -140,5 +140,5 @@ def torch_dtype(name: str) -> torch.dtype:
     """float32, bfloat16 or float16 by name."""
     allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in allowed:
-        raise ValueError(f"model.dtype = {name!r}, allowed: {', '.join(allowed)}")
+        raise ValueError(f"dtype {name!r}, allowed: {', '.join(allowed)}")
     return allowed[name]

@@ -70,8 +70,8 @@ class PromptBuilder:
         if len(input_ids) > self.max_tokens:
             raise PromptError(
                 f"the prompt has {len(input_ids)} tokens, {int(video_mask.sum())} of them video; "
-                f"data.grounding.max_prompt_tokens allows {self.max_tokens}. Lower data.grounding.video.max_tokens or "
-                "data.grounding.video.fps, or raise data.grounding.max_prompt_tokens."
+                f"{self.max_tokens} are allowed. Lower max_tokens or fps of the grounding settings' video (in evaluation: "
+                "evaluation_video), or raise their max_prompt_tokens (evaluation_max_prompt_tokens)."
             )
         return Prompt(input_ids, mrope_positions(video_mask, layout.grids, layout.interval), video_mask, video)
 

@@ -25,9 +25,6 @@ class VisionFeatures:
     embeds: Tensor  # (N, D) in place of the video tokens
     deepstack: tuple[Tensor, ...] = ()  # (N, D) each, added after the first decoder layers (Qwen3-VL)
 
-    def detach(self) -> VisionFeatures:
-        return VisionFeatures(self.embeds.detach(), tuple(layer.detach() for layer in self.deepstack))
-
     def to(self, device: torch.device | str) -> VisionFeatures:
         return VisionFeatures(self.embeds.to(device), tuple(layer.to(device) for layer in self.deepstack))
 

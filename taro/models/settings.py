@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from taro.data.video import VideoSettings
 from taro.prompts import DEFAULT_PROMPT
@@ -27,7 +28,9 @@ class GroundingSettings:
     prompt: str = DEFAULT_PROMPT
     video: VideoSettings = field(default_factory=VideoSettings)
     max_prompt_tokens: int = 7168
-    evaluation_video: VideoSettings | None = None
+    evaluation_video: VideoSettings | None = field(
+        default_factory=lambda: VideoSettings(max_frames=1024, max_tokens=4096)
+    )
     evaluation_max_prompt_tokens: int = 15360
 
     def for_evaluation(self) -> GroundingSettings:
@@ -45,8 +48,10 @@ class GroundingSettings:
         path = Path(folder, FILE_NAME)
         if not path.is_file():
             return None
-        values = json.loads(path.read_text())
-        for name in ("video", "evaluation_video"):
-            if values.get(name) is not None:
-                values[name] = VideoSettings(**values[name])
-        return cls(**values)
+        return cls.from_dict(json.loads(path.read_text()))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GroundingSettings:
+        """The reverse of `dataclasses.asdict`."""
+        videos = {name: value and VideoSettings(**value) for name, value in values.items() if name.endswith("video")}
+        return cls(**values | videos)

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from taro.progress import steps_done
+from taro.rl.module import GRPOModule
 
 
 class LastCheckpoint(L.Callback):
@@ -30,8 +31,10 @@ class LastCheckpoint(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._save(trainer)
 
-    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        self._save(trainer)
+    def on_exception(self, trainer: L.Trainer, module: GRPOModule, exception: BaseException) -> None:
+        # In the middle of an update the weights belong to no step: the checkpoint from before is the one to go on from.
+        if module.updated_step <= steps_done(trainer):
+            self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         step = steps_done(trainer)

@@ -17,6 +17,7 @@ from taro.evaluation.metrics import GroundingMetrics
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.scoring import GroupScores
+from taro.progress import steps_done
 from taro.prompts import parse_answer
 from taro.rl.group import Group, Judgement, compute_gaps, judge, make_group, score, shuffled_log_probs
 from taro.rl.losses import kl_loss, policy_loss
@@ -69,6 +70,7 @@ class GRPOModule(L.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
         self.skipped_in_a_row = 0
+        self.updated_step = 0  # the last step, from 1, that has changed the weights
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
         self.engine: RolloutEngine | None = None
@@ -198,6 +200,7 @@ class GRPOModule(L.LightningModule):
         norm = nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimizer_settings.clip_norm)
         log.add_sum("skipped_steps", float(not norm.isfinite()))
         if norm.isfinite():
+            self.updated_step = steps_done(self.trainer) + 1
             self.skipped_in_a_row = 0
             log.add_mean("grad_norm", norm, 1)
             optimizer.step()

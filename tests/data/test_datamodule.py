@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from taro.data.datamodule import GroundingDataModule
-from taro.data.dataset import EpochSampler
-from taro.data.samples import SampleError, load_samples, save_samples
-from taro.data.video import VideoSettings
+from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
+from taro.data.dataset import EpochSampler, GroundingDataset
+from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
+from taro.data.video import VideoSettings, load_video
 from taro.models.settings import GroundingSettings
 from taro.models.tiny.architecture import TINY_PROMPT
 from taro.prompts import constructed_path
@@ -210,7 +210,7 @@ def test_a_bad_video_is_a_failure_with_its_reason(make, synthetic, tmp_path, fau
 def test_a_prompt_over_the_budget_is_a_failure(make):
     example = example_of(make(grounding=replace(SETTINGS, max_prompt_tokens=20)))
     assert example.prompt is None
-    assert "PromptError: the prompt has" in example.failure and "data.grounding.max_prompt_tokens" in example.failure
+    assert "PromptError: the prompt has" in example.failure and "max_prompt_tokens" in example.failure
 
 
 def bad_rows(synthetic, path):
@@ -239,3 +239,39 @@ def test_only_the_first_training_samples(make):
     data = make(limit_train=3)
     assert {split: len(samples) for split, samples in data.samples.items()}["train"] == 3
     assert len(data.samples["validation"]) >= 2
+
+
+def test_a_path_leaves_room_for_the_answer(tiny_builder):
+    """Many captions: a shorter path is drawn; captions that are too long alone: none."""
+    data = GroundingDataModule("", "", "", max_completion_tokens=120)
+    data._builders["train"] = tiny_builder
+    captions = tuple(Caption(float(n), n + 1.0, "the red square moves left") for n in range(12))
+    sample = Sample("a", "a.mp4", "the red square moves left", ((0.0, 1.0),), 12.0, captions=captions)
+    paths = [data.draw_path(sample, random.Random(seed)) for seed in range(40)]
+    assert all(0 < len(path) <= 120 - ROOM_FOR_ANSWER for path in paths)
+    assert len({len(path) for path in paths}) > 1
+    long = replace(sample, captions=(Caption(0.0, 1.0, "the red square " * 60),))
+    assert data.draw_path(long, random.Random(0)) == ()
+
+
+def test_frames_are_decoded_once_and_the_oldest_are_dropped(tiny_builder, synthetic, monkeypatch):
+    samples = load_samples(synthetic / "train.jsonl")
+    loaded = []
+
+    def counting(path, **settings):
+        loaded.append(path)
+        return load_video(path, **settings)
+
+    monkeypatch.setattr("taro.data.dataset.load_video", counting)
+    dataset = GroundingDataset(samples, tiny_builder, GroundingSettings(video=VideoSettings(fps=1.0, max_tokens=64)))
+    first = [dataset[index] for index in range(len(samples))]
+    again = [dataset[index] for index in range(len(samples))]
+    videos = list(dict.fromkeys(sample.video for sample in samples))
+    assert loaded == videos
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.prompt.video.frames, two.prompt.video.frames)
+    monkeypatch.setattr("taro.data.dataset.CACHED_BYTES", 0)
+    dataset.videos.clear()
+    dataset.cached_bytes = 0
+    dataset[0], dataset[0]
+    assert loaded == [*videos, videos[0], videos[0]] and not dataset.videos

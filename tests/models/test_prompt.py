@@ -75,7 +75,8 @@ def test_the_budget_error_says_what_to_change(model_folder, builder):
     video = make_video(builder)
     length = len(builder.build("x", video).input_ids)
     assert len(PromptBuilder(model_folder, TINY_PROMPT, length).build("x", video).input_ids) == length
-    with pytest.raises(PromptError, match=f"{length} tokens, 24 of them video.*allows {length - 1}.*video.max_tokens"):
+    message = f"{length} tokens, 24 of them video; {length - 1} are.*max_tokens or fps.*max_prompt_tokens"
+    with pytest.raises(PromptError, match=message):
         PromptBuilder(model_folder, TINY_PROMPT, length - 1).build("x", video)
 
 

@@ -9,6 +9,7 @@ from taro.data.samples import load_samples, save_samples
 from taro.models.qwen_vl import QwenVL
 from taro.prompts import has_format, parse_answer
 from taro.rl.curriculum import CurriculumCallback
+from taro.rl.losses import policy_loss
 from taro.rl.records import RunRecords
 
 PLAIN = ["--model.temporal_reward=null", "--model.optimizer.clip_norm=1e9"]
@@ -335,12 +336,13 @@ def test_steps_in_which_every_video_is_missing(fit, arguments, uneven, steps, sy
 
 
 def test_a_prompt_over_the_budget_names_the_setting(fit, arguments, uneven, steps, tmp_path):
-    extra = ["--data.grounding.max_prompt_tokens=20", "--trainer.max_steps=1"]
+    prompt = "--data.grounding.prompt=When does this happen: {query}?" + " Think." * 60
+    extra = [prompt, "--data.grounding.max_prompt_tokens=65", "--trainer.max_steps=1"]
     fit([*arguments, *PLAIN, *extra], steps, RunRecords(tmp_path))
     assert steps.column("data/failed") == [2.0]
     for line in (tmp_path / "failed.jsonl").read_text().splitlines():
-        assert "data.grounding.max_prompt_tokens allows 20" in json.loads(line)["reason"]
-        assert " tokens, " in json.loads(line)["reason"]
+        assert "65 are allowed" in json.loads(line)["reason"]
+        assert "max_prompt_tokens" in json.loads(line)["reason"]
 
 
 def test_a_completion_that_is_cut_is_counted(fit, arguments, steps):
@@ -351,3 +353,29 @@ def test_a_completion_that_is_cut_is_counted(fit, arguments, steps):
     assert steps.column("completions/mean_length") == [5.0]
     assert steps.column("rewards/format/mean") == [0.0]
     assert not any(record["finished"] for record in steps.records[0])
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(fit, arguments, scripted, steps, monkeypatch):
+    """The first step's loss is nan: it is counted and left out, the next ones update."""
+    calls = []
+
+    def sometimes_nan(*args, **kwargs):
+        calls.append(1)
+        output = policy_loss(*args, **kwargs)
+        return replace(output, loss=output.loss * float("nan")) if len(calls) == 1 else output
+
+    monkeypatch.setattr("taro.rl.module.policy_loss", sometimes_nan)
+    cli = fit([*arguments, *PLAIN, "--trainer.max_epochs=1"], steps)
+    assert steps.column("skipped_steps") == [1.0, 0.0, 0.0]
+    assert cli.trainer.global_step == 2
+    assert all(parameter.isfinite().all() for parameter in cli.model.policy.parameters())
+
+
+def test_too_many_such_steps_in_a_row_stop_the_run(fit, arguments, scripted, monkeypatch):
+    def nan(*args, **kwargs):
+        output = policy_loss(*args, **kwargs)
+        return replace(output, loss=output.loss * float("nan"))
+
+    monkeypatch.setattr("taro.rl.module.policy_loss", nan)
+    with pytest.raises(FloatingPointError, match="not finite in 2 steps in a row"):
+        fit([*arguments, *PLAIN, "--model.optimizer.most_skipped=2"])

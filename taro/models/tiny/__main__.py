@@ -1,4 +1,4 @@
-"""Train a tiny base model from scratch, about ten minutes on two CPU cores:
+"""Train a tiny base model from scratch, about a quarter of an hour on two CPU cores:
 
     python -m taro.models.tiny --family qwen2_5_vl --output assets/tiny-qwen2.5-vl
 """
@@ -57,7 +57,7 @@ def train(family: str, output: Path, recipe: Recipe) -> dict:
     """Run the recipe and write the model folder; returns what is written to its `recipe.json`."""
     started = time.time()
     save_random(output, family, recipe.seed)
-    settings = GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, evaluation_max_prompt_tokens=1024)
+    settings = GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024)
     settings.save(output)
     policy = QwenVL.from_pretrained(str(output))
     builder = PromptBuilder(str(output), settings.prompt, settings.max_prompt_tokens)

@@ -30,7 +30,8 @@ from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.prompts import full_path
 
-PRETRAINING_SEEDS = 9_000_000_000_000_000_000  # far from the seeds of every split of the synthetic data
+# Scenes are drawn from 2^62 seeds: the chance that one is of a split of the synthetic data is about 1e-11.
+PRETRAINING_SEEDS = 9_000_000_000_000_000_000
 ANSWER_WEIGHT = 4.0  # the few tokens of the answer count this much more than those of the reasoning
 
 

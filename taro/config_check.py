@@ -1,0 +1,133 @@
+"""What can't work in a configuration, found before a model is loaded, all of it at once, each with the setting to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from taro.data.video import VideoSettings
+from taro.models.attention import SHARED_PREFIX
+from taro.models.families import ModelError, load_config, torch_dtype
+from taro.prompts import build_request
+
+ATTENTIONS = (SHARED_PREFIX, "sdpa", "eager")  # those that take a group's layout or its dense mask
+PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
+# The least value of each number, and whether that value itself is allowed.
+LEAST = {
+    "model.group_size": (2, True),
+    "model.sampling.temperature": (0, False),
+    "model.sampling.max_tokens": (1, True),
+    "model.evaluation_max_tokens": (1, True),
+    "model.advantages.beta": (0, False),
+    "model.loss.clip_low": (0, True),
+    "model.loss.clip_high": (0, True),
+    "model.loss.dual_clip": (1, False),
+    "model.loss.log_ratio_bound": (0, False),
+    "model.loss.kl_coefficient": (0, True),
+    "model.loss.updates": (1, True),
+    "model.optimizer.learning_rate": (0, False),
+    "model.optimizer.weight_decay": (0, True),
+    "model.optimizer.clip_norm": (0, False),
+    "model.optimizer.most_skipped": (1, True),
+    "model.temporal_reward.radius": (0, False),
+    "data.prompts_per_step": (1, True),
+    "data.evaluation_batch": (1, True),
+    "data.workers": (0, True),
+    "data.grounding.max_prompt_tokens": (1, True),
+    "data.grounding.evaluation_max_prompt_tokens": (1, True),
+    "curriculum.warmup_epochs": (0, True),
+}
+
+
+class ConfigError(ValueError):
+    """Settings that can't work, alone or together; lists all of them."""
+
+
+def list_problems(config: Namespace) -> list[str]:
+    """All that can't work in a parsed configuration."""
+    return [*_numbers(config), *_conflicts(config), *_parts(config), *_files(config)]
+
+
+def run_folder(config: Namespace) -> Path:
+    return Path(config.output_dir, config.name)
+
+
+def resumed_checkpoint(config: Namespace) -> Path | None:
+    """The checkpoint to go on from, None for a new run."""
+    if config.ckpt_path == "last":
+        return run_folder(config) / "checkpoints" / "last.ckpt"
+    return None if config.ckpt_path is None else Path(config.ckpt_path)
+
+
+def _numbers(config: Namespace) -> Iterator[str]:
+    for name, (least, included) in LEAST.items():
+        value = config.get(name)
+        if value is not None and not (value >= least if included else value > least):
+            yield f"{name} = {value}: must be {'at least' if included else 'above'} {least}"
+
+
+def _conflicts(config: Namespace) -> Iterator[str]:
+    model, data, trainer = config.model, config.data, config.trainer
+    if model.rollout_rows < model.group_size:
+        yield f"model.rollout_rows = {model.rollout_rows} is below model.group_size = {model.group_size}: raise it"
+    if trainer.accumulate_grad_batches not in (None, 1):
+        yield "trainer.accumulate_grad_batches: a step already accumulates its prompts; set data.prompts_per_step instead"
+    if trainer.gradient_clip_val is not None:
+        yield "trainer.gradient_clip_val does nothing here: set model.optimizer.clip_norm"
+    if trainer.precision not in PRECISIONS:
+        yield f"trainer.precision = {trainer.precision}: allowed are 32-true and bf16-mixed"
+    if model.attention not in ATTENTIONS:
+        yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
+    ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
+    if data.prompts_per_step % ranks:
+        yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
+    budgets = [("max_prompt_tokens", "video"), ("evaluation_max_prompt_tokens", "evaluation_video")]
+    for limit, video in budgets:
+        allowed, settings = data.grounding[limit], data.grounding[video]
+        if settings is not None and allowed <= settings.max_tokens:
+            yield (
+                f"data.grounding.{limit} = {allowed} leaves no room beside data.grounding.{video}.max_tokens = "
+                f"{settings.max_tokens}: raise the one or lower the other"
+            )
+
+
+def _parts(config: Namespace) -> Iterator[str]:
+    """What the parts themselves refuse."""
+    model, grounding = config.model, config.data.grounding
+    checks = {
+        "model.dtype": lambda: torch_dtype(model.dtype),
+        "model.name_or_path": lambda: load_config(model.name_or_path),
+        "data.grounding.prompt": lambda: build_request("check", grounding.prompt),
+        "data.grounding.video": lambda: VideoSettings(**vars(grounding.video)),
+    }
+    if grounding.evaluation_video is not None:
+        checks["data.grounding.evaluation_video"] = lambda: VideoSettings(**vars(grounding.evaluation_video))
+    for name, check in checks.items():
+        try:
+            check()
+        except (ModelError, ValueError) as error:
+            yield f"{name}: {error}"
+
+
+def _files(config: Namespace) -> Iterator[str]:
+    for name in ("train_file", "validation_file", "test_file"):
+        file = config.data[name]
+        if file is not None and not Path(file).is_file():
+            yield (
+                f"data.{name} = {file}: no such file (python -m taro.data.synthetic --output data/synthetic makes the "
+                "synthetic ones)"
+            )
+    checkpoint = resumed_checkpoint(config)
+    if checkpoint is not None and not checkpoint.exists():
+        yield f"ckpt_path = {config.ckpt_path}: there is no {checkpoint}"
+
+
+def count_devices(devices: list[int] | str | int) -> int:
+    """Of each node, 1 where it is left to Lightning (`auto`, -1). From the command line a number is text."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [device for device in devices.split(",") if device.strip()]
+    if isinstance(devices, list):
+        return len(devices)
+    return int(devices) if str(devices).isdigit() and int(devices) > 0 else 1
