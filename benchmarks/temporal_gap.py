@@ -24,6 +24,8 @@ from taro.models.settings import GroundingSettings
 from taro.rl.gap_probe import TOKENS, GapPair, correct_groups, probe_gaps
 from taro.rl.rollout import NativeEngine
 
+LEAST_VIDEOS = 10  # rows of fewer are left out
+
 
 def measure(model: str, annotations: str, radii: list[float], limit: int | None) -> list[GapPair]:
     """Gaps of correct completions to the samples of a file."""
@@ -61,7 +63,7 @@ def rows(pairs: list[GapPair], radii: list[float]) -> list[tuple]:
     for radius in radii:
         for tokens in TOKENS:
             values = by_video(pairs, radius, tokens)
-            if len(values) == 0:
+            if len(values) < LEAST_VIDEOS:
                 continue
             difference = values[:, 0] - values[:, 1]
             share = (difference > 0).mean()
@@ -99,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="assets/tiny-qwen2.5-vl")
     parser.add_argument("--annotations", default="data/synthetic/test.jsonl")
-    parser.add_argument("--radii", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
+    parser.add_argument("--radii", type=float, nargs="+", default=[0.75, 1.0, 1.25, 1.5, 2.0])
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--output", type=Path, default=None, help="path without suffix for the table and the plot")
     args = parser.parse_args()

@@ -66,8 +66,12 @@ def write_summary(folder: Path, summary: dict) -> None:
 
 @rank_zero_only
 def print_summary(summary: dict) -> None:
-    """The metrics before and after, as a table."""
-    table = Table(title=f"{summary['steps']} steps, {summary['seconds']:.0f} s")
+    """Steps and time, and the metrics before and after as a table where there are any."""
+    title = f"{summary['steps']} steps, {summary['seconds']:.0f} s"
+    if not summary["before"]:
+        print(title)
+        return
+    table = Table(title=title)
     for column in ("held-out", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "held-out" else "right")
     for name, before in summary["before"].items():

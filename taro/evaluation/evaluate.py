@@ -165,7 +165,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def _failures(predictions: list[dict[str, Any]]) -> Iterator[str]:
     failed = [row for row in predictions if row["answer"] is None]
     for row in failed[:20]:
-        reason = row["failure"] or f"no answer in ...{row['completion'][-60:]!r}"
-        yield f"failed: {row['id']}: {reason}"
+        if row["failure"]:
+            yield f"failed: {row['id']}: {row['failure']}"
+        else:
+            yield f"no answer: {row['id']}: ...{row['completion'][-60:]!r}"
     if len(failed) > 20:
         yield f"... and {len(failed) - 20} more"
