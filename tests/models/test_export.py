@@ -14,7 +14,7 @@ from taro.models.tiny.architecture import save_random
 def trained(fit, arguments, scripted, tmp_path):
     """A run of two steps and its checkpoint."""
     cli = fit([*arguments, "--trainer.max_steps=2", "--model.optimizer.learning_rate=1e-3",
-               "--data.grounding.evaluation_video.fps=0.5"])  # fmt: skip
+               "--data.grounding.evaluation_video.fps=0.5", "--data.grounding.evaluation_video.max_tokens=64"])  # fmt: skip
     path = tmp_path / "some.ckpt"
     cli.trainer.save_checkpoint(path, weights_only=False)
     return cli, path
