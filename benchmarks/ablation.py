@@ -43,21 +43,20 @@ def run(row: str, seed: int, threads: int, extra: list[str], root: Path) -> dict
 
 def table(results: dict[str, list[dict]]) -> str:
     """Mean over seeds and, in brackets, the lowest and the highest."""
-    lines = ["| run | " + " | ".join(METRICS) + " | minutes |", "|---" * (len(METRICS) + 2) + "|"]
+    lines = ["| run | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
     first = next(iter(results.values()))
 
-    def line(name: str, summaries: list[dict], part: str, minutes: str) -> str:
+    def line(name: str, summaries: list[dict], part: str) -> str:
         cells = []
         for metric in METRICS:
             values = [summary[part][metric] for summary in summaries]
             mean = statistics.mean(values)
             cells.append(f"{mean:.3f}" if part == "before" else f"{mean:.3f} [{min(values):.3f}, {max(values):.3f}]")
-        return f"| {name} | " + " | ".join(cells) + f" | {minutes} |"
+        return f"| {name} | " + " | ".join(cells) + " |"
 
-    lines.append(line("before training", first[:1], "before", ""))
+    lines.append(line("before training", first[:1], "before"))
     for row, summaries in results.items():
-        minutes = statistics.mean(summary["seconds"] for summary in summaries) / 60
-        lines.append(line(f"`{row}`: {ROWS[row]}", summaries, "after", f"{minutes:.1f}"))
+        lines.append(line(f"`{row}`: {ROWS[row]}", summaries, "after"))
     return "\n".join(lines)
 
 

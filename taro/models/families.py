@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from taro.models.patches import PatchGeometry
+from taro.models.patches import CLIP_MEAN, CLIP_STD, PatchGeometry
 
 VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"  # what both chat templates write for a video
 VIDEO_TOKEN = "<|video_pad|>"
@@ -38,8 +38,8 @@ class Qwen25VL:
     """One run of video tokens; time is in the positions, `tokens_per_second` of them a second."""
 
     model_type = "qwen2_5_vl"
-    image_mean = (0.48145466, 0.4578275, 0.40821073)
-    image_std = (0.26862954, 0.26130258, 0.27577711)
+    image_mean = CLIP_MEAN
+    image_std = CLIP_STD
 
     def layout(self, config: PreTrainedConfig, grid: tuple[int, int, int], timestamps: Tensor, fps: float) -> VideoLayout:
         """The layout of a video with `grid` (T, H, W) patches, sampled at `fps` frames a second."""

@@ -91,7 +91,7 @@ class Judgement:
     @property
     def total(self) -> Tensor:
         """(G,) sum of the rewards."""
-        return torch.stack(list(self.rewards.values())).sum(0)
+        return _sum(self.rewards)
 
 
 def compute_gaps(group: Group, log_probs: Tensor, shuffled: Tensor, tokens: str) -> Tensor:
@@ -127,8 +127,12 @@ def judge(
             margin=temporal.margin,
             threshold=temporal.threshold,
         )
-    total = torch.stack(list(rewards.values())).sum(0)  # (G,)
-    free = group_advantages(total[None], scale=advantages.scale)[0]  # (G,)
+    free = group_advantages(_sum(rewards)[None], scale=advantages.scale)[0]  # (G,)
     mapped = constructed_weights(free[None], mode=advantages.constructed, beta=advantages.beta)[0]
     weights = torch.where(group.example.constructed, mapped, free)
     return Judgement(spans, ious, torch.full_like(ious, float("nan")) if gaps is None else gaps, rewards, weights)
+
+
+def _sum(rewards: dict[str, Tensor]) -> Tensor:
+    """(G,) of (G,) each."""
+    return torch.stack(list(rewards.values())).sum(0)

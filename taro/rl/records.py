@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from taro.data.examples import GroundingExample
 from taro.progress import steps_done
 
 
@@ -30,9 +31,7 @@ class RunRecords(L.Callback):
         if self.every and step % self.every == 0:
             rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
             _write(self.folder / "rollouts" / f"step_{step:06d}{rank}.jsonl", outputs["rollouts"], "w")
-        failed = [{"step": step, "id": e.sample.id, "video": e.sample.video, "reason": e.failure} for e in outputs["failed"]]
-        if failed:
-            _write(self.folder / "failed.jsonl", failed, "a")
+        self._write_failed(outputs["failed"], step)
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._write_failed(batch, "validation")
@@ -40,9 +39,10 @@ class RunRecords(L.Callback):
     def on_test_batch_end(self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._write_failed(batch, "test")
 
-    def _write_failed(self, batch: list, split: str) -> None:
+    def _write_failed(self, batch: list[GroundingExample], when: int | str) -> None:
+        """`when`: the training step, or which evaluation."""
         failed = [
-            {"step": split, "id": example.sample.id, "video": example.sample.video, "reason": example.failure}
+            {"step": when, "id": example.sample.id, "video": example.sample.video, "reason": example.failure}
             for example in batch
             if example.failure is not None
         ]

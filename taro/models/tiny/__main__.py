@@ -1,4 +1,4 @@
-"""Train a tiny base model from scratch, about a quarter of an hour on two CPU cores:
+"""Train a tiny base model from scratch, on a CPU; its `recipe.json` says how long it took:
 
     python -m taro.models.tiny --family qwen2_5_vl --output assets/tiny-qwen2.5-vl
 """
