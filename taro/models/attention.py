@@ -1,33 +1,46 @@
-"""Attention of a packed group without its mask: the prompt attends to itself, and each completion to the prompt's keys and its
-own. P^2 + G * C * (P + C) scores instead of (P + G * C)^2, and no (S, S) tensor.
+"""Attention of packed groups, under the names by which transformers finds it (`model.attention`):
 
-G completions, P prompt tokens, C tokens of the longest completion, S = P + sum(C_i) packed tokens, H heads, d head size.
+- `shared_prefix`: no mask at all. In each group the prompt attends to itself, and each completion to the prompt's keys and its
+  own: P^2 + G * C * (P + C) scores a group, and no (S, S) tensor. Any device.
+- `flex`: PyTorch's FlexAttention with a block mask; empty blocks are never computed. Trains on GPUs alone.
+
+G completions, P prompt tokens, C tokens of the longest completion of a group; S packed tokens, H heads, d head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-SHARED_PREFIX = "shared_prefix"  # the name under which transformers finds it: model.attention
+SHARED_PREFIX = "shared_prefix"
+FLEX = "flex"
 
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """Where the tokens of a pack belong. Made by `PackedGroup.layout`."""
+    """Where the tokens of a packed group belong. Made by `PackedGroup.layout`."""
 
     prompt_length: int
     slots: Tensor  # (S - P,) place of each completion token in the padded (G, C) grid, row by row
     rows: int  # G
     columns: int  # C
     allowed: Tensor  # (C, P + C) bool, what the token in this column sees: the prompt, and its row up to itself
+
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return self.prompt_length + len(self.slots)
 
 
 def shared_prefix_attention(
@@ -37,31 +50,75 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    group_layout: GroupLayout | None = None,
+    group_layouts: Sequence[GroupLayout] = (),
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one pack where there is a layout, and transformers' own SDPA where there is none.
+    """Attention of packed groups where there are layouts, each group for itself; transformers' own SDPA where there are none.
 
     query (1, H, S, d), key and value (1, H_kv, S, d) -> (1, S, H, d).
     """
-    if group_layout is None:
-        if query.shape[2] == 1:
-            return _decode(query, key, value, attention_mask, scaling), None
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    p = group_layout.prompt_length
+    if not group_layouts:
+        return _unpacked(module, query, key, value, attention_mask, scaling, **kwargs)
+    sizes = [layout.length for layout in group_layouts]
+    states = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
+    groups = [_group_attention(*group, scaling) for group in zip(*states, group_layouts, strict=True)]
+    return torch.cat(groups, dim=1), None
+
+
+def flex_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """FlexAttention where the mask is a BlockMask, transformers' own SDPA where it is not. Shapes as above."""
+    if not isinstance(attention_mask, BlockMask):
+        return _unpacked(module, query, key, value, attention_mask, scaling, **kwargs)
+    output = _flex(query.device.type)(
+        query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return output.transpose(1, 2), None
+
+
+@cache
+def _flex(device: str) -> Any:
+    """Compiled once for packs of all lengths; as it is on a CPU, where it serves comparisons."""
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+
+
+def _unpacked(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if query.shape[2] == 1:
+        return _decode(query, key, value, attention_mask, scaling), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+def _group_attention(query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, scaling: float | None) -> Tensor:
+    """One group of a pack: (1, S, H, d)."""
+    p = layout.prompt_length
     heads = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     prompt = scaled_dot_product_attention(query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True, **heads)
-    if not len(group_layout.slots):
-        return prompt.transpose(1, 2), None
+    if not len(layout.slots):
+        return prompt.transpose(1, 2)
     completions = scaled_dot_product_attention(
-        _grid(query, group_layout),
-        _with_prompt(key, group_layout),
-        _with_prompt(value, group_layout),
-        attn_mask=group_layout.allowed,
+        _grid(query, layout),
+        _with_prompt(key, layout),
+        _with_prompt(value, layout),
+        attn_mask=layout.allowed,
         **heads,
     )  # (G, H, C, d)
-    packed = completions.transpose(1, 2).flatten(0, 1).index_select(0, group_layout.slots)  # (S - P, H, d)
-    return torch.cat([prompt.transpose(1, 2), packed[None]], dim=1), None
+    packed = completions.transpose(1, 2).flatten(0, 1).index_select(0, layout.slots)  # (S - P, H, d)
+    return torch.cat([prompt.transpose(1, 2), packed[None]], dim=1)
 
 
 def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
@@ -86,5 +143,6 @@ def _with_prompt(states: Tensor, layout: GroupLayout) -> Tensor:
     return torch.cat([prompt, _grid(states, layout)], dim=2)
 
 
-AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
-AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
+for _name, _attention in ((SHARED_PREFIX, shared_prefix_attention), (FLEX, flex_prefix_attention)):
+    AttentionInterface.register(_name, _attention)
+    AttentionMaskInterface.register(_name, sdpa_mask)

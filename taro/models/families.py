@@ -4,12 +4,14 @@ in time, what its tower gives, and how the decoder is called."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -19,6 +21,9 @@ VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"  # what both chat tem
 VIDEO_TOKEN = "<|video_pad|>"
 # Never sampled and never scored: the policy can't write a video.
 PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+
+
+Mask = Tensor | BlockMask | None
 
 
 class ModelError(ValueError):
@@ -50,8 +55,10 @@ class Qwen25VL:
         seconds_per_patch = vision.temporal_patch_size / fps
         return VideoLayout(VIDEO_SLOT.replace(VIDEO_TOKEN, pads), (merged,), seconds_per_patch * vision.tokens_per_second)
 
-    def decode(self, decoder: PreTrainedModel, *, mask: Tensor | None, deepstack: Any, video_mask: Any, **inputs: Any) -> Any:
-        mapping = None if mask is None else {"full_attention": mask} if mask.dim() == 4 else mask
+    def decode(
+        self, decoder: PreTrainedModel, *, mask: Mask, deepstack: Sequence[Tensor], video_mask: Tensor | None, **inputs: Any
+    ) -> Any:
+        mapping = None if mask is None else {"full_attention": mask} if len(mask.shape) == 4 else mask
         return decoder(attention_mask=mapping, **inputs)
 
 
@@ -74,7 +81,7 @@ class Qwen3VL:
         return VideoLayout(text, ((1, h, w),) * grid[0], 1.0)
 
     def decode(
-        self, decoder: PreTrainedModel, *, mask: Tensor | None, deepstack: Any, video_mask: Tensor | None, **inputs: Any
+        self, decoder: PreTrainedModel, *, mask: Mask, deepstack: Sequence[Tensor], video_mask: Tensor | None, **inputs: Any
     ) -> Any:
         features = list(deepstack) if deepstack else None
         return decoder(

@@ -1,20 +1,27 @@
-"""A group as one sequence: [prompt, o_1, ..., o_G].
+"""A group as one sequence, [prompt, o_1, ..., o_G], and several groups one after the other as a pack.
 
-Each completion sees the prompt and itself, and its positions go on right after the prompt, as if it stood alone. One pass
+Each completion sees its prompt and itself, and its positions go on right after the prompt, as if it stood alone. One pass
 over P + sum(C_i) tokens gives the log-probs of G passes over P + C_i.
 
-G completions, P prompt tokens, C tokens of the longest completion, S = P + sum(C_i) packed tokens.
+G completions, P prompt tokens, C tokens of the longest completion, S = P + sum(C_i) packed tokens, N = sum(S) of a pack.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from taro.models.attention import GroupLayout
+from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
+
+
+class PackError(ValueError):
+    """A group that is larger than a pack may be."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class PackedGroup:
     completion_ids: Tensor  # (G, C) right-padded with 0
     response_mask: Tensor  # (G, C) bool
     predictor_index: Tensor  # (G, C) place in the pack of the token whose hidden state predicts this one
+
+    def __len__(self) -> int:
+        """S."""
+        return len(self.input_ids)
 
     def attention_mask(self) -> Tensor:
         """(S, S) bool, True where the query (row) may see the key (column)."""
@@ -52,10 +63,6 @@ class PackedGroup:
         """M-RoPE positions of the pack, (3, S), from those of the prompt, (3, P)."""
         after = self.offsets[self.prompt_length :] - self.prompt_length + int(prompt_positions.max()) + 1
         return torch.cat([prompt_positions, after.expand(3, -1)], dim=1)
-
-    def to(self, device: torch.device | str) -> PackedGroup:
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return PackedGroup(prompt_length=self.prompt_length, **tensors)
 
 
 def pack_group(prompt_ids: Tensor | Sequence[int], completions: Sequence[Tensor | Sequence[int]]) -> PackedGroup:
@@ -87,3 +94,67 @@ def pack_group(prompt_ids: Tensor | Sequence[int], completions: Sequence[Tensor 
         response_mask=response_mask,
         predictor_index=torch.where(response_mask, predictor, 0),
     )
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Groups that share a forward pass, one after the other; none sees another."""
+
+    groups: tuple[PackedGroup, ...]
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(N,)."""
+        return torch.cat([group.input_ids for group in self.groups])
+
+    def predictors(self) -> Tensor:
+        """Places in the pack, (R,), whose hidden states predict the response tokens, group by group and row by row."""
+        starts = [0, *itertools.accumulate(len(group) for group in self.groups)]
+        return torch.cat(
+            [group.predictor_index[group.response_mask] + start for group, start in zip(self.groups, starts, strict=False)]
+        )
+
+    def attention_inputs(self, attention: str) -> dict[str, Any]:
+        """What the decoder needs to keep groups and completions apart, by the name of its attention."""
+        if attention == SHARED_PREFIX:
+            return {"group_layouts": tuple(group.layout() for group in self.groups)}
+        return {"attention_mask": self.block_mask() if attention == FLEX else self.attention_mask()[None, None]}
+
+    def attention_mask(self) -> Tensor:
+        """(N, N) bool, True where the query (row) may see the key (column)."""
+        return torch.block_diag(*(group.attention_mask() for group in self.groups)).bool()
+
+    def block_mask(self) -> BlockMask:
+        """The same for FlexAttention, (1, 1, N, N)."""
+        numbers = [(group.segment_ids.max() + 1) for group in self.groups]  # segments of each group
+        first = torch.cat([numbers[0].new_zeros(1), torch.stack(numbers).cumsum(0)[:-1]])  # (groups,) prompts' segments
+        sizes = torch.tensor([len(group) for group in self.groups], device=first.device)
+        prompt = first.repeat_interleave(sizes)  # (N,) segment of the token's prompt
+        segment = torch.cat([group.segment_ids for group in self.groups]) + prompt  # (N,) no two groups share one
+
+        def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return ((segment[key] == segment[query]) | (segment[key] == prompt[query])) & (query >= key)
+
+        return create_block_mask(sees, None, None, len(segment), len(segment), device=str(segment.device))
+
+
+def plan_packs(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Which groups share a pack: their numbers, in order, at most `budget` tokens to a pack.
+
+    Raises:
+        PackError: one alone has more.
+    """
+    packs: list[list[int]] = []
+    room = 0
+    for number, size in enumerate(sizes):
+        if size > budget:
+            raise PackError(
+                f"a group (a prompt and its completions) has {size} tokens, and model.pack_tokens = {budget}: raise it, or "
+                "lower model.group_size, model.sampling.max_tokens or data.grounding.video.max_tokens"
+            )
+        if size > room:
+            packs.append([])
+            room = budget
+        packs[-1].append(number)
+        room -= size
+    return packs

@@ -6,6 +6,7 @@ N merged video patches, D hidden, B rows, L tokens of this call, K tokens with t
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreTrainedModel
 
-from taro.models.attention import SHARED_PREFIX, GroupLayout
-from taro.models.families import Family, load_config, load_geometry, placeholder_ids, torch_dtype
+from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
+from taro.models.families import Family, Mask, load_config, load_geometry, placeholder_ids, torch_dtype
 from taro.models.patches import PatchGeometry, frames_to_patches
 
 
@@ -27,6 +28,12 @@ class VisionFeatures:
 
     def to(self, device: torch.device | str) -> VisionFeatures:
         return VisionFeatures(self.embeds.to(device), tuple(layer.to(device) for layer in self.deepstack))
+
+    @classmethod
+    def cat(cls, videos: Sequence[VisionFeatures]) -> VisionFeatures:
+        """Of several videos in one sequence."""
+        deepstack = zip(*(video.deepstack for video in videos), strict=True)
+        return cls(torch.cat([video.embeds for video in videos]), tuple(torch.cat(layer) for layer in deepstack))
 
 
 class QwenVL(nn.Module):
@@ -46,7 +53,7 @@ class QwenVL(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX) -> QwenVL:
-        """Load a folder or hub name. `attention` is `shared_prefix` or the name of one of transformers' own.
+        """Load a folder or hub name. `attention` is `shared_prefix`, `flex`, or the name of one of transformers' own.
 
         Raises:
             ModelError: it is not a Qwen2.5-VL or Qwen3-VL model.
@@ -54,7 +61,8 @@ class QwenVL(nn.Module):
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(AutoTokenizer.from_pretrained(name_or_path))
         # The tower never sees a group.
-        attentions = {"text_config": attention, "vision_config": "sdpa" if attention == SHARED_PREFIX else attention}
+        tower = "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention
+        attentions = {"text_config": attention, "vision_config": tower}
         model = AutoModelForImageTextToText.from_pretrained(
             name_or_path, config=config, dtype=torch_dtype(dtype), attn_implementation=attentions
         )
@@ -122,21 +130,21 @@ class QwenVL(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         *,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         features: VisionFeatures | None = None,
         video_mask: Tensor | None = None,
         cache: Cache | None = None,
-        group_layout: GroupLayout | None = None,
+        group_layouts: Sequence[GroupLayout] = (),
     ) -> Tensor:
         """The decoder's last hidden states, (B, L, D).
 
         Args:
             input_ids: (B, L).
             position_ids: (3, B, L) M-RoPE positions.
-            attention_mask: None (causal), (B, K) bool over padding, or (1, 1, L, K) bool.
-            features: of the video, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
+            attention_mask: None (causal), (B, K) bool over padding, (1, 1, L, K) bool, or a BlockMask with `flex` attention.
+            features: of the videos, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
             cache: keys and values so far; grows by L.
-            group_layout: of a pack, in place of its mask, with `shared_prefix` attention.
+            group_layouts: of a pack, in place of its mask, with `shared_prefix` attention.
         """
         embeds = self.decoder.embed_tokens(input_ids)  # (B, L, D)
         if features is not None:
@@ -150,7 +158,7 @@ class QwenVL(nn.Module):
             deepstack=features.deepstack if features is not None else (),
             past_key_values=cache,
             use_cache=cache is not None,
-            group_layout=group_layout,
+            group_layouts=group_layouts,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

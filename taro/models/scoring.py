@@ -1,18 +1,19 @@
-"""Log-probs of the completions of a group, all of them in one pass over distinct tokens.
+"""Log-probs of the completions of one or more groups, all of them in one pass over distinct tokens.
 
-G completions, C tokens of the longest, S packed tokens, R response tokens, D hidden, V vocabulary.
+G completions, C tokens of the longest, S packed tokens of a group, N of all groups of a pack, R response tokens, D hidden, V
+vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from taro.models.attention import SHARED_PREFIX
-from taro.models.packing import PackedGroup
+from taro.models.packing import Pack, PackedGroup
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 
@@ -25,37 +26,50 @@ class GroupScores:
     entropy: Tensor  # (G, C) float32, nats, never with gradient
 
 
-def score_group(
-    model: QwenVL,
-    prompt: Prompt,
-    group: PackedGroup,
-    features: VisionFeatures,
-    *,
-    temperature: float = 1.0,
-    chunk: int = 1024,
-) -> GroupScores:
-    """Log-probs and entropies of a packed group under `model`, with `features` in place of the prompt's video.
+@dataclass(frozen=True)
+class GroupInputs:
+    """A group as a model sees it."""
+
+    prompt: Prompt
+    packed: PackedGroup
+    features: VisionFeatures  # in place of the prompt's video
+
+
+def score_groups(
+    model: QwenVL, groups: Sequence[GroupInputs], *, temperature: float = 1.0, chunk: int = 1024
+) -> list[GroupScores]:
+    """Log-probs and entropies of groups under `model`, in one pass.
 
     `temperature` divides the logits, as in sampling. The LM head runs on response positions alone, `chunk` of them at a
-    time, so that no (S, V) tensor exists.
+    time, so that no (N, V) tensor exists.
     """
-    packed_video = torch.zeros_like(group.input_ids, dtype=torch.bool)
-    packed_video[: group.prompt_length] = prompt.video_mask
-    shared = model.attention == SHARED_PREFIX
+    pack = Pack(tuple(group.packed for group in groups))
+    positions = torch.cat([group.packed.position_ids(group.prompt.position_ids) for group in groups], dim=1)  # (3, N)
     hidden = model.hidden_states(
-        group.input_ids[None],
-        group.position_ids(prompt.position_ids)[:, None],
-        attention_mask=None if shared else group.attention_mask()[None, None],
-        group_layout=group.layout() if shared else None,
-        features=features,
-        video_mask=packed_video[None],
-    )[0]  # (S, D)
-    mask = group.response_mask
-    log_probs, entropy = token_log_probs(
-        model, hidden[group.predictor_index[mask]], group.completion_ids[mask], temperature=temperature, chunk=chunk
-    )
-    empty = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
-    return GroupScores(empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropy))
+        pack.input_ids[None],
+        positions[:, None],
+        features=VisionFeatures.cat([group.features for group in groups]),
+        video_mask=torch.cat([_video_mask(group) for group in groups])[None],
+        **pack.attention_inputs(model.attention),
+    )[0]  # (N, D)
+    targets = torch.cat([group.completion_ids[group.response_mask] for group in pack.groups])  # (R,)
+    values = token_log_probs(model, hidden[pack.predictors()], targets, temperature=temperature, chunk=chunk)
+    sizes = [int(group.response_mask.sum()) for group in pack.groups]
+    return [
+        GroupScores(_unpack(log_probs, group.response_mask), _unpack(entropy, group.response_mask))
+        for group, log_probs, entropy in zip(pack.groups, *(value.split(sizes) for value in values), strict=True)
+    ]
+
+
+def _video_mask(group: GroupInputs) -> Tensor:
+    """(S,) bool: completions have no video, whatever their tokens."""
+    mask = group.prompt.video_mask
+    return torch.cat([mask, mask.new_zeros(len(group.packed) - len(mask))])
+
+
+def _unpack(values: Tensor, mask: Tensor) -> Tensor:
+    """(R,) of the response tokens -> (G, C), 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=mask.device).masked_scatter(mask, values)
 
 
 def token_log_probs(

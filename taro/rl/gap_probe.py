@@ -15,6 +15,7 @@ from torch import Tensor
 from taro.data.examples import GroundingExample, TrainingExample
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
+from taro.models.scoring import score_groups
 from taro.prompts import has_format, parse_answer
 from taro.rl.group import Group, compute_gaps, make_group, score
 from taro.rl.perturbation import FrameShuffle, shuffle_elsewhere
@@ -87,7 +88,7 @@ def probe_gaps(policy: QwenVL, groups: Sequence[Group], radius: float, seed: int
         away = shuffle_elsewhere(video.timestamps, boundaries, every, radius, generator)
         if away is None:
             continue
-        original = score(policy, group, 1.0).log_probs
+        original = score(policy, [group], 1.0)[0].log_probs
         log_probs = [_on_permuted(policy, group, permutation) for permutation in (near, away)]
         for tokens in TOKENS:
             at, off = (compute_gaps(group, original, values, tokens) for values in log_probs)
@@ -103,4 +104,4 @@ def _on_permuted(policy: QwenVL, group: Group, permutation: Tensor) -> Tensor:
     """Log-probs (G, C) with the video's frames in this order, (F,)."""
     moved = permutation != torch.arange(len(permutation))
     frames = group.example.prompt.video.frames[permutation]
-    return score(policy, group, 1.0, policy.reencode_video(group.features, frames, moved)).log_probs
+    return score_groups(policy, [group.inputs(policy.reencode_video(group.features, frames, moved))])[0].log_probs

@@ -5,7 +5,8 @@ G completions, C tokens of the longest, F frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from taro.data.samples import Sample
 from taro.models.packing import PackedGroup, pack_group
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.models.scoring import GroupScores, score_group
+from taro.models.scoring import GroupInputs, GroupScores, score_groups
 from taro.prompts import parse_answer
 from taro.rl.advantages import constructed_weights, group_advantages
 from taro.rl.perturbation import FrameShuffle
@@ -37,6 +38,10 @@ class Group:
     texts: tuple[str, ...]  # (G)
     token_spans: tuple[list[tuple[int, int]], ...]  # (G) characters of each token
 
+    def inputs(self, features: VisionFeatures | None = None) -> GroupInputs:
+        """What a model scores: the group on its own video, or on other features."""
+        return GroupInputs(self.example.prompt, self.packed, features or self.features)
+
 
 def make_group(example: TrainingExample, rollout: RolloutGroup, features: VisionFeatures, builder: PromptBuilder) -> Group:
     decoded = [builder.token_spans(completion) for completion in rollout.completions]
@@ -45,37 +50,42 @@ def make_group(example: TrainingExample, rollout: RolloutGroup, features: Vision
     return Group(example, rollout, features, packed, texts, spans)
 
 
-def score(model: QwenVL, group: Group, temperature: float, features: VisionFeatures | None = None) -> GroupScores:
-    """The group's log-probs under `model`, on its own video or on other `features`."""
-    return score_group(
-        model, group.example.prompt, group.packed, features or group.features, temperature=temperature
-    )
+def score(model: QwenVL, groups: Sequence[Group], temperature: float) -> list[GroupScores]:
+    """Scores of groups that share a pack under `model`."""
+    return score_groups(model, [group.inputs() for group in groups], temperature=temperature)
 
 
 @torch.no_grad()
 def shuffled_log_probs(
-    policy: QwenVL, group: Group, settings: TemporalRewardSettings, temperature: float
-) -> Tensor:
-    """Log-probs, (G, C), of the completions when the frames around the true boundaries are shuffled. Only temporal patches
-    with a moved frame are encoded again."""
-    video, sample = group.example.prompt.video, group.example.sample
-    boundaries = torch.tensor(sample.spans, dtype=torch.float64).flatten()
-    shuffle = FrameShuffle(settings.radius)
-    generator = torch.Generator().manual_seed(group.example.shuffle_seed)
+    policy: QwenVL, groups: Sequence[Group], settings: TemporalRewardSettings, temperature: float
+) -> list[Tensor]:
+    """Log-probs, (G, C) of each group, when the frames around the true boundaries are shuffled. Only temporal patches with a
+    moved frame are encoded again."""
+    if settings.permutation == "group":
+        inputs = [group.inputs(next(shuffled_videos(policy, group, settings.radius))) for group in groups]
+        return [scores.log_probs for scores in score_groups(policy, inputs, temperature=temperature)]
+    return [_each_on_its_own_shuffle(policy, group, settings.radius, temperature) for group in groups]
 
-    def draw() -> VisionFeatures:
+
+def shuffled_videos(policy: QwenVL, group: Group, radius: float) -> Iterator[VisionFeatures]:
+    """Features of the group's video with one permutation after the other, without end."""
+    video, shuffle = group.example.prompt.video, FrameShuffle(radius)
+    boundaries = torch.tensor(group.example.sample.spans, dtype=torch.float64).flatten()
+    generator = torch.Generator().manual_seed(group.example.shuffle_seed)
+    while True:
         permutation = shuffle(video.timestamps, boundaries, generator)  # (F,)
         moved = permutation != torch.arange(len(permutation))
-        return policy.reencode_video(group.features, video.frames[permutation.to(video.frames.device)], moved)
+        yield policy.reencode_video(group.features, video.frames[permutation.to(video.frames.device)], moved)
 
-    if settings.permutation == "group":
-        return score(policy, group, temperature, draw()).log_probs
+
+def _each_on_its_own_shuffle(policy: QwenVL, group: Group, radius: float, temperature: float) -> Tensor:
+    """(G, C)."""
+    prompt, device = group.example.prompt, group.packed.input_ids.device
     rows = []
-    for completion in group.rollout.completions:
-        alone = pack_group(group.example.prompt.input_ids, [completion.to(group.packed.input_ids.device)])
-        values = score(policy, replace(group, packed=alone), temperature, draw()).log_probs[0]
-        rows.append(torch.nn.functional.pad(values, (0, group.packed.response_mask.shape[1] - len(completion))))
-    return torch.stack(rows)
+    for completion, features in zip(group.rollout.completions, shuffled_videos(policy, group, radius), strict=False):
+        alone = GroupInputs(prompt, pack_group(prompt.input_ids, [completion.to(device)]), features)
+        rows.append(score_groups(policy, [alone], temperature=temperature)[0].log_probs[0])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 @dataclass(frozen=True)
@@ -136,3 +146,13 @@ def judge(
 def _sum(rewards: dict[str, Tensor]) -> Tensor:
     """(G,) of (G,) each."""
     return torch.stack(list(rewards.values())).sum(0)
+
+
+@dataclass(frozen=True)
+class JudgedGroup:
+    """All that an update needs of a group."""
+
+    group: Group
+    judgement: Judgement
+    old_log_probs: Tensor  # (G, C) under the policy that made the rollout
+    ref_log_probs: Tensor | None  # (G, C), None without a KL term

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from taro.data.examples import GroundingExample, TrainingExample
 from taro.evaluation.metrics import GroundingMetrics
+from taro.models.packing import plan_packs
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.scoring import GroupScores
 from taro.progress import steps_done
 from taro.prompts import parse_answer
-from taro.rl.group import Group, Judgement, compute_gaps, judge, make_group, score, shuffled_log_probs
+from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, score, shuffled_log_probs
 from taro.rl.losses import kl_loss, policy_loss
 from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
@@ -39,7 +40,9 @@ class GRPOModule(L.LightningModule):
         loss: surrogate and KL.
         optimizer: AdamW.
         dtype: of the weights; compute precision is `trainer.precision`.
-        attention: of the decoder: `shared_prefix`, or `sdpa` with a dense mask.
+        attention: of the decoder: `shared_prefix`; `flex`, FlexAttention's block masks, to train on GPUs; or `sdpa` with a
+            dense mask.
+        pack_tokens: groups share a forward pass while they have at most this many tokens together; each must fit by itself.
         gradient_checkpointing: trade compute for memory in the decoder.
         rollout_rows: completions that the native engine decodes together.
     """
@@ -56,13 +59,15 @@ class GRPOModule(L.LightningModule):
         optimizer: OptimizerSettings = OptimizerSettings(),
         dtype: str = "float32",
         attention: str = "shared_prefix",
+        pack_tokens: int = 16384,
         gradient_checkpointing: bool = False,
         rollout_rows: int = 128,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds neither the reference nor the frozen tower
-        self.name_or_path, self.group_size, self.rollout_rows = name_or_path, group_size, rollout_rows
+        self.name_or_path, self.group_size = name_or_path, group_size
+        self.rollout_rows, self.pack_tokens = rollout_rows, pack_tokens
         self.sampling = sampling
         self.greedy = SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
@@ -95,25 +100,20 @@ class GRPOModule(L.LightningModule):
         log = StepLog()
         groups = self.rollout(batch, log)
         tokens = self.global_sum(sum(int(group.packed.response_mask.sum()) for group in groups))
-        kept: list[tuple[Group, Judgement, Tensor, Tensor | None]] = []
-        for group in groups:
-            with log.timed("score"):
-                shuffled, reference = self.score_frozen(group)
+        packs: list[list[JudgedGroup]] = []
+        for members in plan_packs([len(group.packed) for group in groups], self.pack_tokens):
+            pack = [groups[i] for i in members]
+            shuffled, reference = self.score_shuffled(pack, log), self.score_reference(pack, log)
             with log.timed("update"):
-                scores = self.score_with_gradient(group)
-                gaps = None if shuffled is None else compute_gaps(
-                    group, scores.log_probs, shuffled, self.temporal_reward.tokens
-                )
-                judgement = judge(group, gaps, self.temporal_reward, self.advantages)
-                old = scores.log_probs.detach()
-                self.backward_group(group, judgement, scores.log_probs, old, reference, tokens, log)
-            log.add_group(group, judgement, scores.entropy)
-            kept.append((group, judgement, old, reference))
+                scores = self.score_with_gradient(pack)
+                judged = self.judge_pack(pack, scores, shuffled, reference, log)
+                self.backward_pack(judged, [score.log_probs for score in scores], tokens, log)
+            packs.append(judged)
         self.optimizer_step_now(log)
         for _ in range(self.loss.updates - 1):
-            for group, judgement, old, reference in kept:
-                log_probs = self.score_with_gradient(group).log_probs
-                self.backward_group(group, judgement, log_probs, old, reference, tokens, log)
+            for judged in packs:
+                scores = self.score_with_gradient([one.group for one in judged])
+                self.backward_pack(judged, [score.log_probs for score in scores], tokens, log)
             self.optimizer_step_now(log)
         failed = [example for example in batch if example.failure is not None]
         self.log_step(log, failed)
@@ -135,46 +135,65 @@ class GRPOModule(L.LightningModule):
             for example, rollout, feature in zip(examples, rollouts, features, strict=True)
         ]
 
-    @torch.no_grad()
-    def score_frozen(self, group: Group) -> tuple[Tensor | None, Tensor | None]:
-        """Log-probs (G, C) on the shuffled video and under the reference, each None where it is not used."""
-        shuffled = reference = None
-        if self.temporal_reward is not None:
-            shuffled = shuffled_log_probs(self.policy, group, self.temporal_reward, self.sampling.temperature)
-        if self.reference is not None:
-            reference = score(self.reference, group, self.sampling.temperature).log_probs
-        return shuffled, reference
+    def score_shuffled(self, pack: list[Group], log: StepLog) -> list[Tensor | None]:
+        """Log-probs on the shuffled videos, (G, C) each; None without the temporal reward."""
+        if self.temporal_reward is None:
+            return [None] * len(pack)
+        with log.timed("shuffled"):
+            return shuffled_log_probs(self.policy, pack, self.temporal_reward, self.sampling.temperature)
 
-    def score_with_gradient(self, group: Group) -> GroupScores:
-        """The group's log-probs and entropies, with gradient."""
+    @torch.no_grad()
+    def score_reference(self, pack: list[Group], log: StepLog) -> list[Tensor | None]:
+        """Log-probs under the reference, (G, C) each; None without a KL term."""
+        if self.reference is None:
+            return [None] * len(pack)
+        with log.timed("reference"):
+            return [scores.log_probs for scores in score(self.reference, pack, self.sampling.temperature)]
+
+    def score_with_gradient(self, pack: list[Group]) -> list[GroupScores]:
+        """The groups' log-probs and entropies, with gradient."""
         # transformers checkpoints gradients in training mode alone, and then can't decode with a cache.
         self.policy.train(self.gradient_checkpointing)
-        scores = score(self.policy, group, self.sampling.temperature)
+        scores = score(self.policy, pack, self.sampling.temperature)
         self.policy.eval()
         return scores
 
-    def backward_group(
+    def judge_pack(
         self,
-        group: Group,
-        judgement: Judgement,
-        log_probs: Tensor,
-        old_log_probs: Tensor,
-        ref_log_probs: Tensor | None,
-        tokens: Tensor,
+        pack: list[Group],
+        scores: list[GroupScores],
+        shuffled: list[Tensor | None],
+        reference: list[Tensor | None],
         log: StepLog,
-    ) -> None:
-        """Add the gradient of the group's part of the loss: a sum over its tokens, divided by the step's."""
+    ) -> list[JudgedGroup]:
+        """Rewards and weights of each group. The pass that carries the gradient gives the gap's original log-probs and the
+        old ones, too."""
+        judged = []
+        for group, own, other, ref in zip(pack, scores, shuffled, reference, strict=True):
+            gaps = None if other is None else compute_gaps(group, own.log_probs, other, self.temporal_reward.tokens)
+            judgement = judge(group, gaps, self.temporal_reward, self.advantages)
+            log.add_group(group, judgement, own.entropy)
+            judged.append(JudgedGroup(group, judgement, own.log_probs.detach(), ref))
+        return judged
+
+    def backward_pack(self, judged: list[JudgedGroup], log_probs: list[Tensor], tokens: Tensor, log: StepLog) -> None:
+        """Add the gradient of the pack's part of the loss."""
         # Lightning averages gradients over ranks: times their number, the sum over all tokens is left.
         denominator = tokens / self.trainer.world_size
-        device = log_probs.device
+        losses = [self.group_loss(one, own, denominator, log) for one, own in zip(judged, log_probs, strict=True)]
+        self.manual_backward(torch.stack(losses).sum())
+
+    def group_loss(self, judged: JudgedGroup, log_probs: Tensor, denominator: Tensor, log: StepLog) -> Tensor:
+        """Sum over the group's tokens, divided by `denominator`: the surrogate and the KL."""
+        device, example = log_probs.device, judged.group.example
         # A vision token that another engine let through can't be learned from: its log-prob is -inf by definition.
-        mask = group.packed.response_mask & ~log_probs.isneginf()
+        mask = judged.group.packed.response_mask & ~log_probs.isneginf()
         policy = policy_loss(
             log_probs,
-            old_log_probs,
-            judgement.weights.to(device),
+            judged.old_log_probs,
+            judged.judgement.weights.to(device),
             mask,
-            group.example.constructed.to(device),
+            example.constructed.to(device),
             clip_low=self.loss.clip_low,
             clip_high=self.loss.clip_high,
             dual_clip=self.loss.dual_clip,
@@ -182,13 +201,13 @@ class GRPOModule(L.LightningModule):
             denominator=denominator,
         )
         loss = policy.loss
-        if ref_log_probs is not None:
-            kl = kl_loss(log_probs, ref_log_probs, mask, denominator=denominator)
+        if judged.ref_log_probs is not None:
+            kl = kl_loss(log_probs, judged.ref_log_probs, mask, denominator=denominator)
             loss = loss + self.loss.kl_coefficient * kl.loss
             log.add_mean("kl", kl.kl, mask.sum())
         log.add_mean("clip_ratio/region_mean", policy.clip_ratio, mask.sum())
         log.add_sum("loss", loss.detach())
-        self.manual_backward(loss)
+        return loss
 
     def optimizer_step_now(self, log: StepLog) -> None:
         """Clip, step, zero. A gradient that is not finite never reaches the weights: the step is left out and counted.

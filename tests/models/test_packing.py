@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from taro.models.packing import pack_group
+from taro.models.packing import Pack, PackError, pack_group, plan_packs
 
 PROMPT = [10, 11, 12]
 COMPLETIONS = [[1, 2, 3], [], [4], [5, 6]]
@@ -55,15 +55,6 @@ def test_lists_and_tensors_are_taken_alike():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(getattr(other, name))), name
 
 
-def test_to_keeps_everything():
-    group = packed()
-    moved = group.to("meta")
-    assert moved.prompt_length == group.prompt_length
-    for name, value in vars(group).items():
-        if isinstance(value, torch.Tensor):
-            assert getattr(moved, name).device.type == "meta" and getattr(moved, name).shape == value.shape
-
-
 @pytest.mark.parametrize("completions", [[[]], [[], []]])
 def test_empty_completions_are_rows_without_tokens(completions):
     group = pack_group(PROMPT, completions)
@@ -79,3 +70,53 @@ def test_empty_completions_are_rows_without_tokens(completions):
 def test_what_can_not_be_packed(prompt, completions, message):
     with pytest.raises(ValueError, match=message):
         pack_group(prompt, completions)
+
+
+def two_groups():
+    return Pack((packed(), pack_group([20, 21], [[7], [8, 9]])))
+
+
+def test_a_pack_is_its_groups_one_after_the_other():
+    pack = two_groups()
+    assert pack.input_ids.tolist() == [10, 11, 12, 1, 2, 3, 4, 5, 6, 20, 21, 7, 8, 9]
+    assert pack.input_ids[pack.predictors()].tolist() == [12, 1, 2, 12, 12, 5, 21, 21, 8]
+
+
+def test_no_group_of_a_pack_sees_another():
+    pack = two_groups()
+    first, second = (group.attention_mask() for group in pack.groups)
+    expected = torch.zeros(14, 14, dtype=torch.bool)
+    expected[:9, :9], expected[9:, 9:] = first, second
+    assert torch.equal(pack.attention_mask(), expected)
+
+
+@pytest.mark.parametrize("lengths", [(1,), (200, 3, 0, 130), (0,)], ids=str)
+def test_the_block_mask_is_the_same_mask(lengths):
+    """Over several blocks of 128, and not full at their edges."""
+    first = pack_group(range(150), [range(length) for length in lengths])
+    pack = Pack((first, pack_group(range(70), [range(90), range(5)])))
+    total, mask = len(pack.input_ids), pack.attention_mask()
+    place = torch.arange(total)
+    sees = pack.block_mask().mask_mod(0, 0, place[:, None], place[None, :])
+    assert torch.equal(sees, mask)
+    blocks = torch.nn.functional.pad(mask, (0, -total % 128) * 2).unflatten(0, (-1, 128)).unflatten(2, (-1, 128))
+    assert torch.equal(pack.block_mask().to_dense()[0, 0].bool(), blocks.any(dim=(1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "packs"),
+    [
+        ([], []),
+        ([10], [[0]]),
+        ([4, 6, 1], [[0, 1], [2]]),
+        ([5, 6, 4, 5, 5], [[0], [1, 2], [3, 4]]),
+        ([10, 10], [[0], [1]]),
+    ],
+)
+def test_packs_are_filled_in_order_up_to_the_budget(sizes, packs):
+    assert plan_packs(sizes, budget=10) == packs
+
+
+def test_a_group_over_the_budget_names_the_settings():
+    with pytest.raises(PackError, match=r"has 11 tokens, and model.pack_tokens = 10: raise it, or lower model.group_size"):
+        plan_packs([3, 11], budget=10)

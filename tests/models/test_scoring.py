@@ -6,7 +6,7 @@ import torch
 from taro.models.families import PLACEHOLDERS
 from taro.models.packing import PackedGroup, pack_group
 from taro.models.qwen_vl import QwenVL
-from taro.models.scoring import score_group
+from taro.models.scoring import GroupInputs, score_groups
 
 LENGTHS = (5, 1, 0, 9, 2)
 
@@ -17,8 +17,12 @@ def random_completions(lengths, seed=0):
 
 
 def score(policy, prompt, completions, **settings):
+    return score_groups(policy, [inputs(policy, prompt, completions)], **settings)[0]
+
+
+def inputs(policy, prompt, completions):
     features = policy.encode_video(prompt.video.frames)
-    return score_group(policy, prompt, pack_group(prompt.input_ids, completions), features, **settings)
+    return GroupInputs(prompt, pack_group(prompt.input_ids, completions), features)
 
 
 def gradients(policy):
@@ -77,7 +81,9 @@ def test_log_probs_depend_on_the_video(policy, prompts):
     completions = random_completions((6,))
     group = pack_group(prompts[0].input_ids, completions)
     frames = prompts[0].video.frames
-    true, reversed_ = (score_group(policy, prompts[0], group, policy.encode_video(f)) for f in (frames, frames.flip(0)))
+    true, reversed_ = (
+        score_groups(policy, [GroupInputs(prompts[0], group, policy.encode_video(f))])[0] for f in (frames, frames.flip(0))
+    )
     assert (true.log_probs - reversed_.log_probs).abs().max() > 1e-3
 
 
@@ -110,6 +116,62 @@ def test_a_completion_does_not_see_the_others(policy, prompts):
         length = len(completions[row])
         torch.testing.assert_close(after.log_probs[row, :length], before.log_probs[row, :length], atol=1e-5, rtol=0)
         torch.testing.assert_close(after.entropy[row, :length], before.entropy[row, :length], atol=1e-5, rtol=0)
+
+
+def groups_of(policy, prompts):
+    """Of different prompts, sizes and completions."""
+    lengths = ((4, 6, 3), (1, 0), LENGTHS, (8,))
+    return [
+        inputs(policy, prompt, random_completions(own, seed))
+        for seed, (prompt, own) in enumerate(zip(prompts, lengths, strict=True))
+    ]
+
+
+def test_groups_in_one_pack_do_not_see_each_other(policy, prompts):
+    groups = groups_of(policy, prompts)
+    together = score_groups(policy, groups, temperature=0.7)
+    for group, scores in zip(groups, together, strict=True):
+        alone = score_groups(policy, [group], temperature=0.7)[0]
+        torch.testing.assert_close(scores.log_probs, alone.log_probs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(scores.entropy, alone.entropy, atol=1e-5, rtol=0)
+    other = [*groups[:2], inputs(policy, prompts[3], random_completions((9, 2), seed=9)), groups[3]]
+    changed = score_groups(policy, other, temperature=0.7)
+    for number in (0, 1, 3):
+        torch.testing.assert_close(changed[number].log_probs, together[number].log_probs, atol=1e-5, rtol=0)
+
+
+def test_the_gradient_of_a_pack_is_the_sum_of_its_groups(own_policy, prompts):
+    groups = groups_of(own_policy, prompts)
+    sum((scores.log_probs**2).sum() for scores in score_groups(own_policy, groups)).backward()
+    together = gradients(own_policy)
+    for group in groups:
+        (score_groups(own_policy, [group])[0].log_probs ** 2).sum().backward()
+    assert_close_gradients(together, gradients(own_policy))
+
+
+def test_flex_attention_gives_the_same_log_probs(model_folder, prompts):
+    """Its block masks; on a CPU there is no backward pass."""
+    plain, flex = (QwenVL.from_pretrained(model_folder, attention=name) for name in ("shared_prefix", "flex"))
+    with torch.no_grad():
+        groups = groups_of(plain, prompts)
+        expected = score_groups(plain, groups)
+        for scores, same in zip(score_groups(flex, groups), expected, strict=True):
+            torch.testing.assert_close(scores.log_probs, same.log_probs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_flex_attention_gives_the_same_gradients(model_folder, prompts):
+    """Compiled, for packs of different lengths."""
+    found = []
+    for name in ("shared_prefix", "flex"):
+        policy = QwenVL.from_pretrained(model_folder, attention=name).cuda()
+        policy.freeze_tower()
+        for some in (slice(0, 1), slice(0, 2), slice(None)):
+            groups = groups_of(policy, [prompt.to("cuda") for prompt in prompts])[some]
+            sum((scores.log_probs**2).sum() for scores in score_groups(policy, groups)).backward()
+        found.append(gradients(policy))
+    assert_close_gradients(found[1], found[0])
 
 
 def test_a_plain_causal_mask_gives_other_log_probs(model_folder, prompts, monkeypatch):

@@ -62,7 +62,7 @@ def test_gaps_equal_those_of_whole_plain_passes(policy, group, plain_log_probs, 
         assert not torch.equal(order, torch.arange(len(order)))
         other = replace(group.example.prompt, video=replace(video, frames=video.frames[order]))
         shuffled.append(plain_log_probs(policy, other, completion))
-    found = shuffled_log_probs(policy, group, settings, 1.0)
+    found = shuffled_log_probs(policy, [group], settings, 1.0)[0]
     for row, values in zip(found, shuffled, strict=True):
         torch.testing.assert_close(row[: len(values)], values, atol=2e-5, rtol=0)
 
@@ -91,14 +91,14 @@ def test_the_choice_of_tokens_and_of_permutations_changes_the_gaps(policy, group
     plain = torch.zeros(group.packed.response_mask.shape)
     gaps = {}
     for permutation in ("group", "completion"):
-        shuffled = shuffled_log_probs(policy, group, TemporalRewardSettings(permutation=permutation), 1.0)
+        shuffled = shuffled_log_probs(policy, [group], TemporalRewardSettings(permutation=permutation), 1.0)[0]
         for tokens in ("response", "think", "timestamps"):
             gaps[permutation, tokens] = round(float(compute_gaps(group, plain, shuffled, tokens)[0]), 5)
     # the first completion's permutation is the same: its gaps are, too
     assert gaps["group", "response"] == pytest.approx(gaps["completion", "response"], abs=1e-4)
     assert len({gaps["group", tokens] for tokens in ("response", "think", "timestamps")}) == 3
     rows = [
-        shuffled_log_probs(policy, group, TemporalRewardSettings(permutation=permutation), 1.0)[1]
+        shuffled_log_probs(policy, [group], TemporalRewardSettings(permutation=permutation), 1.0)[0][1]
         for permutation in ("group", "completion")
     ]
     assert (rows[0] - rows[1]).abs().max() > 1e-3
@@ -114,7 +114,7 @@ def test_a_shuffle_moves_nothing_but_pixels(policy, builder, prompts, monkeypatc
         return hidden_states(input_ids, position_ids, **inputs)
 
     monkeypatch.setattr(policy, "hidden_states", spy)
-    shuffled_log_probs(policy, group, TemporalRewardSettings(permutation=permutation), 1.0)
+    shuffled_log_probs(policy, [group], TemporalRewardSettings(permutation=permutation), 1.0)[0]
     prompt, length = group.example.prompt, len(group.example.prompt.input_ids)
     assert len(calls) == (1 if permutation == "group" else 3)
     for input_ids, position_ids, video_mask, features in calls:
@@ -129,17 +129,17 @@ def test_a_shuffle_moves_nothing_but_pixels(policy, builder, prompts, monkeypatc
 
 def test_the_same_seed_gives_the_same_shuffle(policy, group):
     settings = TemporalRewardSettings()
-    first, second = (shuffled_log_probs(policy, group, settings, 1.0) for _ in range(2))
+    first, second = (shuffled_log_probs(policy, [group], settings, 1.0)[0] for _ in range(2))
     assert torch.equal(first, second)
     example = replace(group.example, shuffle_seed=12)
-    assert not torch.equal(shuffled_log_probs(policy, replace(group, example=example), settings, 1.0), first)
+    assert not torch.equal(shuffled_log_probs(policy, [replace(group, example=example)], settings, 1.0)[0], first)
 
 
 def test_the_temperature_reaches_the_shuffled_pass(policy, group, plain_log_probs):
     (order,) = permutations(group, 3.0, 1)
     video = group.example.prompt.video
     other = replace(group.example.prompt, video=replace(video, frames=video.frames[order]))
-    found = shuffled_log_probs(policy, group, TemporalRewardSettings(), 0.7)
+    found = shuffled_log_probs(policy, [group], TemporalRewardSettings(), 0.7)[0]
     completion = group.rollout.completions[1]
     expected = plain_log_probs(policy, other, completion, 0.7)
     torch.testing.assert_close(found[1, : len(completion)], expected, atol=3e-5, rtol=0)

@@ -5,6 +5,7 @@ import lightning as L
 import pytest
 import torch
 
+import taro.rl.module
 from taro.data.samples import load_samples, save_samples
 from taro.models.qwen_vl import QwenVL
 from taro.prompts import has_format, parse_answer
@@ -219,11 +220,28 @@ def test_gradient_checkpointing_changes_no_number(fit, arguments, uneven, steps,
 
     watch = Watch()
     fit([*arguments, *PLAIN, "--trainer.max_steps=1", f"--model.gradient_checkpointing={checkpointing}"], watch, Count())
-    assert sum(calls) == (4 if checkpointing else 2)
+    assert sum(calls) == (2 if checkpointing else 1)  # both groups in one pack
     if checkpointing:
         plain = Watch()
         fit([*arguments, *PLAIN, "--trainer.max_steps=1"], plain)
         assert_close_gradients(watch.gradients[0], plain.gradients[0], tolerance=1e-5)
+
+
+def test_smaller_packs_change_no_number(fit, arguments, uneven, steps, monkeypatch):
+    watch, passes = Watch(noise=0.1), []
+    plan = taro.rl.module.plan_packs
+    monkeypatch.setattr("taro.rl.module.plan_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
+    limits = ["--data.grounding.max_prompt_tokens=70", "--model.sampling.max_tokens=66"]
+    extra = ["--trainer.max_steps=1", "--model.optimizer.clip_norm=1e9", *limits]
+    fit([*arguments, *extra], watch, steps)
+    fit([*arguments, *extra, "--model.pack_tokens=268"], watch, steps)
+    assert passes == [[[0, 1]], [[0], [1]]]
+    assert_close_gradients(watch.gradients[1], watch.gradients[0], tolerance=1e-5)
+    together, alone = steps.metrics
+    for name, value in together.items():
+        if not name.startswith("timing_s/"):
+            assert alone[name] == pytest.approx(value, abs=1e-5), name
+    assert together["grad_norm"] > 1e-3
 
 
 def test_rollouts_are_the_same_with_gradient_checkpointing(fit, arguments, steps):

@@ -7,7 +7,7 @@ import torch
 from taro.models.families import PLACEHOLDERS
 from taro.models.packing import pack_group
 from taro.models.patches import frames_to_patches
-from taro.models.scoring import score_group
+from taro.models.scoring import GroupInputs, score_groups
 from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
 
 NEVER = -1  # an end token that is never drawn
@@ -29,7 +29,7 @@ def tokens(groups):
 def teacher_forced(policy, prompt, completions, temperature=1.0):
     features = policy.encode_video(prompt.video.frames)
     group = pack_group(prompt.input_ids, completions)
-    return score_group(policy, prompt, group, features, temperature=temperature).log_probs
+    return score_groups(policy, [GroupInputs(prompt, group, features)], temperature=temperature)[0].log_probs
 
 
 def assert_equal_to_teacher_forcing(policy, prompt, group, temperature, prefixes):
