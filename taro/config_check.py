@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from jsonargparse import Namespace
 
 from taro.data.video import VideoSettings
-from taro.models.attention import SHARED_PREFIX
+from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.prompts import build_request
 
-ATTENTIONS = (SHARED_PREFIX, "sdpa", "eager")  # those that take a group's layout or its dense mask
+ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
 # The least value of each number, and whether that value itself is allowed.
 LEAST = {
@@ -32,9 +34,11 @@ LEAST = {
     "model.optimizer.clip_norm": (0, False),
     "model.optimizer.most_skipped": (1, True),
     "model.temporal_reward.radius": (0, False),
+    "model.feature_cache.max_gigabytes": (0, False),
     "data.prompts_per_step": (1, True),
     "data.evaluation_batch": (1, True),
     "data.workers": (0, True),
+    "data.frame_cache.max_gigabytes": (0, False),
     "data.grounding.max_prompt_tokens": (1, True),
     "data.grounding.evaluation_max_prompt_tokens": (1, True),
     "curriculum.warmup_epochs": (0, True),
@@ -47,7 +51,7 @@ class ConfigError(ValueError):
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
-    return [*_numbers(config), *_conflicts(config), *_parts(config), *_files(config)]
+    return [*_numbers(config), *_conflicts(config), *_parts(config), *_files(config), *_cache_folders(config)]
 
 
 def run_folder(config: Namespace) -> Path:
@@ -80,6 +84,14 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield f"trainer.precision = {trainer.precision}: allowed are 32-true and bf16-mixed"
     if model.attention not in ATTENTIONS:
         yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
+    if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
+    largest = data.grounding.max_prompt_tokens + model.group_size * model.sampling.max_tokens
+    if largest > model.pack_tokens:
+        yield (
+            f"model.pack_tokens = {model.pack_tokens} has no room for the largest group: data.grounding.max_prompt_tokens + "
+            f"model.group_size * model.sampling.max_tokens = {largest} tokens; raise it, or lower one of these"
+        )
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
@@ -122,6 +134,18 @@ def _files(config: Namespace) -> Iterator[str]:
     checkpoint = resumed_checkpoint(config)
     if checkpoint is not None and not checkpoint.exists():
         yield f"ckpt_path = {config.ckpt_path}: there is no {checkpoint}"
+
+
+def _cache_folders(config: Namespace) -> Iterator[str]:
+    """Made here, and written to, since nothing else tells for sure whether they can be."""
+    for name in ("data.frame_cache", "model.feature_cache"):
+        settings = config.get(name)
+        if settings is not None:
+            try:
+                Path(settings.folder).mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=settings.folder).close()
+            except OSError as error:
+                yield f"{name}.folder = {settings.folder}: no folder that can be made and written to ({error.strerror})"
 
 
 def count_devices(devices: list[int] | str | int) -> int:

@@ -103,6 +103,10 @@ def test_unknown_key_in_a_file(arguments, no_weights, capsys, tmp_path):
 MISTAKES = [
     ("--model.group_size=1", "model.group_size = 1: must be at least 2"),
     ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
+    ("--model.attention=flex", "model.attention = flex: FlexAttention has no backward pass on a CPU"),
+    ("--model.pack_tokens=1311", "model.group_size * model.sampling.max_tokens = 1312 tokens; raise it, or lower"),
+    ("--model.feature_cache={folder: /dev/null/a}", "model.feature_cache.folder = /dev/null/a: no folder that can be made"),
+    ("--data.frame_cache={folder: ., max_gigabytes: 0}", "data.frame_cache.max_gigabytes = 0.0: must be above 0"),
     ("--data.prompts_per_step=0", "data.prompts_per_step = 0: must be at least 1"),
     ("--model.sampling.temperature=0", "model.sampling.temperature = 0.0: must be above 0"),
     ("--model.loss.updates=0", "model.loss.updates = 0: must be at least 1"),
@@ -141,15 +145,16 @@ def test_each_contradiction_is_named(arguments, no_weights, mistake, message):
     assert len(problems) == 1 and message in problems[0]
 
 
-def test_every_bounded_number_is_a_setting(arguments):
-    config = parse(arguments).config
+def test_every_bounded_number_is_a_setting(arguments, tmp_path):
+    caches = [f"--{name}={{folder: {tmp_path}/{name}}}" for name in ("data.frame_cache", "model.feature_cache")]
+    config = parse([*arguments, *caches]).config
     for name in LEAST:
         assert config.get(name) is not None, name
 
 
 def test_all_contradictions_at_once(arguments, no_weights):
     # Without those that say another thing of a setting that is named already.
-    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows")
+    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex", "pack_tokens")
     chosen = [item for item in MISTAKES if not any(name in item[0] for name in left_out)]
     with pytest.raises(ConfigError) as error:
         train.main([*arguments, *(mistake for mistake, _ in chosen)])

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from taro.data.dataset import EpochSampler, GroundingDataset
 from taro.data.examples import GroundingExample, TrainingExample
 from taro.data.samples import Sample, SampleError, load_samples
+from taro.disk_cache import DiskCacheSettings
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done
@@ -43,6 +44,7 @@ class GroundingDataModule(L.LightningDataModule):
             without them.
         seed: of the order of samples, the rollouts, the constructed paths and the perturbations.
         limit_train: use only the first so many training samples.
+        frame_cache: folder that keeps the sampled frames of all videos across epochs and runs; None decodes them again.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class GroundingDataModule(L.LightningDataModule):
         bad_rows: Literal["error", "drop"] = "error",
         seed: int = 0,
         limit_train: int | None = None,
+        frame_cache: DiskCacheSettings | None = None,
     ) -> None:
         super().__init__()
         self.name_or_path, self.video_root, self.grounding = name_or_path, video_root, grounding
@@ -68,6 +71,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.group_size, self.max_completion_tokens = group_size, max_completion_tokens
         self.prompts_per_step, self.evaluation_batch = prompts_per_step, evaluation_batch
         self.workers, self.bad_rows, self.seed, self.limit_train = workers, bad_rows, seed, limit_train
+        self.frame_cache = frame_cache
         self.constructed_probability = 0.0  # set by CurriculumCallback
         self.samples: dict[str, list[Sample]] = {}
         self._builders: dict[str, PromptBuilder] = {}
@@ -108,7 +112,7 @@ class GroundingDataModule(L.LightningDataModule):
                 f"data.prompts_per_step = {self.prompts_per_step} can't be shared by {world} ranks: make it a multiple"
             )
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
-        dataset = GroundingDataset(samples, self.builder(training=True), self.grounding)
+        dataset = GroundingDataset(samples, self.builder(training=True), self.grounding, self.frame_cache)
         self.sampler = EpochSampler(len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world)
         return self._loader(dataset, per_rank, sampler=self.sampler, drop_last=True)
 
@@ -120,7 +124,8 @@ class GroundingDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader:
         samples = self.samples[split][self.trainer.global_rank :: self.trainer.world_size]
-        dataset = GroundingDataset(samples, self.builder(training=False), self.grounding.for_evaluation())
+        settings = self.grounding.for_evaluation()
+        dataset = GroundingDataset(samples, self.builder(training=False), settings, self.frame_cache)
         return self._loader(dataset, self.evaluation_batch)
 
     def _loader(self, dataset: GroundingDataset, batch_size: int, **settings: object) -> DataLoader:

@@ -9,8 +9,10 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from taro.data.examples import GroundingExample
+from taro.data.frame_cache import FrameCache
 from taro.data.samples import Sample
 from taro.data.video import Video, VideoError, load_video
+from taro.disk_cache import DiskCacheSettings, TensorCache
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
 from taro.seeds import stable_seed
@@ -19,10 +21,20 @@ CACHED_BYTES = 256 * 2**20  # decoded frames that each worker keeps: queries of 
 
 
 class GroundingDataset(Dataset):
-    """Decodes a sample's video and builds its prompt; what is wrong with one sample is kept as its `failure`."""
+    """Decodes a sample's video and builds its prompt; what is wrong with one sample is kept as its `failure`.
 
-    def __init__(self, samples: list[Sample], builder: PromptBuilder, settings: GroundingSettings) -> None:
+    With `frame_cache`, frames that were decoded once come from there; its `counts` are those of this worker.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        builder: PromptBuilder,
+        settings: GroundingSettings,
+        frame_cache: DiskCacheSettings | None = None,
+    ) -> None:
         self.samples, self.builder, self.settings = samples, builder, settings
+        self.frame_cache = frame_cache and FrameCache(TensorCache.from_settings(frame_cache, "data.frame_cache"))
         self.videos: OrderedDict[tuple[str, tuple[float, float] | None], Video] = OrderedDict()
         self.cached_bytes = 0
 
@@ -37,18 +49,28 @@ class GroundingDataset(Dataset):
             return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
 
     def video(self, sample: Sample) -> Video:
-        """The sample's frames, from memory where this worker decoded them not long ago."""
+        """The sample's frames, from memory where this worker had them not long ago, else from disk, else decoded."""
         key = (sample.video, sample.clip)
         if key in self.videos:
             self.videos.move_to_end(key)
             return self.videos[key]
-        video = load_video(sample.video, clip=sample.clip, settings=self.settings.video, geometry=self.builder.geometry)
+        video = self._load(sample)
         self.videos[key] = video
         self.cached_bytes += video.frames.nbytes
         while self.cached_bytes > CACHED_BYTES:
             _, oldest = self.videos.popitem(last=False)
             self.cached_bytes -= oldest.frames.nbytes
         return video
+
+    def _load(self, sample: Sample) -> Video:
+        settings, geometry = self.settings.video, self.builder.geometry
+
+        def decode() -> Video:
+            return load_video(sample.video, clip=sample.clip, settings=settings, geometry=geometry)
+
+        if self.frame_cache is None:
+            return decode()
+        return self.frame_cache.video(sample.video, sample.clip, settings, geometry, decode)
 
 
 class EpochSampler(Sampler[int]):

@@ -6,6 +6,7 @@ Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0), 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from taro.data.examples import GroundingExample, TrainingExample
+from taro.disk_cache import DiskCacheSettings, TensorCache
 from taro.evaluation.metrics import GroundingMetrics
+from taro.models.feature_cache import FeatureCache
 from taro.models.packing import plan_packs
 from taro.models.prompt import PromptBuilder
-from taro.models.qwen_vl import QwenVL
+from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.scoring import GroupScores
 from taro.progress import steps_done
 from taro.prompts import parse_answer
@@ -45,6 +48,8 @@ class GRPOModule(L.LightningModule):
         pack_tokens: groups share a forward pass while they have at most this many tokens together; each must fit by itself.
         gradient_checkpointing: trade compute for memory in the decoder.
         rollout_rows: completions that the native engine decodes together.
+        feature_cache: folder that keeps the frozen tower's features of all videos across epochs and runs; None encodes each
+            video once a step.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class GRPOModule(L.LightningModule):
         pack_tokens: int = 16384,
         gradient_checkpointing: bool = False,
         rollout_rows: int = 128,
+        feature_cache: DiskCacheSettings | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,13 +78,14 @@ class GRPOModule(L.LightningModule):
         self.greedy = SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
         self.optimizer_settings, self.dtype_name, self.attention = optimizer, dtype, attention
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.feature_cache = gradient_checkpointing, feature_cache
         self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
         self.skipped_in_a_row = 0
         self.updated_step = 0  # the last step, from 1, that has changed the weights
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
         self.engine: RolloutEngine | None = None
+        self.features: FeatureCache | None = None
 
     def configure_model(self) -> None:
         """Load the weights; Lightning calls it before anything is run."""
@@ -90,6 +97,9 @@ class GRPOModule(L.LightningModule):
             self.reference = self.policy.frozen_copy()
         if self.gradient_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.feature_cache is not None:
+            cache = TensorCache.from_settings(self.feature_cache, "model.feature_cache")
+            self.features = FeatureCache(cache, self.policy.tower, self.policy.geometry)
         self.engine = NativeEngine(self.policy, self.builder.end_ids, self.rollout_rows)
 
     @property
@@ -123,7 +133,7 @@ class GRPOModule(L.LightningModule):
         """The groups of the prompts that could be built."""
         examples = [example for example in batch if example.prompt is not None]
         with log.timed("rollout"), torch.no_grad():
-            features = [self.policy.encode_video(example.prompt.video.frames) for example in examples]
+            features = [self.encode(example) for example in examples]
             self.engine.sync(self.policy.model.named_parameters())
             requests = [
                 RolloutPrompt(example.prompt, example.prefixes, example.seeds, feature)
@@ -134,6 +144,16 @@ class GRPOModule(L.LightningModule):
             make_group(example, rollout, feature, self.builder)
             for example, rollout, feature in zip(examples, rollouts, features, strict=True)
         ]
+
+    def encode(self, example: GroundingExample) -> VisionFeatures:
+        """Features of an example's video, from disk where they are kept there."""
+        frames, sample = example.prompt.video.frames, example.sample
+        encode = partial(self.policy.encode_video, frames)
+        if self.features is None:
+            return encode()
+        grounding = self.trainer.datamodule.grounding
+        settings = (grounding if self.trainer.training else grounding.for_evaluation()).video
+        return self.features.features(sample.video, sample.clip, settings, frames, encode)
 
     def score_shuffled(self, pack: list[Group], log: StepLog) -> list[Tensor | None]:
         """Log-probs on the shuffled videos, (G, C) each; None without the temporal reward."""
@@ -247,6 +267,9 @@ class GRPOModule(L.LightningModule):
 
     def log_step(self, log: StepLog, failed: list[TrainingExample]) -> None:
         values = log.values() | {"data/failed": float(len(failed))}
+        if self.features is not None:
+            counts = asdict(self.features.cache.counts)  # of the run so far
+            values |= {f"feature_cache/{name}": float(count) for name, count in counts.items()}
         shown = {"loss", "reward", "kl", "timing_s/step"}
         for name, value in values.items():
             self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)), sync_dist=True)
@@ -262,7 +285,8 @@ class GRPOModule(L.LightningModule):
     def evaluate_batch(self, batch: list[GroundingExample], metrics: GroundingMetrics) -> None:
         """Answer the batch and count it; what can't be answered counts as failed."""
         examples = [example for example in batch if example.prompt is not None]
-        requests = [RolloutPrompt(example.prompt, ((),), (0,)) for example in examples]
+        with torch.no_grad():
+            requests = [RolloutPrompt(example.prompt, ((),), (0,), self.encode(example)) for example in examples]
         self.engine.sync(self.policy.model.named_parameters())
         groups = self.engine.generate(requests, self.greedy)
         texts = [self.builder.decode(group.completions[0]) for group in groups]

@@ -11,6 +11,7 @@ from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
 from taro.data.dataset import EpochSampler, GroundingDataset
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
 from taro.data.video import VideoSettings, load_video
+from taro.disk_cache import DiskCacheSettings
 from taro.models.settings import GroundingSettings
 from taro.models.tiny.architecture import TINY_PROMPT
 from taro.prompts import constructed_path
@@ -275,3 +276,22 @@ def test_frames_are_decoded_once_and_the_oldest_are_dropped(tiny_builder, synthe
     dataset.cached_bytes = 0
     dataset[0], dataset[0]
     assert loaded == [*videos, videos[0], videos[0]] and not dataset.videos
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_all_three_read_frames_from_disk(make, tmp_path, monkeypatch, workers):
+    """What another run has decoded; workers start without anything in memory."""
+
+    def examples():
+        data = make(workers=workers, frame_cache=DiskCacheSettings(str(tmp_path / "frames")))
+        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        return [example for loader in loaders for batch in loader for example in batch]
+
+    def never(*_, **settings):
+        raise AssertionError("decoded")
+
+    decoded = examples()
+    monkeypatch.setattr("taro.data.dataset.load_video", never)
+    for example, before in zip(examples(), decoded, strict=True):
+        assert example.sample == before.sample
+        assert torch.equal(example.prompt.video.frames, before.prompt.video.frames)

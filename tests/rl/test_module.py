@@ -253,6 +253,28 @@ def test_rollouts_are_the_same_with_gradient_checkpointing(fit, arguments, steps
     assert texts[:2] == texts[2:] and len(set(texts[0])) > 1
 
 
+def test_kept_features_change_no_number(fit, arguments, steps, tmp_path):
+    """The second epoch and the second run encode nothing for rollouts and scoring; a damaged entry is made again."""
+    extra = ["--model.sampling.max_tokens=12", "--model.evaluation_max_tokens=4", "--curriculum.warmup_epochs=0"]
+    cached = [f"--model.feature_cache={{folder: {tmp_path}/features, max_gigabytes: 1}}"]
+    fit([*arguments, *extra], steps)
+    fit([*arguments, *extra, *cached], steps)
+    files = sorted((tmp_path / "features").glob("**/*.safetensors"))
+    damaged = bytearray(files[0].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    files[0].write_bytes(damaged)
+    fit([*arguments, *extra, *cached], steps)
+    plain, first, second = (steps.metrics[start : start + 6] for start in (0, 6, 12))
+    for rows in (first, second):
+        for row, expected in zip(rows, plain, strict=True):
+            for name, value in expected.items():
+                assert name.startswith("timing_s/") or row[name] == pytest.approx(value, abs=1e-7, nan_ok=True), name
+    assert not any(name.startswith("feature_cache/") for name in plain[0])
+    assert first[-1]["feature_cache/misses"] == len(files)
+    assert first[-1]["feature_cache/hits"] > len(files)
+    assert second[-1]["feature_cache/misses"] == 0 and second[-1]["feature_cache/torn"] == 1
+
+
 def test_only_the_decoder_changes(fit, arguments, uneven, tiny_folder):
     cli = fit([*arguments, *PLAIN, "--trainer.max_steps=3", "--model.optimizer.learning_rate=1e-2"])
     start = QwenVL.from_pretrained(tiny_folder).state_dict()

@@ -1,0 +1,96 @@
+"""Features of a frozen vision tower kept on disk: each video is encoded once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from taro.data.frame_cache import file_identity, video_key
+from taro.data.video import VideoSettings
+from taro.disk_cache import TensorCache, tensor_bytes
+from taro.models.patches import PatchGeometry
+from taro.models.qwen_vl import VisionFeatures
+
+
+def weights_fingerprint(tower: nn.Module) -> str:
+    """A digest of names, dtypes, shapes and values of all parameters and buffers; the same on every device."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in chain(tower.named_parameters(), tower.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Features of one tower, whose weights must not change any more.
+
+    Args:
+        cache: where they are.
+        tower: in its final weights and dtype when features are first asked for.
+        geometry: how the tower's frames are cut.
+    """
+
+    def __init__(self, cache: TensorCache, tower: nn.Module, geometry: PatchGeometry) -> None:
+        self.cache, self.tower, self.geometry = cache, tower, geometry
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the tower, computed once.
+
+        Raises:
+            ValueError: the tower is being trained.
+        """
+        if any(parameter.requires_grad for parameter in self.tower.parameters()):
+            raise ValueError("features can be kept for a frozen tower only: freeze it first")
+        return weights_fingerprint(self.tower)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.tower.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """In which the tower computes."""
+        kind = self.device.type
+        return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "as the weights"
+
+    def features(
+        self,
+        path: str,
+        clip: tuple[float, float] | None,
+        settings: VideoSettings,
+        frames: Tensor,
+        compute: Callable[[], VisionFeatures],
+    ) -> VisionFeatures:
+        """The kept features of a video, or else those that `compute` gives, which are kept.
+
+        Args:
+            path: of the video file. Where it is not there, nothing is kept.
+            clip: the part of it.
+            settings: with which its frames were taken.
+            frames: (F, 3, H, W) uint8 that are to be encoded. They may be older than the file, so they count too.
+            compute: encodes them.
+        """
+        identity = file_identity(path)
+        if identity is None:
+            return compute()
+        identity = f"{identity}, frames {hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}"
+        tower = {"tower": self.fingerprint, "precision": self.precision}
+        key = video_key("features", path, clip, settings, self.geometry, **tower)
+        entry = self.cache.get(key, identity)
+        if entry is not None:
+            deepstack = tuple(entry.tensors[_layer_name(number)] for number in range(len(entry.tensors) - 1))
+            return VisionFeatures(entry.tensors["embeds"], deepstack).to(self.device)
+        features = compute()
+        layers = {_layer_name(number): layer for number, layer in enumerate(features.deepstack)}
+        self.cache.put(key, identity, {"embeds": features.embeds} | layers)
+        return features
+
+
+def _layer_name(number: int) -> str:
+    return f"deepstack.{number}"
