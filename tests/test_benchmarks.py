@@ -1,0 +1,43 @@
+"""The benchmarks run and say what they should; how fast anything is, is not tested."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SMALL = ["--prompt=120", "--frames=8", "--completion=6", "--group=3", "--repeats=1"]
+
+
+def run(script, *arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--family=qwen3_vl", "--gradient_checkpointing"], ["--without_sensitivity"]], ids=str)
+def test_step_counts_the_tokens_of_both_ways(tmp_path, options):
+    output = run("step.py", *SMALL, *options, f"--json={tmp_path / 'step.json'}")
+    result = json.loads((tmp_path / "step.json").read_text())
+    plain, ours = (result[way]["phases"] for way in ("plain", "ours"))
+    assert ours["decode"]["tokens"] == plain["decode"]["tokens"] == 18
+    prompt = ours["prefill"]["tokens"]
+    assert plain["prefill"]["tokens"] == 3 * prompt
+    assert ours["backward"]["tokens"] == ours["reference"]["tokens"] == prompt + 18
+    assert plain["backward"]["tokens"] == plain["reference"]["tokens"] == 3 * (prompt + 6)
+    assert result["ratios"]["backward"]["predicted"] == pytest.approx(3 * (prompt + 6) / (prompt + 18))
+    video = 100 if "qwen3" not in str(options) else 64
+    assert ours["video"]["tokens"] >= video and "whole step" in output
+    if "--without_sensitivity" in options:
+        assert "shuffled" not in ours and ours["video"]["tokens"] * 9 == plain["video"]["tokens"]
+    else:
+        assert plain["shuffled"]["tokens"] == 2 * 3 * (prompt + 6) and 0 < result["sensitivity_share"] < 1
+    for phases in (plain, ours):
+        assert all(phase["seconds"] > 0 for phase in phases.values())
+    difference = float(output.split("between the two ways: ")[1].split()[0])
+    assert difference < 2e-5
