@@ -5,9 +5,11 @@ INSTALLED := $(VENV)/.installed
 SYNTHETIC := data/synthetic/test.jsonl
 TORCH := torch==2.13.0
 PINS := transformers==5.19.0
+TRL_VENV := .venv-trl
+TRL_INSTALLED := $(TRL_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train test lint clean
+.PHONY: help install data train test lint trl-env clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +43,15 @@ test: $(INSTALLED)  ## all tests that need no vLLM
 lint: $(INSTALLED)  ## ruff
 	$(RUN) -m ruff check .
 
-clean:  ## remove the venv, build files and caches; data/ and outputs/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+trl-env: $(TRL_INSTALLED)  ## a venv of its own for benchmarks/trl_peer.py, in .venv-trl
+
+$(TRL_INSTALLED): benchmarks/trl_requirements.txt Makefile
+	$(PYTHON) -m venv $(TRL_VENV)
+	$(TRL_VENV)/bin/python -m pip install --upgrade pip
+	$(TRL_VENV)/bin/python -m pip install $(TORCH)
+	$(TRL_VENV)/bin/python -m pip install $(PINS) -r $<
+	@touch $@
+
+clean:  ## remove the venvs, build files and caches; data/ and outputs/ stay
+	rm -rf $(VENV) $(TRL_VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
