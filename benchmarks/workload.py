@@ -105,13 +105,15 @@ def build_policy(size: str, family: str, device: str = "cpu", dtype: torch.dtype
     return policy
 
 
-def build_prompt(policy: QwenVL, tokens: int, frames: int, seed: int = 0) -> Prompt:
-    """A prompt of about `tokens` tokens, a tenth of them text, the others a video of random pixels at 2 frames a second."""
-    geometry, family, generator = policy.geometry, policy.family, torch.Generator().manual_seed(seed)
+def build_prompt(policy: QwenVL, tokens: int, frames: int, merged: tuple[int, int] | None = None) -> Prompt:
+    """A prompt of about `tokens` tokens with a video of random pixels at 2 frames a second: `merged` (h, w) tokens for each
+    temporal patch, or as many as make nine tenths of the prompt."""
+    geometry, family, generator = policy.geometry, policy.family, torch.Generator().manual_seed(0)
     patches = frames // geometry.temporal_patch_size
-    side = max(1, round((0.9 * tokens / patches) ** 0.5))
-    width = max(1, round(0.9 * tokens / patches / side))
-    shape = (frames, 3, side * geometry.factor, width * geometry.factor)
+    if merged is None:
+        height = max(1, round((0.9 * tokens / patches) ** 0.5))
+        merged = height, max(1, round(0.9 * tokens / patches / height))
+    shape = (frames, 3, merged[0] * geometry.factor, merged[1] * geometry.factor)
     pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     times = torch.arange(frames, dtype=torch.float64) / 2
     layout = family.layout(policy.model.config, geometry.grid(shape), times, 2.0)
