@@ -18,6 +18,7 @@ from taro.models.patches import PatchGeometry, resize_frames
 
 __all__ = ["Video", "VideoError", "VideoSettings", "load_video", "sample_frame_count", "smart_resize"]
 
+RESIZES = ("swscale", "torch")
 MAX_TOKENS_PER_FRAME = 768  # as qwen-vl-utils
 MAX_ASPECT_RATIO = 200  # as qwen-vl-utils
 MINIMUM_SLACK = 1.05  # as qwen-vl-utils: the cap per frame stays this far above the minimum per frame
@@ -39,6 +40,9 @@ class VideoSettings:
     """Pictures smaller than this many tokens (of factor x factor pixels) are enlarged, none is shrunk far below."""
     backend: str = "pyav"
     """What decodes: pyav or decord."""
+    resize: str = "swscale"
+    """What resizes: swscale, before the conversion to RGB, or torch, after it, as qwen-vl-utils does: slower. Colours
+    differ by about one level, edges by more. decord's pictures are always resized by torch."""
     timeout: float = 60.0
     """Seconds after which decord is stopped and the video counts as unreadable; pyav does not need it."""
 
@@ -57,6 +61,8 @@ class VideoSettings:
             problems.append(f"min_frames={self.min_frames} is above max_frames={self.max_frames}: lower min_frames")
         if self.backend not in BACKENDS:
             problems.append(f"backend={self.backend!r}: must be one of {', '.join(sorted(BACKENDS))}")
+        if self.resize not in RESIZES:
+            problems.append(f"resize={self.resize!r}: must be one of {', '.join(RESIZES)}")
         if problems:
             raise ValueError("video settings: " + "; ".join(problems))
 
@@ -84,8 +90,8 @@ def load_video(
     variable one evenly spaced times, from the first to the last picture, take the picture nearest in time each. A clip
     that ends after the video is cut at the video's end. Holds one picture of native size at a time.
 
-    Raises VideoError where the file is missing, empty, truncated or damaged, has no pictures, none within the clip, or
-    where decord needs longer than `settings.timeout`.
+    Raises VideoError where the file is missing, empty, truncated or damaged (with pyav: where a frame taken needs it), has
+    no pictures, none within the clip, or where decord needs longer than `settings.timeout`.
     """
     path = Path(path)
     if clip is not None and not (math.isfinite(clip[1]) and 0 <= clip[0] < clip[1]):
@@ -188,20 +194,28 @@ def _read_frames(
     path: Path, index: PictureIndex, places: Tensor, settings: VideoSettings, geometry: PatchGeometry
 ) -> Tensor:
     """The pictures at `places` (F,), ascending, resized: (F, 3, H, W) uint8."""
+    size = None
+
+    def scale(height: int, width: int) -> tuple[int, int]:
+        nonlocal size  # the first picture's counts for all
+        size = size or _target_size(path, height, width, len(places), settings, geometry)
+        return size
+
     frames = None
-    for place, picture in BACKENDS[settings.backend](path, index, places.unique().tolist(), settings.timeout):
+    wanted, decode = places.unique().tolist(), BACKENDS[settings.backend]
+    for place, picture in decode(path, index, wanted, settings.timeout, scale if settings.resize == "swscale" else None):
         image = torch.from_numpy(picture).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        height, width = scale(*image.shape[-2:])
         if frames is None:
-            height, width = _target_size(path, image, len(places), settings, geometry)
             frames = torch.empty(len(places), 3, height, width, dtype=torch.uint8)
         frames[places == place] = resize_frames(image, height, width)
     return frames
 
 
 def _target_size(
-    path: Path, image: Tensor, count: int, settings: VideoSettings, geometry: PatchGeometry
+    path: Path, height: int, width: int, count: int, settings: VideoSettings, geometry: PatchGeometry
 ) -> tuple[int, int]:
     try:
-        return smart_resize(*image.shape[-2:], frames=count, settings=settings, geometry=geometry)
+        return smart_resize(height, width, frames=count, settings=settings, geometry=geometry)
     except ValueError as error:
         raise VideoError(path, str(error)) from error

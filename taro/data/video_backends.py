@@ -2,6 +2,9 @@
 
 Demuxing (without decoding) gives every picture's time, for both backends; the backends differ only in who decodes.
 A picture's pts is its presentation time, an integer in units of the stream's time base.
+
+PyAV decodes only what the wanted pictures need: nothing between the last of them before a keyframe and that keyframe,
+and of H.264 no picture that none refers to. They come out as they would if all were decoded.
 """
 
 import importlib.util
@@ -11,21 +14,26 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import IO
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 
 END_TOLERANCE = 1.5  # pictures by which a file may end before its header says; encoders round that time
 DECORD_MISREADS = ("mpegts", "mpeg")  # containers without an index: it seeks to the wrong place, and says nothing
 CLIP_SLACK = 1e-3  # seconds, and no more than half a tick: a clip's limit seldom falls on a tick
+SKIPPED_AT_LEAST = 8  # pictures before a keyframe: to leave out fewer is not worth starting the decoder anew
+# Of swscale's ways to scale the nearest to a bicubic resize of RGB; without FULL_CHR_H_INT colours have half the columns.
+SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 DECORD_PROCESS = Path(__file__).with_name("decord_process.py")
+
+Scale = Callable[[int, int], tuple[int, int]]  # from the height and width of an upright picture to those it is to have
 
 
 class VideoError(Exception):
@@ -53,6 +61,8 @@ class PictureIndex:
     """Pts at which the clip's clock starts; between two ticks where the clip does."""
     end: float
     """Pts at which the clip ends, or the video where that is earlier."""
+    keyframes: np.ndarray
+    """(K,) int64, ascending: pts of the shown keyframes that were read, those outside of the clip among them."""
     origin: int
     """Pts that the container gives as the stream's start; decord counts from it."""
     time_base: Fraction
@@ -65,6 +75,8 @@ class PictureIndex:
     """Pictures before pts[0] that were read; where `in_order`, all of the file's."""
     hidden: bool
     """An edit list hides pictures that were read: they are decoded for the others' sake and never shown."""
+    sought: int | None
+    """Pts sought in the file to read on from the keyframe before it; None: the file was read from its start."""
 
     @property
     def in_order(self) -> bool:
@@ -100,18 +112,21 @@ def read_index(path: Path, clip: tuple[float, float] | None) -> PictureIndex:
     return index
 
 
-def decode_pyav(path: Path, index: PictureIndex, wanted: list[int], timeout: float) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode pictures by their places in the index; yields (place, (H, W, 3) uint8 RGB, upright).
+def decode_pyav(
+    path: Path, index: PictureIndex, wanted: list[int], timeout: float, scale: Scale | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode pictures by their places in the index, ascending; yields (place, (H, W, 3) uint8 RGB, upright), any order.
 
-    Starts at the keyframe before the first one wanted and ends with the last. Raises VideoError if one is missing.
-    `timeout` is not used.
+    With `scale` they are resized, in the decoder's own colour format, while they are converted to RGB. Raises VideoError
+    if one is missing. `timeout` is not used.
     """
     remaining = {place if index.in_order else int(index.pts[place]): place for place in wanted}
-    for key, frame in _decoded_from(path, index, int(index.pts[wanted[0]])):
+    reformatter = VideoReformatter()
+    for key, frame in _pictures(path, index, list(remaining)):
         if (place := remaining.pop(key, None)) is not None:
             if frame.is_corrupt:
                 raise VideoError(path, f"the picture at {index.seconds()[place]:.2f} s of the clip is damaged")
-            yield place, _upright(frame)
+            yield place, _converted(frame, reformatter, scale)
         if not remaining:
             return
     missing = min(remaining.values())
@@ -120,11 +135,12 @@ def decode_pyav(path: Path, index: PictureIndex, wanted: list[int], timeout: flo
 
 
 def decode_decord(
-    path: Path, index: PictureIndex, wanted: list[int], timeout: float
+    path: Path, index: PictureIndex, wanted: list[int], timeout: float, scale: Scale | None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """`decode_pyav` with decord. Raises VideoError after `timeout` seconds, ImportError where decord is missing.
+    """`decode_pyav` with decord, at native size: `scale` is not used.
 
-    decord runs in a process of its own: it can hang inside native code, where a thread cannot be stopped.
+    decord runs in a process of its own: it can hang inside native code, where a thread cannot be stopped. Raises
+    VideoError after `timeout` seconds, ImportError where decord is missing.
     """
     if importlib.util.find_spec("decord") is None:
         raise ImportError("the video backend 'decord' needs decord: pip install decord, or set backend to 'pyav'")
@@ -204,10 +220,11 @@ def _scan(path: Path, limits: tuple[float, float] | None, seek: bool = False) ->
     With `seek`, reads from the keyframe before the first limit on; None where the file cannot seek there.
     """
     durations: dict[int, int] = {}  # by pts, of all pictures read, whether within limits or not
+    keyframes: list[int] = []
     with _opened(path) as (container, stream):
-        if seek and (container.format.name == "avi" or not _seek(container, stream, limits[0])):
+        if seek and (container.format.name == "avi" or not _seek(container, stream, int(limits[0]))):
             return None
-        count, ended, hidden = 0, True, False
+        count, ended, hidden, whole = 0, True, False, True
         for pts, packet in _packets(path, container, stream):
             if seek and count == 0 and not (packet.is_keyframe and pts <= limits[0]):
                 return None
@@ -216,21 +233,27 @@ def _scan(path: Path, limits: tuple[float, float] | None, seek: bool = False) ->
                 ended = False  # no later packet is shown earlier than its decoding time
                 break
             hidden |= packet.is_discard
+            whole = not packet.is_corrupt
             if not packet.is_discard:
                 durations[pts] = packet.duration or 0
+                if packet.is_keyframe:
+                    keyframes.append(pts)
         if not durations and seek:
             return None
         if not durations:
             raise VideoError(path, "holds no picture")
         if ended:
             _check_end(path, stream, durations, None if seek else count)
-        return _build_index(stream, container.format.name, durations, limits, ended, hidden)
+            if not whole:
+                raise VideoError(path, "cannot be decoded to its end: the last picture is cut off")
+        sought = int(limits[0]) if seek else None
+        return _build_index(stream, container.format.name, durations, keyframes, limits, ended, hidden, sought)
 
 
-def _seek(container: av.container.InputContainer, stream: av.VideoStream, pts: float) -> bool:
+def _seek(container: av.container.InputContainer, stream: av.VideoStream, pts: int) -> bool:
     """Go to a keyframe at or before pts; False where the file cannot."""
     try:
-        container.seek(int(pts), stream=stream)
+        container.seek(pts, stream=stream)
     except av.FFmpegError:
         return False
     return True
@@ -265,9 +288,11 @@ def _build_index(
     stream: av.VideoStream,
     container: str,
     durations: dict[int, int],
+    keyframes: list[int],
     limits: tuple[float, float] | None,
     ended: bool,
     hidden: bool,
+    sought: int | None,
 ) -> PictureIndex:
     """The index of the pictures (pts -> duration) within limits; `ended`: they go up to the video's end."""
     pts = np.array(sorted(durations), dtype=np.int64)
@@ -284,43 +309,110 @@ def _build_index(
         pts=pts[inside],
         start=start,
         end=end,
+        keyframes=np.array(sorted(keyframes), dtype=np.int64),
         origin=int(pts[0]) if stream.start_time is None else stream.start_time,
         time_base=stream.time_base,
         rate=rate,
         container=container,
         skipped=int(inside.argmax()),
         hidden=hidden,
+        sought=sought,
     )
 
 
-def _decoded_from(path: Path, index: PictureIndex, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decoded pictures with their keys (place or pts), from the one with pts `first`, or earlier, on."""
+def _pictures(path: Path, index: PictureIndex, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decoded pictures with their keys (place or pts): those wanted (keys, ascending) and others, some of them twice."""
     if index.in_order:
-        for number, frame in enumerate(_decoded(path, None)):
+        for number, frame in enumerate(_decoded(path)):
             yield number - index.skipped, frame
         return
-    frames = _decoded(path, first) if first > index.origin else None
     try:
-        head = None if frames is None else next(frames, None)
-    except VideoError:  # the seek landed where decoding cannot start
-        head = None
-    if head is not None and head.key_frame and head.pts is not None and head.pts <= first:
-        frames = chain([head], frames)
-    else:
-        frames = _decoded(path, None)
-    for frame in frames:
+        for frame in _decoded_runs(path, _runs(index, wanted), index.sought):
+            yield frame.pts, frame
+    except VideoError:  # decoding cannot start at a keyframe, or there is damage: the whole file decides
+        pass
+    for frame in _decoded(path):
         yield frame.pts, frame
 
 
-def _decoded(path: Path, seek: int | None) -> Iterator[av.VideoFrame]:
+def _runs(index: PictureIndex, wanted: list[int]) -> list[tuple[int | None, list[int]]]:
+    """Wanted pts in runs that are decoded in one go, each with the pts of the keyframe to start at (None: the file's start).
+
+    More than one only if at least half of the pictures are left out: each run starts the decoder anew.
+    """
+    runs: list[tuple[int | None, list[int]]] = []
+    left_out = 0
+    for pts, place in zip(wanted, np.searchsorted(index.keyframes, wanted, side="right") - 1, strict=True):
+        keyframe = int(index.keyframes[place]) if place >= 0 else None
+        if not runs:
+            runs.append((keyframe, []))
+        elif keyframe is not None and keyframe > (last := runs[-1][1][-1]):
+            between = np.searchsorted(index.pts, keyframe) - np.searchsorted(index.pts, last) - 1
+            if between >= SKIPPED_AT_LEAST:
+                runs.append((keyframe, []))
+                left_out += between
+        runs[-1][1].append(pts)
+    span = np.searchsorted(index.pts, wanted[-1]) - np.searchsorted(index.pts, wanted[0])
+    return runs if 2 * left_out >= span else [(runs[0][0], wanted)]
+
+
+def _decoded(path: Path) -> Iterator[av.VideoFrame]:
+    """All pictures of the file."""
     with _opened(path) as (container, stream):
-        if seek is None or _seek(container, stream, seek):
-            yield from container.decode(stream)
+        yield from container.decode(stream)
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
+def _decoded_runs(path: Path, runs: list[tuple[int | None, list[int]]], sought: int | None) -> Iterator[av.VideoFrame]:
+    """The pictures of `_runs`, and others, each just as if all were decoded; `sought` as in PictureIndex.
+
+    Ends early where that cannot be: a keyframe is not found, or does not come out first, or a picture is damaged.
+    """
+    with _opened(path) as (container, stream):
+        if sought is not None and not _seek(container, stream, sought):
+            return
+        if len(runs) > 1:
+            stream.thread_type = "SLICE"  # threads that decode a picture each are pictures ahead when a run ends
+        packets = container.demux(stream)
+        for keyframe, wanted in runs:
+            started = keyframe is None
+            for frame in _decoded_run(packets, stream.codec_context, keyframe, set(wanted)):
+                if keyframe is not None and frame.pts is not None and frame.pts < keyframe:
+                    continue  # it refers to pictures before the keyframe
+                started = started or (frame.key_frame and frame.pts == keyframe)
+                if not started or frame.is_corrupt:
+                    return
+                yield frame
+            stream.codec_context.flush_buffers()
+
+
+def _decoded_run(
+    packets: Iterator[av.Packet], decoder: av.VideoCodecContext, keyframe: int | None, wanted: set[int]
+) -> Iterator[av.VideoFrame]:
+    """Drop packets up to the keyframe's, then decode until all wanted pictures are out."""
+    begun = keyframe is None
+    for packet in packets:
+        begun = begun or (packet.is_keyframe and packet.pts == keyframe)
+        if not begun:
+            continue
+        if decoder.name == "h264":  # other formats do not say reliably whether another picture refers to one
+            decoder.skip_frame = "DEFAULT" if packet.is_keyframe or packet.pts in wanted else "NONREF"
+        for frame in decoder.decode(packet):  # the last packet is empty, and empties the decoder
+            wanted.discard(frame.pts)
+            yield frame
+        if not wanted:
+            return
+
+
+def _converted(frame: av.VideoFrame, reformatter: VideoReformatter, scale: Scale | None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, turned counter-clockwise by the display matrix's angle."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+    turns = round(frame.rotation / 90)
+    size = coded = (frame.height, frame.width)
+    if scale is not None:
+        size = scale(*coded) if turns % 2 == 0 else scale(*reversed(coded))[::-1]
+    flags = None if size == coded else SCALING
+    height, width = size
+    picture = reformatter.reformat(frame, width, height, "rgb24", interpolation=flags, threads=1).to_ndarray()
+    return np.ascontiguousarray(np.rot90(picture, turns))
 
 
 @contextmanager

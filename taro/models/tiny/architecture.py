@@ -25,7 +25,7 @@ from taro.prompts import full_path
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 TINY_PROMPT = "When does this happen: {query}?"
-TINY_VIDEO = VideoSettings(fps=2.0, max_frames=64, max_tokens=112, min_tokens_per_frame=4)
+TINY_VIDEO = VideoSettings(fps=2.0, max_frames=64, max_tokens=112, min_tokens_per_frame=4, resize="torch")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

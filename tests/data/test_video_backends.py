@@ -1,0 +1,128 @@
+"""Pictures decoded with those in between left out, against all decoded: the same bytes."""
+
+import random
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from taro.data import video_backends
+from taro.data.video_backends import VideoError, decode_pyav, read_index
+
+COUNT = 90
+# Container, codec, its options, milliseconds between pictures (0: uneven).
+STREAMS = {
+    "b-pyramid": ("mp4", "libx264", {"x264-params": "bframes=5:b-pyramid=normal:keyint=24"}, 40),
+    "one-keyframe": ("mp4", "libx264", {"x264-params": "bframes=5:b-pyramid=strict:keyint=999:scenecut=0"}, 40),
+    "open-gop-mp4": ("mp4", "libx264", {"x264-params": "bframes=4:open-gop=1:keyint=15:min-keyint=6"}, 40),
+    "open-gop-mkv": ("mkv", "libx264", {"x264-params": "bframes=4:open-gop=1:keyint=15:min-keyint=6"}, 40),
+    "open-gop-ts": ("ts", "libx264", {"x264-params": "bframes=4:open-gop=1:keyint=15:min-keyint=6"}, 40),
+    "interlaced": ("mp4", "libx264", {"x264-params": "bframes=3:interlaced=1:keyint=24"}, 40),
+    "intra-refresh": ("mp4", "libx264", {"x264-params": "bframes=3:intra-refresh=1:keyint=20"}, 40),
+    "intra-only": ("mp4", "libx264", {"x264-params": "keyint=1"}, 40),
+    "uneven": ("mp4", "libx264", {"x264-params": "bframes=3:keyint=24"}, 0),
+    "h264-avi": ("avi", "libx264", {"x264-params": "bframes=3:keyint=24"}, 40),
+    "hevc": ("mp4", "libx265", {"x265-params": "bframes=4:keyint=15:open-gop=1:log-level=none"}, 40),
+    "hevc-ts": ("ts", "libx265", {"x265-params": "bframes=4:keyint=15:open-gop=1:log-level=none"}, 40),
+    "hevc-layers": ("mkv", "libx265", {"x265-params": "bframes=4:keyint=24:temporal-layers=3:log-level=none"}, 40),
+    "vp9": ("webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "16", "g": "20"}, 40),
+    "vp8": ("webm", "libvpx", {"deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "16", "g": "20"}, 40),
+    "mpeg4": ("mp4", "mpeg4", {"bf": "2", "g": "15"}, 40),
+    "mpeg4-avi": ("avi", "mpeg4", {"bf": "2", "g": "15"}, 40),
+    "mjpeg-avi": ("avi", "mjpeg", {}, 40),
+    "mjpeg-mkv": ("mkv", "mjpeg", {}, 40),
+}
+
+
+@pytest.fixture(scope="module", params=STREAMS)
+def path(request, tmp_path_factory):
+    """A file of moving texture, for each of STREAMS."""
+    suffix, codec, options, step = STREAMS[request.param]
+    rng = np.random.default_rng(0)
+    texture = np.kron(rng.integers(0, 256, (40, 60, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    path = tmp_path_factory.mktemp("streams") / f"{request.param}.{suffix}"
+    with av.open(str(path), "w") as container:
+        try:
+            stream = container.add_stream(codec, rate=25, options=options)
+        except (ValueError, av.FFmpegError):
+            pytest.skip(f"PyAV was built without {codec}")
+        stream.width, stream.height, stream.bit_rate = 96, 64, 1_000_000
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        time = 0
+        for number in range(COUNT):
+            picture = np.ascontiguousarray(texture[2 * number :, 3 * number :][:64, :96])
+            picture[20:40, number : number + 5] = rng.integers(0, 256, 3)
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            time += step or int(rng.integers(20, 200))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def decode_all(path):
+    """Pictures (H, W, 3) in order, with their pts."""
+    with av.open(str(path)) as container:
+        return [(frame.pts, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+
+
+def test_left_out_pictures_change_nothing(path):
+    draw, plain = random.Random(0), decode_all(path)
+    by_pts = dict(plain)
+    clips = [None] * 8 + [(start, start + draw.uniform(1.0, 1.8)) for start in (0.0, 0.4, 0.9, 1.3, 1.7)]
+    for clip in clips:
+        index = read_index(path, clip)
+        total = len(index.pts)
+        wanted = sorted({0, total - 1, *draw.choices(range(total), k=draw.choice([1, 3, 6, total // 3]))})
+        found = dict(decode_pyav(path, index, wanted, 60.0, None))
+        assert list(found) == wanted
+        for place in wanted:
+            expected = plain[place + index.skipped][1] if index.in_order else by_pts[int(index.pts[place])]
+            assert np.array_equal(found[place], expected)
+
+
+def count_decoded(monkeypatch, path, wanted):
+    """How many pictures the decoder gives out for these, the whole file not being decoded."""
+    decoded, plain = [], video_backends._decoded_run
+
+    def counting(*arguments):
+        for frame in plain(*arguments):
+            decoded.append(frame.pts)
+            yield frame
+
+    def refuse(path):
+        raise AssertionError("decoded the whole file")
+
+    monkeypatch.setattr(video_backends, "_decoded_run", counting)
+    monkeypatch.setattr(video_backends, "_decoded", refuse)
+    assert len(list(decode_pyav(path, read_index(path, None), wanted, 60.0, None))) == len(wanted)
+    return len(decoded)
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [("intra-only", 4), ("mjpeg-mkv", 4), ("one-keyframe", 60), ("open-gop-ts", 48), ("vp9", 60), ("hevc", 60)],
+    indirect=["path"],
+)
+def test_decodes_only_what_is_needed(path, most, monkeypatch):
+    assert 4 <= count_decoded(monkeypatch, path, [0, 23, 47, 80]) <= most
+
+
+@pytest.mark.parametrize("path", ["mpeg4"], indirect=True)
+def test_damage_is_found_where_it_matters(path, tmp_path):
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    keyframe = [packet for packet in packets if packet.is_keyframe][2]
+    damaged = tmp_path / "v.mp4"
+    data = bytearray(path.read_bytes())
+    data[keyframe.pos + keyframe.size // 2 : keyframe.pos + keyframe.size] = b"\xff" * (keyframe.size - keyframe.size // 2)
+    damaged.write_bytes(data)
+    index = read_index(damaged, None)
+    place = int(np.searchsorted(index.pts, keyframe.pts))
+    with pytest.raises(VideoError, match=r"damaged|cannot be decoded"):
+        list(decode_pyav(damaged, index, [0, place, COUNT - 1], 60.0, None))
+    plain = dict(decode_pyav(path, index, [0, COUNT - 1], 60.0, None))
+    found = dict(decode_pyav(damaged, index, [0, COUNT - 1], 60.0, None))
+    assert all(np.array_equal(found[number], plain[number]) for number in (0, COUNT - 1))
