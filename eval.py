@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from jsonargparse import auto_cli
 
 from taro.data.samples import SampleError
-from taro.evaluation.evaluate import Evaluation, EvaluationError, evaluate, print_evaluation
+from taro.evaluation.evaluate import Evaluation, evaluate, print_evaluation
+from taro.evaluation.predictions import EvaluationError
 from taro.models.families import ModelError
+from taro.rl.rollout import EngineError, SeamError
 
 
 def main(arguments: Sequence[str] | None = None) -> Evaluation:
@@ -24,5 +26,5 @@ def main(arguments: Sequence[str] | None = None) -> Evaluation:
 if __name__ == "__main__":
     try:
         print_evaluation(main())
-    except (EvaluationError, SampleError, ModelError) as error:
+    except (EvaluationError, SampleError, ModelError, EngineError, SeamError) as error:
         sys.exit(f"error: {error}")

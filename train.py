@@ -23,6 +23,7 @@ from taro.models.families import ModelError
 from taro.progress import steps_done
 from taro.rl.checkpoint import LastCheckpoint
 from taro.rl.records import RunRecords
+from taro.rl.rollout import EngineError, SeamError
 from taro.run_folder import make_summary, prepare_folder, print_summary, write_environment, write_summary
 
 warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
@@ -65,5 +66,5 @@ def run(cli: TaroCLI, folder: Path) -> dict:
 if __name__ == "__main__":
     try:
         print_summary(main())
-    except (ConfigError, SampleError, ModelError) as error:
+    except (ConfigError, SampleError, ModelError, EngineError, SeamError) as error:
         sys.exit(f"error: {error}")

@@ -13,6 +13,7 @@ from taro.data.video import VideoSettings
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.prompts import build_request
+from taro.rl.rollout.vllm import vllm_is_installed
 
 ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
@@ -29,11 +30,15 @@ LEAST = {
     "model.loss.log_ratio_bound": (0, False),
     "model.loss.kl_coefficient": (0, True),
     "model.loss.updates": (1, True),
+    "model.loss.importance_cap": (0, False),
     "model.optimizer.learning_rate": (0, False),
     "model.optimizer.weight_decay": (0, True),
     "model.optimizer.clip_norm": (0, False),
     "model.optimizer.most_skipped": (1, True),
     "model.temporal_reward.radius": (0, False),
+    "model.vllm.tensor_parallel_size": (1, True),
+    "model.vllm.gpu_memory_utilization": (0, False),
+    "model.vllm.check_every": (1, True),
     "model.feature_cache.max_gigabytes": (0, False),
     "data.prompts_per_step": (1, True),
     "data.evaluation_batch": (1, True),
@@ -92,6 +97,10 @@ def _conflicts(config: Namespace) -> Iterator[str]:
             f"model.pack_tokens = {model.pack_tokens} has no room for the largest group: data.grounding.max_prompt_tokens + "
             f"model.group_size * model.sampling.max_tokens = {largest} tokens; raise it, or lower one of these"
         )
+    if model.sampling.repetition_penalty != 1:
+        yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
+    if model.engine == "vllm":
+        yield from _vllm(config)
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
@@ -103,6 +112,20 @@ def _conflicts(config: Namespace) -> Iterator[str]:
                 f"data.grounding.{limit} = {allowed} leaves no room beside data.grounding.{video}.max_tokens = "
                 f"{settings.max_tokens}: raise the one or lower the other"
             )
+
+
+def _vllm(config: Namespace) -> Iterator[str]:
+    if not vllm_is_installed():
+        yield "model.engine = vllm: vLLM is not installed; pip install 'taro[vllm]', or set native"
+    model, grounding = config.model, config.data.grounding
+    prompts = max(grounding.max_prompt_tokens, grounding.evaluation_max_prompt_tokens)
+    needed = prompts + max(model.sampling.max_tokens, model.evaluation_max_tokens)
+    if model.vllm.max_model_len is not None and model.vllm.max_model_len < needed:
+        yield (
+            f"model.vllm.max_model_len = {model.vllm.max_model_len} is less than the longest prompt and completion, {needed} "
+            "tokens: raise it, or lower data.grounding.max_prompt_tokens and evaluation_max_prompt_tokens: longer prompts are "
+            "then counted as failed"
+        )
 
 
 def _parts(config: Namespace) -> Iterator[str]:

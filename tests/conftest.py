@@ -90,8 +90,16 @@ class ScriptedEngine:
     """A rollout engine without a model: each completion is its prefix and then the tokens that `script` gives for its
     place in its group, its seed and its prompt's number."""
 
+    is_policy = True
+
     def __init__(self, script):
         self.script, self.synced = script, 0
+
+    def sleep(self):
+        pass
+
+    def restart(self):
+        raise AssertionError("a scripted engine does not fail")
 
     def generate(self, prompts, sampling):
         groups = []
@@ -103,6 +111,9 @@ class ScriptedEngine:
             nothing = tuple(torch.full((len(row),), float("nan")) for row in rows)
             groups.append(RolloutGroup(tuple(rows), nothing, (True,) * len(rows)))
         return groups
+
+    def stream(self, prompts, sampling, at_once):
+        yield from enumerate(self.generate(list(prompts), sampling))
 
     def sync(self, named_parameters):
         self.synced += 1
@@ -127,10 +138,11 @@ def scripted(monkeypatch, tiny_builder):
     """Puts a ScriptedEngine into GRPOModule; by default a completion ends in one of ENDINGS, chosen by its seed."""
     endings = [[*tiny_builder.encode(text), tiny_builder.eos_id] for text in ENDINGS]
 
-    def install(script=lambda row, seed, number: endings[seed % len(endings)]):
-        monkeypatch.setattr("taro.rl.module.NativeEngine", lambda *_: ScriptedEngine(script))
+    def install(script=lambda row, seed, number: endings[seed % len(endings)], kind=ScriptedEngine):
+        monkeypatch.setattr("taro.rl.module.NativeEngine", lambda *_: kind(script))
 
     install()
+    install.engine = ScriptedEngine  # to make others from
     return install
 
 

@@ -104,6 +104,8 @@ MISTAKES = [
     ("--model.group_size=1", "model.group_size = 1: must be at least 2"),
     ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
     ("--model.attention=flex", "model.attention = flex: FlexAttention has no backward pass on a CPU"),
+    ("--model.engine=vllm", "model.engine = vllm: vLLM is not installed; pip install 'taro[vllm]', or set native"),
+    ("--model.sampling.repetition_penalty=1.05", "model.sampling.repetition_penalty: samples of the training must be"),
     ("--model.pack_tokens=1311", "model.group_size * model.sampling.max_tokens = 1312 tokens; raise it, or lower"),
     ("--model.feature_cache={folder: /dev/null/a}", "model.feature_cache.folder = /dev/null/a: no folder that can be made"),
     ("--data.frame_cache={folder: ., max_gigabytes: 0}", "data.frame_cache.max_gigabytes = 0.0: must be above 0"),
@@ -150,6 +152,12 @@ def test_every_bounded_number_is_a_setting(arguments, tmp_path):
     config = parse([*arguments, *caches]).config
     for name in LEAST:
         assert config.get(name) is not None, name
+
+
+def test_a_model_length_that_is_too_short_for_vllm(arguments, no_weights, monkeypatch):
+    monkeypatch.setattr("taro.config_check.vllm_is_installed", lambda: True)
+    with pytest.raises(ConfigError, match="max_model_len = 1119 is less than the longest prompt and completion, 1120 tokens"):
+        train.main([*arguments, "--model.engine=vllm", "--model.vllm.max_model_len=1119"])
 
 
 def test_all_contradictions_at_once(arguments, no_weights):

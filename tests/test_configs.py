@@ -18,8 +18,9 @@ EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
 
 
 @pytest.fixture
-def local(tiny_folder, synthetic):
-    """In place of what is downloaded or made first."""
+def local(tiny_folder, synthetic, monkeypatch):
+    """In place of what is downloaded, made or installed first."""
+    monkeypatch.setattr("taro.config_check.vllm_is_installed", lambda: True)
     return [
         f"--model.name_or_path={tiny_folder}",
         f"--data.train_file={synthetic}/train.jsonl",
@@ -120,6 +121,7 @@ def test_the_big_configs_train_a_tiny_model(config, family, synthetic, tmp_path,
             f"--data.train_file={synthetic}/train.jsonl",
             f"--data.validation_file={synthetic}/validation.jsonl",
             "--trainer.precision=32-true",
+            "--model.engine=native",
             "--trainer.max_steps=2",
             "--data.prompts_per_step=2",
             "--model.group_size=2",

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,9 +14,12 @@ import train
 from taro.data.samples import load_samples, save_samples
 from taro.data.video import VideoSettings
 from taro.evaluation.evaluate import print_evaluation, score_predictions
+from taro.evaluation.predictions import EvaluationError
+from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.models.tiny.architecture import TINY_PROMPT
+from taro.rl.rollout import EngineError
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -62,8 +66,8 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
     evaluation = evaluate(f"--annotations={damaged}", f"--output={tmp_path}/out", "--batch_size=2")
     assert evaluation.metrics["samples"] == 6 and evaluation.metrics["failed"] == 3
     expected = [sample.id for sample in load_samples(damaged)]
-    rows = read_rows(tmp_path / "out" / "predictions.jsonl")
-    assert [row["id"] for row in rows] == [row["id"] for row in evaluation.predictions] == expected
+    rows = sorted(read_rows(tmp_path / "out" / "predictions.jsonl"), key=lambda row: expected.index(row["id"]))
+    assert rows == evaluation.predictions and [row["id"] for row in rows] == expected
     for row, name in zip(rows, ("missing", "empty", "truncated"), strict=False):
         assert f"{name}.mp4" in row["failure"]
         assert row["completion"] is None and row["answer"] is None and row["iou"] == 0.0
@@ -95,6 +99,63 @@ def test_all_videos_bad(evaluate, damaged, tmp_path):
     save_samples(rows, tmp_path / "none.jsonl")
     metrics = evaluate(f"--annotations={tmp_path}/none.jsonl").metrics
     assert metrics["samples"] == metrics["failed"] == 6 and metrics["mIoU"] == 0.0
+
+
+def test_a_stopped_evaluation_goes_on_with_what_is_missing(evaluate, damaged, tmp_path, monkeypatch):
+    """Its last line may be cut off."""
+    arguments = [f"--annotations={damaged}", f"--output={tmp_path}/out"]
+    whole = evaluate(*arguments)
+    path = tmp_path / "out" / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:20])
+    asked, build = [], PromptBuilder.build
+    monkeypatch.setattr(PromptBuilder, "build", lambda self, *given: asked.append(given) or build(self, *given))
+    again = evaluate(*arguments)
+    assert again.predictions == whole.predictions and len(asked) == 0  # the three with videos were there
+    assert len(read_rows(path)) == 6
+    path.write_text("")
+    assert evaluate(*arguments).predictions == whole.predictions and len(asked) == 3
+    monkeypatch.setattr(QwenVL, "from_pretrained", None)  # nothing is missing: no model is loaded
+    assert evaluate(*arguments).predictions == whole.predictions
+
+
+def test_an_output_folder_holds_one_configuration(evaluate, synthetic, tmp_path):
+    arguments = [f"--annotations={synthetic}/train.jsonl", f"--output={tmp_path}/out", "--limit=1"]
+    evaluate(*arguments)
+    with pytest.raises(EvaluationError) as error:
+        evaluate(*arguments, "--grounding.video.max_tokens=32", "--repetition_penalty=1.05")
+    text = str(error.value)
+    assert "out holds the answers of another evaluation" in text and "- grounding: " in text
+    assert "'repetition_penalty': 1.0}" in text and "'repetition_penalty': 1.05} now" in text and "- model" not in text
+
+
+def test_shards_together_are_the_whole(evaluate, synthetic, tmp_path):
+    annotations = f"--annotations={synthetic}/train.jsonl"
+    whole = evaluate(annotations)
+    parts = [evaluate(annotations, f"--output={tmp_path}/out", f"--shard={i}/4") for i in (2, 0, 3, 1)]
+    assert [len(part.predictions) for part in parts] == [1, 3, 4, 6]
+    assert (tmp_path / "out" / "metrics.json").is_file()
+    expected = json.loads(json.dumps(whole.predictions))
+    assert json.loads(json.dumps(parts[-1].predictions)) == expected
+    for name, value in whole.metrics.items():
+        assert name == "seconds" or parts[-1].metrics[name] == value
+    with pytest.raises(EvaluationError, match="shards: 4 there, 2 now"):
+        evaluate(annotations, f"--output={tmp_path}/out", "--shard=0/2")
+
+
+@pytest.mark.parametrize("shard", ["1", "2/2", "-1/2", "a/b", "0/0"])
+def test_no_shard(evaluate, tmp_path, shard):
+    with pytest.raises(EvaluationError, match=r"give i/n with 0 <= i < n, as in 0/8"):
+        evaluate(f"--shard={shard}", f"--output={tmp_path}")
+    with pytest.raises(EvaluationError, match="--shard needs --output"):
+        evaluate("--shard=0/2")
+
+
+def test_vllm_that_is_not_installed(evaluate, synthetic, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *given: None if name == "vllm" else find(name, *given))
+    with pytest.raises(EngineError, match=r"pip install 'taro\[vllm\]'"):
+        evaluate(f"--annotations={synthetic}/train.jsonl", "--engine=vllm")
 
 
 @pytest.mark.parametrize("limit", [1, 3])

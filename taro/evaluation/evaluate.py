@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,19 +16,24 @@ from torch.utils.data import DataLoader
 
 from taro.data.dataset import GroundingDataset
 from taro.data.examples import GroundingExample
-from taro.data.samples import load_samples
+from taro.data.samples import Sample, load_samples
 from taro.evaluation.datasets import BENCHMARKS
 from taro.evaluation.metrics import GroundingMetrics
+from taro.evaluation.predictions import EvaluationError, PredictionFolder, Shard
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.prompts import parse_answer
-from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rl.rollout import (
+    EngineModel,
+    NativeEngine,
+    RolloutEngine,
+    RolloutPrompt,
+    SamplingSettings,
+    VLLMEngine,
+    VLLMSettings,
+)
 from taro.spans import temporal_iou
-
-
-class EvaluationError(ValueError):
-    """What was asked for can't be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,19 @@ class Evaluation:
 def evaluate(
     dataset: str,
     model: str,
-    engine: Literal["native"] = "native",
+    engine: Literal["native", "vllm"] = "native",
     annotations: str | None = None,
     video_root: str | None = None,
     limit: int | None = None,
     output: str | None = None,
+    shard: str | None = None,
     max_tokens: int = 1024,
+    repetition_penalty: float = 1.0,
     batch_size: int = 16,
     workers: int = 2,
     device: str = "auto",
     dtype: str = "auto",
+    vllm: VLLMSettings = VLLMSettings(gpu_memory_utilization=0.9),
     grounding: GroundingSettings | None = None,
 ) -> Evaluation:
     """Greedy answers of a model to a benchmark.
@@ -60,41 +67,78 @@ def evaluate(
     Args:
         dataset: Synthetic or Charades.
         model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
-        engine: what generates.
+        engine: what generates: `native`, or `vllm`.
         annotations: samples file, where it is not in the benchmark's usual place.
         video_root: folder of the videos, likewise.
         limit: only the first so many samples.
-        output: folder for `predictions.jsonl` and `metrics.json`.
+        output: folder for `predictions.jsonl` and `metrics.json`; an evaluation that was stopped goes on with what is missing
+            there.
+        shard: `i/n` answers the i-th of n parts, i from 0, for one process on each GPU or machine; the last one to finish
+            writes the metrics of all into `output`, which they share.
         max_tokens: of an answer with its reasoning.
-        batch_size: samples answered together.
+        repetition_penalty: 1.05 is what TaRO's and Time-R1's published numbers were made with.
+        batch_size: samples worked on at once.
         workers: processes that decode videos ahead.
         device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
         dtype: of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
+        vllm: settings of that engine.
         grounding: prompt and video settings; those in the model's folder unless given, or else the defaults.
 
     Raises:
-        EvaluationError: an unknown dataset or a missing file, before the model is loaded.
+        EvaluationError: an unknown dataset, a missing file, or an output folder with other answers, before the model is loaded.
         SampleError: rows that can't be read.
         ModelError: not a Qwen-VL model.
+        EngineError: vLLM is not installed, or can't run the model.
     """
+    part = Shard.parse(shard)
+    if shard is not None and output is None:
+        raise EvaluationError("--shard needs --output, the folder that the shards share")
     samples = _samples(dataset, annotations, video_root, limit)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dtype = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
     settings = (grounding or GroundingSettings.load(model) or GroundingSettings()).for_evaluation()
     builder = PromptBuilder(model, settings.prompt, settings.max_prompt_tokens)
-    policy = QwenVL.from_pretrained(model, dtype).to(device).eval()
-    loader = DataLoader(
-        GroundingDataset(samples, builder, settings), batch_size, collate_fn=list, num_workers=workers
-    )
-    sampling = SamplingSettings(temperature=0.0, max_tokens=max_tokens)
-    rollouts = NativeEngine(policy, builder.end_ids)
-    started, predictions = time.perf_counter(), []
-    for batch in track(loader, description=dataset, transient=True):
-        predictions += answer(rollouts, builder, batch, sampling)
+    sampling = SamplingSettings(0.0, max_tokens, repetition_penalty)
+    about = {
+        "dataset": dataset, "model": model, "engine": engine, "annotations": annotations, "limit": limit, "dtype": dtype,
+        "sampling": asdict(sampling), "grounding": asdict(settings),
+    }  # fmt: skip
+    folder = None if output is None else PredictionFolder(output, about, part)
+    known = {} if folder is None else folder.read()
+    todo = [sample for sample in part.of(samples) if sample.id not in known]
+    started = time.perf_counter()
+    if todo:
+        rollouts = _engine(engine, builder, sampling, device, dtype, vllm)
+        dataset_ = GroundingDataset(todo, builder, settings)
+        loader = DataLoader(dataset_, batch_size=None, collate_fn=_same, num_workers=workers)
+        rows = track(answer(rollouts, builder, loader, sampling, batch_size), dataset, len(todo), transient=True)
+        new = {}
+        if folder is None:
+            new = {row["id"]: row for row in rows}
+        else:
+            folder.append(rows)
+        known = new if folder is None else folder.read()
+    predictions = [known[sample.id] for sample in samples if sample.id in known]
     metrics = score_predictions(predictions) | {"seconds": time.perf_counter() - started}
-    if output is not None:
-        _write(Path(output), metrics, predictions, {"dataset": dataset, "model": model, "grounding": asdict(settings)})
+    if folder is not None and len(predictions) == len(samples):
+        folder.write_metrics(metrics)
     return Evaluation(metrics, predictions)
+
+
+def _engine(
+    name: str, builder: PromptBuilder, sampling: SamplingSettings, device: str, dtype: str, settings: VLLMSettings
+) -> RolloutEngine:
+    if name == "native":
+        policy = QwenVL.from_pretrained(builder.name_or_path, dtype).to(device).eval()
+        return NativeEngine(policy, builder.end_ids)
+    model = EngineModel.of(
+        builder, max_model_len=builder.max_tokens + sampling.max_tokens, dtype=dtype, device=device.split(":")[0]
+    )
+    return VLLMEngine(model, settings)
+
+
+def _same(example: GroundingExample) -> GroundingExample:
+    return example
 
 
 def _samples(dataset: str, annotations: str | None, video_root: str | None, limit: int | None) -> list:
@@ -109,27 +153,37 @@ def _samples(dataset: str, annotations: str | None, video_root: str | None, limi
 
 
 def answer(
-    engine: RolloutEngine, builder: PromptBuilder, batch: list[GroundingExample], sampling: SamplingSettings
-) -> list[dict[str, Any]]:
-    """A prediction for each example of a batch: its completion and span, or the reason why there is none."""
-    requests = [RolloutPrompt(e.prompt, ((),), (0,)) for e in batch if e.prompt is not None]
-    groups = iter(engine.generate(requests, sampling))
-    predictions = []
-    for example in batch:
-        sample = example.sample
-        row = {"id": sample.id, "query": sample.query, "spans": sample.spans, "failure": example.failure}
-        if example.prompt is None:
-            row |= {"completion": None, "answer": None, "iou": 0.0}
-        else:
-            text = builder.decode(next(groups).completions[0])
-            span = parse_answer(text)
-            row |= {
-                "completion": text,
-                "answer": span,
-                "iou": max(temporal_iou(span, truth) for truth in sample.spans),
-            }
-        predictions.append(row)
-    return predictions
+    engine: RolloutEngine,
+    builder: PromptBuilder,
+    examples: Iterable[GroundingExample],
+    sampling: SamplingSettings,
+    at_once: int,
+) -> Iterator[dict[str, Any]]:
+    """A prediction for each example, as they come: its completion and span, or the reason why there is none."""
+    failed: list[GroundingExample] = []
+    asked: dict[int, GroundingExample] = {}
+
+    def requests() -> Iterator[RolloutPrompt]:
+        for example in examples:
+            if example.prompt is None:
+                failed.append(example)
+            else:
+                asked[len(asked)] = example
+                yield RolloutPrompt(example.prompt, ((),), (0,))
+
+    for number, group in engine.stream(requests(), sampling, at_once):
+        text, sample = builder.decode(group.completions[0]), asked[number].sample
+        asked[number] = replace(asked[number], prompt=None)  # its frames are not needed any more
+        span = parse_answer(text)
+        iou = max(temporal_iou(span, truth) for truth in sample.spans)
+        yield _prediction(sample, completion=text, answer=span, iou=iou)
+    for example in failed:
+        yield _prediction(example.sample, failure=example.failure)
+
+
+def _prediction(sample: Sample, **values: Any) -> dict[str, Any]:
+    empty = {"failure": None, "completion": None, "answer": None, "iou": 0.0}
+    return {"id": sample.id, "query": sample.query, "spans": sample.spans} | empty | values
 
 
 def score_predictions(predictions: list[dict[str, Any]]) -> dict[str, float]:
@@ -143,13 +197,6 @@ def score_predictions(predictions: list[dict[str, Any]]) -> dict[str, float]:
         failed=len(predictions) - len(answered),
     )
     return {name: float(value) for name, value in metrics.compute().items()}
-
-
-def _write(folder: Path, metrics: dict, predictions: list[dict], about: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(about | {"metrics": metrics}, indent=2) + "\n")
-    with (folder / "predictions.jsonl").open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in predictions)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -52,8 +52,14 @@ class Qwen25VL:
         merge = vision.spatial_merge_size
         merged = (grid[0], grid[1] // merge, grid[2] // merge)
         pads = VIDEO_TOKEN * (merged[0] * merged[1] * merged[2])
-        seconds_per_patch = vision.temporal_patch_size / fps
+        # The processors hand this number on in float32 and vLLM goes on in float64: now and then it decides a position.
+        seconds_per_patch = torch.tensor(vision.temporal_patch_size / fps, dtype=torch.float32).item()
         return VideoLayout(VIDEO_SLOT.replace(VIDEO_TOKEN, pads), (merged,), seconds_per_patch * vision.tokens_per_second)
+
+    def metadata(self, timestamps: Tensor, fps: float) -> dict[str, Any]:
+        """What transformers' processor and vLLM make the same layout from: it reads the sampled rate, count * fps / total."""
+        count = len(timestamps)
+        return {"fps": fps, "total_num_frames": count, "duration": count / fps, "frames_indices": list(range(count))}
 
     def decode(
         self, decoder: PreTrainedModel, *, mask: Mask, deepstack: Sequence[Tensor], video_mask: Tensor | None, **inputs: Any
@@ -77,8 +83,14 @@ class Qwen3VL:
         run = VIDEO_SLOT.replace(VIDEO_TOKEN, VIDEO_TOKEN * (h * w))
         times = timestamps.reshape(grid[0], frames)
         means = (times[:, 0] + times[:, -1]) / 2  # (T,)
-        text = "".join(f"<{time:.1f} seconds>{run}" for time in means.tolist())
-        return VideoLayout(text, ((1, h, w),) * grid[0], 1.0)
+        # The slot's own marks stay around all of them, as in transformers' processor since 5.10, and so in vLLM.
+        runs = "".join(f"<{time:.1f} seconds>{run}" for time in means.tolist())
+        return VideoLayout(VIDEO_SLOT.replace(VIDEO_TOKEN, runs), ((1, h, w),) * grid[0], 1.0)
+
+    def metadata(self, timestamps: Tensor, fps: float) -> dict[str, Any]:
+        """What transformers' processor and vLLM make the same layout from: a frame's time is its index / fps."""
+        count = len(timestamps)
+        return {"fps": 1.0, "total_num_frames": count, "duration": count / fps, "frames_indices": timestamps.tolist()}
 
     def decode(
         self, decoder: PreTrainedModel, *, mask: Mask, deepstack: Sequence[Tensor], video_mask: Tensor | None, **inputs: Any

@@ -38,7 +38,7 @@ def mrope_positions(video_mask: Tensor, grids: Sequence[tuple[int, int, int]], i
         text = begin - start
         parts.append(torch.arange(next_position, next_position + text).expand(3, text))
         next_position += text
-        temporal = (torch.arange(t) * interval).long()
+        temporal = (torch.arange(t, dtype=torch.float64) * interval).long()
         axes = torch.meshgrid(temporal, torch.arange(h), torch.arange(w), indexing="ij")
         video = torch.stack(axes).reshape(3, -1) + next_position  # (3, t * h * w)
         parts.append(video)

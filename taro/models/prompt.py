@@ -29,13 +29,15 @@ class Prompt:
     position_ids: Tensor  # (3, P)
     video_mask: Tensor  # (P,) bool, the tokens that stand for merged patches
     video: Video  # frames (F, 3, H, W)
+    unexpanded_ids: tuple[int, ...] = ()  # with one video token for the whole video, as engines take them
 
     def to(self, device: torch.device | str) -> Prompt:
-        return Prompt(
-            self.input_ids.to(device),
-            self.position_ids.to(device),
-            self.video_mask.to(device),
-            replace(self.video, frames=self.video.frames.to(device)),
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            video_mask=self.video_mask.to(device),
+            video=replace(self.video, frames=self.video.frames.to(device)),
         )
 
 
@@ -52,7 +54,7 @@ class PromptBuilder:
         self.config, self.family = load_config(name_or_path)
         self.geometry = load_geometry(name_or_path, self.config, self.family)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
-        self.template, self.max_tokens = template, max_tokens
+        self.name_or_path, self.template, self.max_tokens = name_or_path, template, max_tokens
         self.video_token_id = self.tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
         build_request("check", template)
 
@@ -64,8 +66,10 @@ class PromptBuilder:
         """
         grid = self.geometry.grid(video.frames.shape)
         layout = self.family.layout(self.config, grid, video.timestamps, video.fps)
-        text = self._chat_text(query).replace(VIDEO_SLOT, layout.text)
-        input_ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # (P,)
+        text = self._chat_text(query)
+        expanded = text.replace(VIDEO_SLOT, layout.text)
+        unexpanded_ids, ids = (self.tokenizer(form, add_special_tokens=False)["input_ids"] for form in (text, expanded))
+        input_ids = torch.tensor(ids)  # (P,)
         video_mask = input_ids == self.video_token_id
         if len(input_ids) > self.max_tokens:
             raise PromptError(
@@ -73,7 +77,8 @@ class PromptBuilder:
                 f"{self.max_tokens} are allowed. Lower max_tokens or fps of the grounding settings' video (in evaluation: "
                 "evaluation_video), or raise their max_prompt_tokens (evaluation_max_prompt_tokens)."
             )
-        return Prompt(input_ids, mrope_positions(video_mask, layout.grids, layout.interval), video_mask, video)
+        positions = mrope_positions(video_mask, layout.grids, layout.interval)
+        return Prompt(input_ids, positions, video_mask, video, tuple(unexpanded_ids))
 
     def _chat_text(self, query: str) -> str:
         """The conversation up to where the policy goes on, with one VIDEO_SLOT."""

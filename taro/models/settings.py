@@ -38,6 +38,11 @@ class GroundingSettings:
         video = self.evaluation_video or self.video
         return replace(self, video=video, max_prompt_tokens=self.evaluation_max_prompt_tokens)
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens, in training and in evaluation."""
+        return max(self.max_prompt_tokens, self.evaluation_max_prompt_tokens)
+
     def save(self, folder: str | Path) -> None:
         """Write `taro.json` into a model folder."""
         Path(folder, FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")

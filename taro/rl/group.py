@@ -38,6 +38,19 @@ class Group:
     texts: tuple[str, ...]  # (G)
     token_spans: tuple[list[tuple[int, int]], ...]  # (G) characters of each token
 
+    @property
+    def engine_log_probs(self) -> Tensor:
+        """(G, C), as the engine gave them; nan where it sampled nothing."""
+        rows = torch.nn.utils.rnn.pad_sequence(self.rollout.log_probs, batch_first=True, padding_value=float("nan"))
+        return rows.to(self.packed.response_mask.device)
+
+    @property
+    def sampled_mask(self) -> Tensor:
+        """(G, C) bool, the tokens that the engine drew: without constructed prefixes."""
+        lengths = torch.tensor([len(prefix) for prefix in self.example.prefixes], device=self.packed.response_mask.device)
+        column = torch.arange(self.packed.response_mask.shape[1], device=lengths.device)
+        return self.packed.response_mask & (column >= lengths[:, None])
+
     def inputs(self, features: VisionFeatures | None = None) -> GroupInputs:
         """What a model scores: the group on its own video, or on other features."""
         return GroupInputs(self.example.prompt, self.packed, features or self.features)

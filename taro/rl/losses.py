@@ -38,6 +38,7 @@ def policy_loss(
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     log_ratio_bound: float = 20.0,
+    importance: Tensor | None = None,
     denominator: float | Tensor | None = None,
 ) -> LossOutput:
     """Sum of the token losses over `denominator`, the number of response tokens of the whole optimizer step.
@@ -48,10 +49,13 @@ def policy_loss(
     already the weight of `constructed_weights`.
 
     log_probs, old_log_probs (B, C); advantages (B,); response_mask (B, C), 1 = counted; constructed (B,) bool.
-    `denominator` defaults to the response tokens given here and counts as 1 when it is 0, so that a rank with nothing
-    to train on gets a loss of 0 to run backward on. Raises ValueError for shapes that do not fit and `dual_clip <= 1`.
+    `importance` (B, C) multiplies the surrogate of free completions (`taro.rl.importance`). `denominator` defaults to the
+    response tokens given here and counts as 1 when it is 0, so that a rank with nothing to train on gets a loss of 0 to run
+    backward on. Raises ValueError for shapes that do not fit and `dual_clip <= 1`.
     """
     _require_shape(log_probs.shape, old_log_probs=old_log_probs, response_mask=response_mask)
+    if importance is not None:
+        _require_shape(log_probs.shape, importance=importance)
     _require_shape(log_probs.shape[:1], advantages=advantages, constructed=constructed)
     if not dual_clip > 1:
         raise ValueError(f"dual_clip must be > 1, got {dual_clip}")
@@ -67,6 +71,8 @@ def policy_loss(
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)  # (B, C)
     raised = torch.maximum(ratio, clipped).clamp(max=dual_clip)  # (B, C)
     surrogate = torch.where(weights < 0, raised, torch.minimum(ratio, clipped))  # (B, C)
+    if importance is not None:
+        surrogate = torch.where(free, importance.detach(), 0.0) * surrogate  # (B, C)
     token_losses = -weights * torch.where(constructed, log_probs, surrogate)  # (B, C)
 
     # The ratio is 1 outside `free`, so nothing is cut there.

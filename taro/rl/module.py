@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from taro.data.examples import GroundingExample, TrainingExample
@@ -24,10 +25,23 @@ from taro.models.scoring import GroupScores
 from taro.progress import steps_done
 from taro.prompts import parse_answer
 from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, score, shuffled_log_probs
+from taro.rl.importance import importance_weights, measure_mismatch
 from taro.rl.losses import kl_loss, policy_loss
-from taro.rl.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rl.rollout import (
+    EngineError,
+    EngineModel,
+    NativeEngine,
+    RolloutEngine,
+    RolloutGroup,
+    RolloutPrompt,
+    SamplingSettings,
+    VLLMEngine,
+    VLLMSettings,
+)
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
+
+LARGEST_MISMATCH = 0.02  # nats per token; a stale engine has about 0.2
 
 
 class GRPOModule(L.LightningModule):
@@ -47,6 +61,8 @@ class GRPOModule(L.LightningModule):
             dense mask.
         pack_tokens: groups share a forward pass while they have at most this many tokens together; each must fit by itself.
         gradient_checkpointing: trade compute for memory in the decoder.
+        engine: what makes rollouts: the policy itself (`native`), or vLLM in this process (`vllm`).
+        vllm: settings of that engine.
         rollout_rows: completions that the native engine decodes together.
         feature_cache: folder that keeps the frozen tower's features of all videos across epochs and runs; None encodes each
             video once a step.
@@ -66,6 +82,8 @@ class GRPOModule(L.LightningModule):
         attention: str = "shared_prefix",
         pack_tokens: int = 16384,
         gradient_checkpointing: bool = False,
+        engine: Literal["native", "vllm"] = "native",
+        vllm: VLLMSettings = VLLMSettings(),
         rollout_rows: int = 128,
         feature_cache: DiskCacheSettings | None = None,
     ) -> None:
@@ -80,6 +98,7 @@ class GRPOModule(L.LightningModule):
         self.optimizer_settings, self.dtype_name, self.attention = optimizer, dtype, attention
         self.gradient_checkpointing, self.feature_cache = gradient_checkpointing, feature_cache
         self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
+        self.engine_name, self.vllm, self.warned_of_mismatch = engine, vllm, False
         self.skipped_in_a_row = 0
         self.updated_step = 0  # the last step, from 1, that has changed the weights
         self.policy: QwenVL | None = None
@@ -100,7 +119,19 @@ class GRPOModule(L.LightningModule):
         if self.feature_cache is not None:
             cache = TensorCache.from_settings(self.feature_cache, "model.feature_cache")
             self.features = FeatureCache(cache, self.policy.tower, self.policy.geometry)
-        self.engine = NativeEngine(self.policy, self.builder.end_ids, self.rollout_rows)
+        self.engine = self.make_engine()
+
+    def make_engine(self) -> RolloutEngine:
+        if self.engine_name == "native":
+            return NativeEngine(self.policy, self.builder.end_ids, self.rollout_rows)
+        longest = max(self.sampling.max_tokens, self.greedy.max_tokens)
+        model = EngineModel.of(
+            self.builder,
+            max_model_len=self.trainer.datamodule.grounding.longest_prompt + longest,
+            dtype="bfloat16" if self.trainer.precision == "bf16-mixed" else self.dtype_name,
+            device=self.device.type,
+        )
+        return VLLMEngine(model, self.vllm)
 
     @property
     def builder(self) -> PromptBuilder:
@@ -109,7 +140,7 @@ class GRPOModule(L.LightningModule):
     def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
         log = StepLog()
         groups = self.rollout(batch, log)
-        tokens = self.global_sum(sum(int(group.packed.response_mask.sum()) for group in groups))
+        tokens = self.global_sum(sum(int(self.learned_mask(group).sum()) for group in groups))
         packs: list[list[JudgedGroup]] = []
         for members in plan_packs([len(group.packed) for group in groups], self.pack_tokens):
             pack = [groups[i] for i in members]
@@ -134,16 +165,34 @@ class GRPOModule(L.LightningModule):
         examples = [example for example in batch if example.prompt is not None]
         with log.timed("rollout"), torch.no_grad():
             features = [self.encode(example) for example in examples]
-            self.engine.sync(self.policy.model.named_parameters())
             requests = [
                 RolloutPrompt(example.prompt, example.prefixes, example.seeds, feature)
                 for example, feature in zip(examples, features, strict=True)
             ]
-            rollouts = self.engine.generate(requests, self.sampling)
+            rollouts = self.generate(requests, self.sampling)
+            self.engine.sleep()
         return [
             make_group(example, rollout, feature, self.builder)
             for example, rollout, feature in zip(examples, rollouts, features, strict=True)
         ]
+
+    def generate(self, requests: list[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        """Completions by the engine with the policy's present weights. One that fails is replaced once."""
+        try:
+            self.engine.sync(self.policy.model.named_parameters())
+            return self.engine.generate(requests, sampling)
+        except EngineError as error:
+            rank_zero_warn(f"{error}. Once more, with a fresh engine.")
+        self.engine.restart()
+        self.engine.sync(self.policy.model.named_parameters())
+        return self.engine.generate(requests, sampling)
+
+    def learned_mask(self, group: Group) -> Tensor:
+        """(G, C) bool, the tokens that count: of another engine those without a finite log-prob can't be weighted."""
+        mask = group.packed.response_mask
+        if self.engine.is_policy:
+            return mask
+        return mask & (~group.sampled_mask | group.engine_log_probs.isfinite())
 
     def encode(self, example: GroundingExample) -> VisionFeatures:
         """Features of an example's video, from disk where they are kept there."""
@@ -193,8 +242,25 @@ class GRPOModule(L.LightningModule):
             gaps = None if other is None else compute_gaps(group, own.log_probs, other, self.temporal_reward.tokens)
             judgement = judge(group, gaps, self.temporal_reward, self.advantages)
             log.add_group(group, judgement, own.entropy)
+            self.log_mismatch(group, own.log_probs.detach(), log)
             judged.append(JudgedGroup(group, judgement, own.log_probs.detach(), ref))
         return judged
+
+    def log_mismatch(self, group: Group, log_probs: Tensor, log: StepLog) -> None:
+        """How far the engine's log-probs are from the policy's, (G, C)."""
+        mismatch = measure_mismatch(log_probs, group.engine_log_probs, group.sampled_mask)
+        if mismatch is None:
+            return
+        log.add_mean("mismatch_kl", mismatch.kl, mismatch.tokens)
+        log.add_mean("sampling/sampling_logp_difference/mean", mismatch.difference_mean, mismatch.tokens)
+        log.add_max("sampling/sampling_logp_difference/max", mismatch.difference_max)
+        if mismatch.difference_mean > LARGEST_MISMATCH and not self.warned_of_mismatch:
+            self.warned_of_mismatch = True
+            rank_zero_warn(
+                f"the engine's log-probs are {mismatch.difference_mean:.3f} nats off the policy's on average, more than "
+                f"{LARGEST_MISMATCH}: are its weights, its dtype and its kernels the policy's? Logged as "
+                "sampling/sampling_logp_difference."
+            )
 
     def backward_pack(self, judged: list[JudgedGroup], log_probs: list[Tensor], tokens: Tensor, log: StepLog) -> None:
         """Add the gradient of the pack's part of the loss."""
@@ -207,7 +273,12 @@ class GRPOModule(L.LightningModule):
         """Sum over the group's tokens, divided by `denominator`: the surrogate and the KL."""
         device, example = log_probs.device, judged.group.example
         # A vision token that another engine let through can't be learned from: its log-prob is -inf by definition.
-        mask = judged.group.packed.response_mask & ~log_probs.isneginf()
+        mask = self.learned_mask(judged.group) & ~log_probs.isneginf()
+        importance = None
+        if not self.engine.is_policy and self.loss.importance_cap is not None:
+            importance = importance_weights(
+                judged.old_log_probs, judged.group.engine_log_probs, judged.group.sampled_mask & mask, self.loss.importance_cap
+            )
         policy = policy_loss(
             log_probs,
             judged.old_log_probs,
@@ -218,6 +289,7 @@ class GRPOModule(L.LightningModule):
             clip_high=self.loss.clip_high,
             dual_clip=self.loss.dual_clip,
             log_ratio_bound=self.loss.log_ratio_bound,
+            importance=importance,
             denominator=denominator,
         )
         loss = policy.loss
@@ -287,8 +359,7 @@ class GRPOModule(L.LightningModule):
         examples = [example for example in batch if example.prompt is not None]
         with torch.no_grad():
             requests = [RolloutPrompt(example.prompt, ((),), (0,), self.encode(example)) for example in examples]
-        self.engine.sync(self.policy.model.named_parameters())
-        groups = self.engine.generate(requests, self.greedy)
+        groups = self.generate(requests, self.greedy)
         texts = [self.builder.decode(group.completions[0]) for group in groups]
         metrics.update(
             [parse_answer(text) for text in texts],

@@ -56,6 +56,8 @@ class LossSettings:
         log_ratio_bound: bound of the log-ratio.
         kl_coefficient: weight of the KL from the reference; 0 keeps no reference in memory.
         updates: optimizer steps for each batch of rollouts. With 1 the ratio is exactly 1.
+        importance_cap: bound of the weights policy / engine by which tokens of another engine than the native one count
+            (truncated importance sampling); None counts all alike.
     """
 
     clip_low: float = 0.2
@@ -64,6 +66,7 @@ class LossSettings:
     log_ratio_bound: float = 20.0
     kl_coefficient: float = 0.01
     updates: int = 1
+    importance_cap: float | None = 2.0
 
 
 @dataclass(frozen=True)

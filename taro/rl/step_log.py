@@ -18,12 +18,13 @@ from taro.rl.group import Group, Judgement
 
 
 class StepLog:
-    """Sums, weighted means and times of a step, and a record of each completion."""
+    """Sums, weighted means, maxima and times of a step, and a record of each completion."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
         self.weights: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.maxima: dict[str, float] = {}
         self.records: list[dict[str, Any]] = []
         self.started = time.perf_counter()
 
@@ -34,6 +35,9 @@ class StepLog:
     def add_mean(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
         self.sums[name] += float(value) * float(weight)
         self.weights[name] += float(weight)
+
+    def add_max(self, name: str, value: float) -> None:
+        self.maxima[name] = max(value, self.maxima.get(name, value))
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -65,7 +69,7 @@ class StepLog:
         """All logged values, times in seconds as `timing_s/...`."""
         means = {name: value / (self.weights[name] or 1.0) for name, value in self.sums.items()}
         times = {f"timing_s/{name}": value for name, value in self.seconds.items()}
-        return means | times | {"timing_s/step": time.perf_counter() - self.started}
+        return means | self.maxima | times | {"timing_s/step": time.perf_counter() - self.started}
 
 
 def _records(group: Group, judgement: Judgement) -> Iterator[dict[str, Any]]:

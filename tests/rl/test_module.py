@@ -12,6 +12,7 @@ from taro.prompts import has_format, parse_answer
 from taro.rl.curriculum import CurriculumCallback
 from taro.rl.losses import policy_loss
 from taro.rl.records import RunRecords
+from taro.rl.rollout import EngineError
 
 PLAIN = ["--model.temporal_reward=null", "--model.optimizer.clip_norm=1e9"]
 SHORT, LONG = "</think><answer>2.0s to 9.0s</answer>", "From 1.0s to 9.0s the red square moves left\n" * 2
@@ -190,6 +191,107 @@ def test_a_second_update_has_a_ratio(
     share = 0.0 if constructed else float(torch.cat(cut).float().mean())  # nothing is cut in the first update
     assert constructed or share > 0.02
     assert steps.column("clip_ratio/region_mean") == pytest.approx([share / 2], rel=0.05)
+
+
+def engine_log_prob(number, row, place):
+    """An engine far from the policy; one token without probability."""
+    return float("-inf") if (number, row, place) == (0, 0, 3) else -1.0 - (7 * number + 3 * row + place) % 11
+
+
+def other_engine(base):
+    class OtherEngine(base):
+        """Samples from other probabilities than the policy's."""
+
+        is_policy = False
+
+        def generate(self, prompts, sampling):
+            groups = super().generate(prompts, sampling)
+            for number, (group, prompt) in enumerate(zip(groups, prompts, strict=True)):
+                rows = []
+                for row, (tokens, prefix) in enumerate(zip(group.completions, prompt.prefixes, strict=True)):
+                    drawn = [engine_log_prob(number, row, place) for place in range(len(prefix), len(tokens))]
+                    rows.append(torch.tensor([float("nan")] * len(prefix) + drawn))
+                groups[number] = replace(group, log_probs=tuple(rows))
+            return groups
+
+    return OtherEngine
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_tokens_of_another_engine_are_weighted(
+    fit, arguments, scripted, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, monkeypatch, probability
+):
+    """By min(policy / engine, 2), in free completions; the one without probability leaves numerator and denominator."""
+    script = taro.rl.module.NativeEngine().script
+    scripted(script, other_engine(scripted.engine))
+    monkeypatch.setattr(CurriculumCallback, "probability", lambda *_: probability)
+    watch = Watch(noise=0.1)
+    with pytest.warns(UserWarning, match="nats off the policy's on average, more than 0.02"):
+        fit([*arguments, *PLAIN, "--trainer.max_steps=1", "--model.loss.kl_coefficient=0.5"], watch, steps)
+    batch, records = steps.batches[0], steps.records[0]
+    completions = completions_of(batch, records, tiny_builder)
+    weights = [record["weight"] for record in records]
+    policy, reference = policy_with(tiny_folder, watch.weights[0]), QwenVL.from_pretrained(tiny_folder)
+    terms, count, differences = [], 0, []
+    for number, (example, group) in enumerate(zip(batch, completions, strict=True)):
+        for row, completion in enumerate(group):
+            log_probs = plain_log_probs(policy, example.prompt, completion)
+            ref = plain_log_probs(reference, example.prompt, completion).detach()
+            for place, value in enumerate(log_probs):
+                engine = engine_log_prob(number, row, place)
+                sampled = place >= len(example.prefixes[row])
+                if sampled and engine == float("-inf"):
+                    continue
+                count += 1
+                difference = value.detach() - engine
+                importance = difference.exp().clamp(max=2.0) if sampled and not probability else 1.0
+                differences += [float(difference)] if sampled else []
+                kl = (1 - (ref[place] - value.detach()).exp()) * value
+                terms.append(-weights[3 * number + row] * importance * value + 0.5 * kl)
+    (sum(terms) / count).backward()
+    expected = {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+    assert_close_gradients(watch.gradients[0], expected)
+    differences = torch.tensor(differences, dtype=torch.float64)
+    metrics = steps.metrics[0]
+    assert metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(float(differences.abs().mean()), rel=1e-4)
+    assert metrics["sampling/sampling_logp_difference/max"] == pytest.approx(float(differences.abs().max()), rel=1e-4)
+    assert metrics["mismatch_kl"] == pytest.approx(float((differences.exp() - 1 - differences).mean()), rel=1e-3)
+
+
+def test_the_native_engine_is_the_policy(fit, arguments, steps):
+    fit([*arguments, *PLAIN, "--trainer.max_steps=1", "--model.sampling.max_tokens=12", "--curriculum.warmup_epochs=0"], steps)
+    assert 0 < steps.metrics[0]["sampling/sampling_logp_difference/max"] < 1e-5
+    assert steps.metrics[0]["mismatch_kl"] < 1e-9
+
+
+def test_an_engine_that_fails_is_replaced_once(fit, arguments, scripted, steps):
+    """Then the run stops, with the reason."""
+    calls = []
+
+    class Dying(scripted.engine):
+        failures = 1
+
+        def generate(self, prompts, sampling):
+            calls.append("generate")
+            if self.failures:
+                self.failures -= 1
+                raise EngineError("the worker died")
+            return super().generate(prompts, sampling)
+
+        def restart(self):
+            calls.append("restart")
+
+        def sync(self, named_parameters):
+            calls.append("sync")
+
+    scripted(kind=Dying)
+    with pytest.warns(UserWarning, match="the worker died. Once more, with a fresh engine"):
+        fit([*arguments, *PLAIN, "--trainer.max_steps=1"], steps)
+    assert calls == ["sync", "generate", "restart", "sync", "generate"] and len(steps.metrics) == 1
+    Dying.failures = 2
+    with pytest.raises(EngineError, match="the worker died"):
+        fit([*arguments, *PLAIN, "--trainer.max_steps=1"], steps)
+    assert len(steps.metrics) == 1
 
 
 def test_the_gradient_is_clipped_as_a_whole(fit, arguments, uneven, steps):

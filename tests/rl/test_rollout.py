@@ -257,7 +257,7 @@ def test_no_gradient_is_kept(own_policy, prompts):
 
 @pytest.mark.parametrize("settings", [{"temperature": -0.1}, {"max_tokens": 0}])
 def test_bad_sampling_settings(settings):
-    with pytest.raises(ValueError, match="temperature >= 0 and max_tokens >= 1"):
+    with pytest.raises(ValueError, match="temperature >= 0, max_tokens >= 1 and repetition_penalty > 0"):
         SamplingSettings(**settings)
 
 

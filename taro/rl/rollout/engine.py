@@ -5,7 +5,7 @@ G completions of a prompt, C_i tokens of completion i.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -22,15 +22,19 @@ class SamplingSettings:
     Args:
         temperature: divides the logits; 0 takes the most likely token.
         max_tokens: of a completion, its constructed prefix included.
+        repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that the prompt or the
+            completion has already (arXiv 1909.05858). For evaluation: with anything but 1 the samples are not the policy's.
     """
 
     temperature: float = 1.0
     max_tokens: int = 1024
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.max_tokens < 1:
+        if self.temperature < 0 or self.max_tokens < 1 or self.repetition_penalty <= 0:
             raise ValueError(
-                f"sampling needs temperature >= 0 and max_tokens >= 1, got {self.temperature} and {self.max_tokens}"
+                "sampling needs temperature >= 0, max_tokens >= 1 and repetition_penalty > 0, got "
+                f"{self.temperature}, {self.max_tokens} and {self.repetition_penalty}"
             )
 
 
@@ -57,14 +61,50 @@ class RolloutGroup:
     finished: tuple[bool, ...]  # False: cut at max_tokens
 
 
+class EngineError(RuntimeError):
+    """An engine that can't be started, or failed."""
+
+
+def require_room(prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> None:
+    """
+    Raises:
+        ValueError: a constructed prefix that leaves no room for a token.
+    """
+    for number, prompt in enumerate(prompts):
+        longest = max(len(prefix) for prefix in prompt.prefixes)
+        if longest >= sampling.max_tokens:
+            raise ValueError(
+                f"prompt {number} has a constructed prefix of {longest} tokens, sampling.max_tokens = "
+                f"{sampling.max_tokens} leaves no room after it: raise it, or use fewer captions"
+            )
+
+
 @runtime_checkable
 class RolloutEngine(Protocol):
     """Generates completions with weights that follow the policy's."""
+
+    is_policy: bool  # the policy itself samples, so its log-probs are the engine's
 
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
         """One group for each prompt, in their order."""
         ...
 
+    def stream(
+        self, prompts: Iterable[RolloutPrompt], sampling: SamplingSettings, at_once: int
+    ) -> Iterator[tuple[int, RolloutGroup]]:
+        """Groups as they are finished, with the numbers of their prompts, which are taken when there is room: at most
+        `at_once` are worked on."""
+        ...
+
     def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the policy's weights, by their transformers names."""
+        """Take over the policy's weights, by their transformers names. Comes before the first `generate` and after each
+        `sleep` and `restart`."""
+        ...
+
+    def sleep(self) -> None:
+        """Rollouts are over for now: give back what memory can be given back."""
+        ...
+
+    def restart(self) -> None:
+        """Start anew after an EngineError."""
         ...

@@ -6,7 +6,8 @@ R rows (completions of all prompts), P prompt tokens (of the longest), V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from transformers import Cache, DynamicCache
 
 from taro.models.cache import preallocated_cache
 from taro.models.qwen_vl import QwenVL
-from taro.rl.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings
+from taro.rl.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows goes on
 
@@ -40,11 +41,19 @@ class NativeEngine:
         rows: at most this many completions are decoded together; a group is never split.
     """
 
+    is_policy = True
+
     def __init__(self, policy: QwenVL, end_ids: Collection[int], rows: int = 128) -> None:
         self.policy, self.end_ids, self.rows = policy, frozenset(end_ids), rows
 
     def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the weights are the policy's own."""
+
+    def sleep(self) -> None:
+        """Nothing to give back."""
+
+    def restart(self) -> None:
+        """Nothing that could have died."""
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
@@ -53,13 +62,7 @@ class NativeEngine:
         Raises:
             ValueError: a constructed prefix that leaves no room for a token.
         """
-        for number, prompt in enumerate(prompts):
-            longest = max(len(prefix) for prefix in prompt.prefixes)
-            if longest >= sampling.max_tokens:
-                raise ValueError(
-                    f"prompt {number} has a constructed prefix of {longest} tokens, sampling.max_tokens = "
-                    f"{sampling.max_tokens} leaves no room after it: raise it, or use fewer captions"
-                )
+        require_room(prompts, sampling)
         groups: list[RolloutGroup] = []
         batch: list[RolloutPrompt] = []
         for prompt in prompts:
@@ -68,6 +71,15 @@ class NativeEngine:
                 batch = []
             batch.append(prompt)
         return groups + (self._generate_batch(batch, sampling) if batch else [])
+
+    def stream(
+        self, prompts: Iterable[RolloutPrompt], sampling: SamplingSettings, at_once: int
+    ) -> Iterator[tuple[int, RolloutGroup]]:
+        """Groups with the numbers of their prompts, `at_once` prompts after the other."""
+        numbered = enumerate(prompts)
+        while batch := list(itertools.islice(numbered, at_once)):
+            groups = self.generate([prompt for _, prompt in batch], sampling)
+            yield from ((number, group) for (number, _), group in zip(batch, groups, strict=True))
 
     def _generate_batch(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
         rows = [
@@ -78,8 +90,14 @@ class NativeEngine:
         sizes = [len(prompt.seeds) for prompt in prompts]
         cache, mask, positions, hidden = self._prefill(prompts, sizes, sampling.max_tokens)
         active = list(range(len(rows)))
+        seen = None if sampling.repetition_penalty == 1 else self._seen(prompts)
         while True:
-            tokens = self._choose([rows[i] for i in active], self.policy.logits(hidden), sampling)
+            logits = self.policy.logits(hidden)  # (R, V)
+            if seen is not None:
+                logits = torch.where(seen, _penalised(logits, sampling.repetition_penalty), logits)
+            tokens = self._choose([rows[i] for i in active], logits, sampling)
+            if seen is not None:
+                seen = seen.scatter(1, tokens[:, None], True)
             keep = [k for k, i in enumerate(active) if not rows[i].finished and len(rows[i].tokens) < sampling.max_tokens]
             if not keep:
                 return _collect(rows, sizes)
@@ -87,12 +105,22 @@ class NativeEngine:
                 index = torch.tensor(keep, device=self.policy.device)
                 cache.batch_select_indices(index)
                 mask, positions, tokens = mask[index], positions[index], tokens[index]
+                seen = None if seen is None else seen[index]
                 active = [active[k] for k in keep]
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
             hidden = self.policy.hidden_states(
                 tokens[:, None], positions.expand(3, -1)[..., None], attention_mask=mask, cache=cache
             )[:, -1]
             positions = positions + 1
+
+    def _seen(self, prompts: Sequence[RolloutPrompt]) -> Tensor:
+        """(R, V) bool, the tokens of each row's prompt."""
+        rows = []
+        for request in prompts:
+            seen = torch.zeros(self.policy.model.lm_head.out_features, dtype=torch.bool, device=self.policy.device)
+            seen[request.prompt.input_ids.to(seen.device)] = True
+            rows.append(seen.expand(len(request.seeds), -1))
+        return torch.cat(rows)
 
     def _prefill(
         self, prompts: Sequence[RolloutPrompt], sizes: list[int], max_tokens: int
@@ -154,6 +182,10 @@ class NativeEngine:
 
 def _uniforms(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _penalised(logits: Tensor, penalty: float) -> Tensor:
+    return torch.where(logits > 0, logits / penalty, logits * penalty)
 
 
 def _left_pad(states: Tensor, length: int) -> Tensor:

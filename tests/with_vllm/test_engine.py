@@ -1,0 +1,216 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from taro.models.packing import pack_group
+from taro.models.scoring import GroupInputs, score_groups
+from taro.rl.rollout import EngineError, NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings, SeamError, VLLMEngine
+
+
+def scored(policy, prompt, group, temperature):
+    """The trainer's packed log-probs, one tensor for each completion."""
+    packed = pack_group(prompt.input_ids, group.completions)
+    inputs = GroupInputs(prompt, packed, policy.encode_video(prompt.video.frames))
+    with torch.no_grad():
+        log_probs = score_groups(policy, [inputs], temperature=temperature)[0].log_probs
+    return [row[: len(completion)] for row, completion in zip(log_probs, group.completions, strict=True)]
+
+
+def largest_difference(policy, prompts, groups, temperature=1.0, prefixes=None):
+    differences = []
+    for prompt, group in zip(prompts, groups, strict=True):
+        for row, (own, engine) in enumerate(zip(scored(policy, prompt, group, temperature), group.log_probs, strict=True)):
+            start = len(prefixes[row]) if prefixes else 0
+            assert engine[:start].isnan().all() and engine[start:].isfinite().all()
+            differences.append(float((own - engine)[start:].abs().max()))
+    return max(differences)
+
+
+def test_it_is_an_engine(engine):
+    assert isinstance(engine, RolloutEngine) and not engine.is_policy
+
+
+def test_greedy_completions_are_those_of_the_native_engine(engine, policy, builder, many_prompts):
+    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in many_prompts]
+    sampling = SamplingSettings(temperature=0.0, max_tokens=24)
+    theirs, ours = engine.generate(requests, sampling), NativeEngine(policy, builder.end_ids).generate(requests, sampling)
+    for one, other in zip(theirs, ours, strict=True):
+        assert one.completions[0].tolist() == other.completions[0].tolist()
+        assert one.finished == other.finished
+    assert len({tuple(group.completions[0].tolist()) for group in ours}) >= 15
+
+
+def test_the_repetition_penalty_is_the_native_engines(engine, policy, builder, many_prompts):
+    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in many_prompts[:8]]
+    plain, penalised = (SamplingSettings(0.0, 24, repetition_penalty=penalty) for penalty in (1.0, 1.3))
+    theirs, ours = engine.generate(requests, penalised), NativeEngine(policy, builder.end_ids).generate(requests, penalised)
+    texts = [[group.completions[0].tolist() for group in groups] for groups in (theirs, ours)]
+    assert texts[0] == texts[1]
+    assert texts[0] != [group.completions[0].tolist() for group in engine.generate(requests, plain)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probs_are_the_trainers(engine, policy, many_prompts, temperature):
+    requests = [RolloutPrompt(prompt, ((),) * 4, (1, 2, 3, 2)) for prompt in many_prompts[:6]]
+    groups = engine.generate(requests, SamplingSettings(temperature, max_tokens=20))
+    assert largest_difference(policy, many_prompts[:6], groups, temperature) <= 1e-5
+    for group in groups:
+        first, second, _, again = (completion.tolist() for completion in group.completions)
+        assert second == again and first != second
+
+
+def test_sampling_follows_the_probabilities(engine, policy, many_prompts):
+    """First tokens of many samples against the policy's distribution; vision tokens never."""
+    prompt, count = many_prompts[0], 400
+    (group,) = engine.generate([RolloutPrompt(prompt, ((),) * count, tuple(range(count)))], SamplingSettings(1.0, 1))
+    drawn = torch.bincount(torch.cat(group.completions), minlength=1)
+    with torch.no_grad():
+        hidden = policy.hidden_states(
+            prompt.input_ids[None],
+            prompt.position_ids[:, None],
+            features=policy.encode_video(prompt.video.frames),
+            video_mask=prompt.video_mask[None],
+        )
+        expected = torch.softmax(policy.logits(hidden[0, -1]), -1) * count
+    top = expected.topk(5).indices
+    for token in top.tolist():
+        got = int(drawn[token]) if token < len(drawn) else 0
+        assert abs(got - float(expected[token])) < 5 * float(expected[token]) ** 0.5 + 1
+    assert not set(torch.cat(group.completions).tolist()) & set(policy.suppressed_ids.tolist())
+
+
+def test_constructed_prefixes(engine, policy, builder, many_prompts):
+    prefixes = ((), tuple(builder.encode("<think>\nFrom 1.0s to 3.0s, the red square moves left")), tuple(builder.encode("no")))
+    requests = [RolloutPrompt(prompt, prefixes, (1, 2, 3)) for prompt in many_prompts[:3]]
+    groups = engine.generate(requests, SamplingSettings(1.0, max_tokens=40))
+    for group in groups:
+        for prefix, completion in zip(prefixes, group.completions, strict=True):
+            assert tuple(completion[: len(prefix)].tolist()) == prefix and len(prefix) < len(completion) <= 40
+    assert largest_difference(policy, many_prompts[:3], groups, prefixes=prefixes) <= 1e-5
+    with pytest.raises(ValueError, match="leaves no room after it"):
+        engine.generate(requests, SamplingSettings(1.0, max_tokens=len(prefixes[1])))
+
+
+def test_completions_end_where_the_trainer_says(engine, engine_model, many_prompts):
+    """Any token may be an end: the one that is drawn most often here."""
+    request = RolloutPrompt(many_prompts[0], ((),) * 30, tuple(range(30)))
+    try:
+        engine.model = replace(engine_model, end_ids=frozenset())
+        (group,) = engine.generate([request], SamplingSettings(1.0, 12))
+        end = int(torch.cat(group.completions).mode().values)
+        engine.model = replace(engine_model, end_ids=frozenset({end}))
+        (cut,) = engine.generate([request], SamplingSettings(1.0, 12))
+    finally:
+        engine.model = engine_model
+    assert not any(group.finished)
+    for whole, short, finished in zip(group.completions, cut.completions, cut.finished, strict=True):
+        expected = whole.tolist()
+        if end in expected:
+            expected = expected[: expected.index(end) + 1]
+        assert short.tolist() == expected and finished == (end in expected)
+    assert 0 < sum(cut.finished) < 30
+
+
+def test_log_probs_follow_a_sync(engine, policy, changed_policy, long_prompts, monkeypatch):
+    """And this test would notice a sync, or the reset of a cache, that is left out."""
+    prompts, sampling = long_prompts, SamplingSettings(1.0, 12)
+    requests = [RolloutPrompt(prompt, ((),) * 2, (5, 6)) for prompt in prompts]
+
+    def difference():
+        return largest_difference(changed_policy, prompts, engine.generate(requests, sampling))
+
+    engine.generate(requests, sampling)  # fills the prefix cache
+    assert difference() > 1e-2  # stale weights
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.llm, "reset_prefix_cache", lambda: True)
+        engine.sync(changed_policy.model.named_parameters())
+        assert difference() > 1e-2  # new weights, old keys and values
+    engine.sync(changed_policy.model.named_parameters())
+    assert difference() <= 1e-5
+    engine.sync(policy.model.named_parameters())
+    assert largest_difference(policy, prompts, engine.generate(requests, sampling)) <= 1e-5
+
+
+def test_the_features_follow_a_sync_of_the_tower(engine, policy, own_policy, many_prompts, monkeypatch):
+    """A tower is trained by nobody yet; its features must not outlive it all the same."""
+    requests = [RolloutPrompt(many_prompts[0], ((),), (5,))]
+    engine.generate(requests, SamplingSettings(1.0, 12))
+    with torch.no_grad():
+        for parameter in own_policy.tower.parameters():
+            parameter *= 1.1
+    engine.sync(own_policy.model.named_parameters())
+    groups = engine.generate(requests, SamplingSettings(1.0, 12))
+    assert largest_difference(own_policy, many_prompts[:1], groups) <= 1e-5
+    assert largest_difference(policy, many_prompts[:1], groups) > 1e-3
+
+
+def test_a_stream_is_continuous(engine, policy, many_prompts):
+    """At most so many prompts at once, each taken only when there is room, and all answered."""
+    taken = []
+
+    def source():
+        for number, prompt in enumerate(many_prompts):
+            taken.append(number)
+            yield RolloutPrompt(prompt, ((),), (number,))
+
+    seen = []
+    for number, group in engine.stream(source(), SamplingSettings(0.0, 8), at_once=3):
+        seen.append(number)
+        assert len(taken) <= len(seen) + 3
+        assert largest_difference(policy, [many_prompts[number]], [group]) <= 1e-5
+    assert sorted(seen) == list(range(20))
+
+
+def test_a_stream_that_is_given_up_leaves_nothing_behind(engine, many_prompts):
+    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in many_prompts[:4]]
+    stream = engine.stream(iter(requests), SamplingSettings(0.0, 8), at_once=4)
+    next(stream)
+    stream.close()
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    assert len(engine.generate(requests, SamplingSettings(0.0, 3))) == 4
+
+
+def test_a_failure_is_an_engine_error(engine, many_prompts, monkeypatch):
+    requests = [RolloutPrompt(many_prompts[0], ((),), (0,))]
+
+    def die():
+        raise RuntimeError("the worker died")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.llm.llm_engine, "step", die)
+        with pytest.raises(EngineError, match="RuntimeError: the worker died"):
+            engine.generate(requests, SamplingSettings(1.0, 4))
+    assert engine.generate(requests, SamplingSettings(1.0, 4))
+
+
+def test_an_engine_without_weights_refuses(engine, many_prompts, monkeypatch):
+    monkeypatch.setattr(engine, "stale", True)
+    with pytest.raises(EngineError, match="sync them after it slept or was restarted"):
+        engine.generate([RolloutPrompt(many_prompts[0], ((),), (0,))], SamplingSettings(1.0, 4))
+
+
+def test_a_prompt_that_is_read_differently_is_an_error(engine, many_prompts, monkeypatch):
+    prompt = many_prompts[0]
+    wrong = prompt.input_ids.clone()
+    wrong[5] += 1
+    with pytest.raises(SeamError, match=r"the first difference is at 5: \["):
+        engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
+    monkeypatch.setattr(engine, "generations", 0)
+    shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
+    with pytest.raises(SeamError, match="positions: the first difference between engine and trainer is at 21"):
+        engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+
+
+def test_a_restart(engine, policy, many_prompts):
+    requests = [RolloutPrompt(many_prompts[0], ((),), (0,))]
+    before = engine.generate(requests, SamplingSettings(0.0, 8))[0].completions[0]
+    engine.restart()
+    engine.sync(policy.model.named_parameters())
+    assert torch.equal(engine.generate(requests, SamplingSettings(0.0, 8))[0].completions[0], before)
+
+
+def test_a_model_that_can_not_be_loaded(engine_model, tmp_path):
+    with pytest.raises(EngineError, match="vLLM can't run"):
+        VLLMEngine(replace(engine_model, name_or_path=str(tmp_path)))
