@@ -1,0 +1,82 @@
+"""The life of a vLLM engine on a GPU, with a stand-in for vLLM: what a real one does is tested in tests/with_vllm."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from taro.rl.rollout import EngineError, EngineModel, RolloutPrompt, SamplingSettings, VLLMEngine, VLLMSettings
+
+MODEL = EngineModel("folder", None, None, frozenset({1}), (2,), 64, "bfloat16", "cuda")
+
+
+class FakeLLM:
+    """Writes down what is asked of it."""
+
+    def __init__(self):
+        self.calls = []
+        self.llm_engine = SimpleNamespace(
+            reset_mm_cache=self.note("reset_mm_cache"),
+            reset_encoder_cache=self.note("reset_encoder_cache"),
+            engine_core=SimpleNamespace(shutdown=self.note("shutdown")),
+        )
+
+    def note(self, name):
+        return lambda *args, **kwargs: self.calls.append(name)
+
+    def collective_rpc(self, method, kwargs):
+        self.calls.append((method, {name: tensor.tolist() for name, tensor in kwargs["weights_iterator"]}))
+
+    def __getattr__(self, name):
+        return self.note(name)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    monkeypatch.setattr(VLLMEngine, "_start", lambda self: FakeLLM())
+    return VLLMEngine(MODEL, VLLMSettings())
+
+
+WEIGHTS = [("a", torch.nn.Parameter(torch.ones(2)))]
+SYNCED = [("reload_weights", {"a": [1.0, 1.0]}), "reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache"]
+REQUEST = [RolloutPrompt(None, ((),), (0,))]
+
+
+def test_a_sync_hands_over_the_weights_and_empties_the_caches(engine):
+    engine.sync(WEIGHTS)
+    assert engine.llm.calls == SYNCED
+
+
+def test_after_a_sleep_only_a_sync_makes_it_usable(engine):
+    engine.sleep()
+    engine.sleep()
+    assert engine.llm.calls == ["sleep"]
+    with pytest.raises(EngineError, match="sync them after it slept"):
+        engine.generate(REQUEST, SamplingSettings())
+    engine.sync(WEIGHTS)
+    assert engine.llm.calls == ["sleep", "wake_up", *SYNCED] and not engine.stale
+
+
+def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(VLLMEngine, "_start", lambda self: FakeLLM())
+    for settings, device in ((VLLMSettings(sleep=False), "cuda"), (VLLMSettings(), "cpu")):
+        engine = VLLMEngine(EngineModel(*list(vars(MODEL).values())[:-1], device), settings)
+        engine.sleep()
+        assert engine.llm.calls == [] and not engine.stale
+
+
+def test_a_fresh_engine_has_no_weights_yet(engine):
+    old = engine.llm
+    engine.restart()
+    assert old.calls == ["shutdown"] and engine.llm is not old
+    with pytest.raises(EngineError, match="sync them after it slept or was restarted"):
+        engine.generate(REQUEST, SamplingSettings())
+
+
+def test_a_sync_that_fails_is_an_engine_error(engine):
+    def broken():
+        raise RuntimeError("out of memory")
+        yield
+
+    with pytest.raises(EngineError, match="vLLM failed to take over the weights: RuntimeError: out of memory"):
+        engine.sync(broken())
