@@ -129,6 +129,34 @@ def test_an_output_folder_holds_one_configuration(evaluate, synthetic, tmp_path)
     assert "'repetition_penalty': 1.0}" in text and "'repetition_penalty': 1.05} now" in text and "- model" not in text
 
 
+def test_another_model_or_other_samples_under_the_same_names(evaluate, model, synthetic, tmp_path):
+    arguments = [f"--annotations={tmp_path}/rows.jsonl", f"--output={tmp_path}/out"]
+    samples = load_samples(synthetic / "train.jsonl")
+    save_samples(samples[:2], tmp_path / "rows.jsonl")
+    evaluate(*arguments)
+    weights = Path(model) / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content)
+    with pytest.raises(EvaluationError, match="- weights: "):
+        evaluate(*arguments)
+    save_samples([replace(samples[0], spans=((0.0, 1.0),)), samples[1]], tmp_path / "rows.jsonl")
+    with pytest.raises(EvaluationError, match="- samples: "):
+        evaluate(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_size=0"], "--batch_size 0: must be at least 1"),
+        (["--engine=vllm", "--device=cuda:1"], "set CUDA_VISIBLE_DEVICES, and cuda here"),
+    ],
+)
+def test_what_can_not_be_asked_for(evaluate, arguments, message):
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(*arguments)
+
+
 def test_shards_together_are_the_whole(evaluate, synthetic, tmp_path):
     annotations = f"--annotations={synthetic}/train.jsonl"
     whole = evaluate(annotations)

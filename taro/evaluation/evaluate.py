@@ -19,7 +19,7 @@ from taro.data.examples import GroundingExample
 from taro.data.samples import Sample, load_samples
 from taro.evaluation.datasets import BENCHMARKS
 from taro.evaluation.metrics import GroundingMetrics
-from taro.evaluation.predictions import EvaluationError, PredictionFolder, Shard
+from taro.evaluation.predictions import EvaluationError, PredictionFolder, Shard, digest_samples, file_states
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
@@ -93,6 +93,10 @@ def evaluate(
     part = Shard.parse(shard)
     if shard is not None and output is None:
         raise EvaluationError("--shard needs --output, the folder that the shards share")
+    if batch_size < 1:
+        raise EvaluationError(f"--batch_size {batch_size}: must be at least 1")
+    if engine == "vllm" and ":" in device:
+        raise EvaluationError(f"--device {device}: vLLM takes the first GPU it sees: set CUDA_VISIBLE_DEVICES, and cuda here")
     samples = _samples(dataset, annotations, video_root, limit)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dtype = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
@@ -100,8 +104,8 @@ def evaluate(
     builder = PromptBuilder(model, settings.prompt, settings.max_prompt_tokens)
     sampling = SamplingSettings(0.0, max_tokens, repetition_penalty)
     about = {
-        "dataset": dataset, "model": model, "engine": engine, "annotations": annotations, "limit": limit, "dtype": dtype,
-        "sampling": asdict(sampling), "grounding": asdict(settings),
+        "dataset": dataset, "model": model, "weights": file_states(model), "engine": engine, "dtype": dtype,
+        "samples": digest_samples(samples), "sampling": asdict(sampling), "grounding": asdict(settings),
     }  # fmt: skip
     folder = None if output is None else PredictionFolder(output, about, part)
     known = {} if folder is None else folder.read()
@@ -120,7 +124,7 @@ def evaluate(
         known = new if folder is None else folder.read()
     predictions = [known[sample.id] for sample in samples if sample.id in known]
     metrics = score_predictions(predictions) | {"seconds": time.perf_counter() - started}
-    if folder is not None and len(predictions) == len(samples):
+    if folder is not None and todo and len(predictions) == len(samples):
         folder.write_metrics(metrics)
     return Evaluation(metrics, predictions)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +60,12 @@ class PredictionFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         about = json.loads(json.dumps(about | {"shards": shard.count}))
         stored = self.folder / "evaluation.json"
-        if stored.is_file():
-            _require_same(stored, json.loads(stored.read_text()), about)
-        else:
-            stored.write_text(json.dumps(about, indent=2) + "\n")
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".json") as file:
+            file.write(json.dumps(about, indent=2) + "\n")
+            file.flush()
+            with suppress(FileExistsError):  # another shard, or an evaluation that was stopped, was here first
+                os.link(file.name, stored)
+        _require_same(stored, json.loads(stored.read_text()), about)
         single = shard.count == 1
         self.path = self.folder / ("predictions.jsonl" if single else f"predictions-{shard.number}-of-{shard.count}.jsonl")
 
@@ -85,8 +91,26 @@ class PredictionFolder:
                 file.flush()
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
+        """In one go, beside what they are of."""
         about = json.loads((self.folder / "evaluation.json").read_text())
-        (self.folder / "metrics.json").write_text(json.dumps(about | {"metrics": metrics}, indent=2) + "\n")
+        path = self.folder / f"metrics-{os.getpid()}.unfinished"
+        path.write_text(json.dumps(about | {"metrics": metrics}, indent=2) + "\n")
+        os.replace(path, self.folder / "metrics.json")
+
+
+def file_states(*paths: str | Path | None) -> list[str]:
+    """Size and time of each file, and of the files of each folder, that is there: another model under the same name differs."""
+    states = []
+    for path in (Path(path) for path in paths if path is not None):
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] * path.is_file()
+        states += [f"{file.name}: {file.stat().st_size} bytes, {file.stat().st_mtime_ns} ns" for file in files]
+    return states
+
+
+def digest_samples(samples: Sequence[Sample]) -> str:
+    """The same for the same samples, wherever their videos are."""
+    rows = [[sample.id, sample.query, sample.spans, sample.clip, Path(sample.video).name] for sample in samples]
+    return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
 
 
 def _require_same(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:

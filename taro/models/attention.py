@@ -105,18 +105,21 @@ def _unpacked(
 
 def _group_attention(query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, scaling: float | None) -> Tensor:
     """One group of a pack: (1, S, H, d)."""
-    p = layout.prompt_length
-    heads = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
-    prompt = scaled_dot_product_attention(query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True, **heads)
+    p, shared = layout.prompt_length, query.shape[1] // key.shape[1]  # query heads to a key head
+    prompt = scaled_dot_product_attention(
+        query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True, scale=scaling, enable_gqa=shared > 1
+    )
     if not len(layout.slots):
         return prompt.transpose(1, 2)
-    completions = scaled_dot_product_attention(
-        _grid(query, layout),
+    # The query heads that share a key head become its queries: fused kernels that take a mask don't know shared heads.
+    folded = scaled_dot_product_attention(
+        _grid(query, layout).unflatten(1, (-1, shared)).flatten(2, 3),  # (G, H_kv, H / H_kv * C, d)
         _with_prompt(key, layout),
         _with_prompt(value, layout),
-        attn_mask=layout.allowed,
-        **heads,
-    )  # (G, H, C, d)
+        attn_mask=layout.allowed.repeat(shared, 1),
+        scale=scaling,
+    )
+    completions = folded.unflatten(2, (shared, -1)).flatten(1, 2)  # (G, H, C, d)
     packed = completions.transpose(1, 2).flatten(0, 1).index_select(0, layout.slots)  # (S - P, H, d)
     return torch.cat([prompt.transpose(1, 2), packed[None]], dim=1)
 

@@ -5,6 +5,7 @@ Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0), 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from taro.prompts import parse_answer
 from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, score, shuffled_log_probs
 from taro.rl.importance import importance_weights, measure_mismatch
 from taro.rl.losses import kl_loss, policy_loss
+from taro.rl.ranks import gather, sum_gradients
 from taro.rl.rollout import (
     EngineError,
     EngineModel,
@@ -110,6 +112,11 @@ class GRPOModule(L.LightningModule):
         """Load the weights; Lightning calls it before anything is run."""
         if self.policy is not None:
             return
+        # Lightning makes the GPU the default device here, which transformers takes for a wish to spread the model out.
+        with torch.device("cpu"):
+            self.load_models()
+
+    def load_models(self) -> None:
         self.policy = QwenVL.from_pretrained(self.name_or_path, self.dtype_name, self.attention)
         self.policy.freeze_tower()
         if self.loss.kl_coefficient > 0:
@@ -140,7 +147,7 @@ class GRPOModule(L.LightningModule):
     def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
         log = StepLog()
         groups = self.rollout(batch, log)
-        tokens = self.global_sum(sum(int(self.learned_mask(group).sum()) for group in groups))
+        tokens = sum(gather(sum(int(self.learned_mask(group).sum()) for group in groups)))
         packs: list[list[JudgedGroup]] = []
         for members in plan_packs([len(group.packed) for group in groups], self.pack_tokens):
             pack = [groups[i] for i in members]
@@ -262,14 +269,14 @@ class GRPOModule(L.LightningModule):
                 "sampling/sampling_logp_difference."
             )
 
-    def backward_pack(self, judged: list[JudgedGroup], log_probs: list[Tensor], tokens: Tensor, log: StepLog) -> None:
-        """Add the gradient of the pack's part of the loss."""
-        # Lightning averages gradients over ranks: times their number, the sum over all tokens is left.
-        denominator = tokens / self.trainer.world_size
-        losses = [self.group_loss(one, own, denominator, log) for one, own in zip(judged, log_probs, strict=True)]
-        self.manual_backward(torch.stack(losses).sum())
+    def backward_pack(self, judged: list[JudgedGroup], log_probs: list[Tensor], tokens: int, log: StepLog) -> None:
+        """Add the gradient of the pack's part of the loss. Ranks have different numbers of packs: their gradients are added up
+        when all are done."""
+        losses = [self.group_loss(one, own, tokens, log) for one, own in zip(judged, log_probs, strict=True)]
+        with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
+            self.manual_backward(torch.stack(losses).sum())
 
-    def group_loss(self, judged: JudgedGroup, log_probs: Tensor, denominator: Tensor, log: StepLog) -> Tensor:
+    def group_loss(self, judged: JudgedGroup, log_probs: Tensor, denominator: int, log: StepLog) -> Tensor:
         """Sum over the group's tokens, divided by `denominator`: the surrogate and the KL."""
         device, example = log_probs.device, judged.group.example
         # A vision token that another engine let through can't be learned from: its log-prob is -inf by definition.
@@ -302,14 +309,16 @@ class GRPOModule(L.LightningModule):
         return loss
 
     def optimizer_step_now(self, log: StepLog) -> None:
-        """Clip, step, zero. A gradient that is not finite never reaches the weights: the step is left out and counted.
+        """Add up over ranks, clip, step, zero. A gradient that is not finite never reaches the weights: the step is left out
+        and counted.
 
         Raises:
             FloatingPointError: too many such steps in a row.
         """
         optimizer = self.optimizers()
+        sum_gradients(self.trained_parameters())
         norm = nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimizer_settings.clip_norm)
-        log.add_sum("skipped_steps", float(not norm.isfinite()))
+        log.add_mean("skipped_steps", float(not norm.isfinite()), 1)
         if norm.isfinite():
             self.updated_step = steps_done(self.trainer) + 1
             self.skipped_in_a_row = 0
@@ -333,18 +342,14 @@ class GRPOModule(L.LightningModule):
             self.trained_parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
 
-    def global_sum(self, value: float) -> Tensor:
-        """The sum of a number over all ranks."""
-        return self.trainer.strategy.reduce(torch.tensor(float(value), device=self.device), reduce_op="sum")
-
     def log_step(self, log: StepLog, failed: list[TrainingExample]) -> None:
-        values = log.values() | {"data/failed": float(len(failed))}
+        log.add_sum("data/failed", float(len(failed)))
         if self.features is not None:
-            counts = asdict(self.features.cache.counts)  # of the run so far
-            values |= {f"feature_cache/{name}": float(count) for name, count in counts.items()}
+            for name, count in asdict(self.features.cache.counts).items():  # of the run so far
+                log.add_sum(f"feature_cache/{name}", float(count))
         shown = {"loss", "reward", "kl", "timing_s/step"}
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)), sync_dist=True)
+        for name, value in log.values().items():
+            self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
 
     # Validation and test: greedy answers.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from taro.prompts import reasoning_has_timestamp
 from taro.rl.group import Group, Judgement
+from taro.rl.ranks import gather
 
 
 class StepLog:
@@ -29,8 +30,8 @@ class StepLog:
         self.started = time.perf_counter()
 
     def add_sum(self, name: str, value: Tensor | float) -> None:
+        """Over the groups of all ranks."""
         self.sums[name] += float(value)
-        self.weights[name] = 1.0
 
     def add_mean(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
         self.sums[name] += float(value) * float(weight)
@@ -66,10 +67,29 @@ class StepLog:
         self.records += list(_records(group, judgement))
 
     def values(self) -> dict[str, float]:
-        """All logged values, times in seconds as `timing_s/...`."""
-        means = {name: value / (self.weights[name] or 1.0) for name, value in self.sums.items()}
-        times = {f"timing_s/{name}": value for name, value in self.seconds.items()}
-        return means | self.maxima | times | {"timing_s/step": time.perf_counter() - self.started}
+        """All logged values, over the prompts of all ranks; times in seconds as `timing_s/...`, those of the slowest."""
+        self.seconds["step"] = time.perf_counter() - self.started
+        ranks = gather((dict(self.sums), dict(self.weights), self.maxima, dict(self.seconds)))
+        sums, weights = (_added(rank[part] for rank in ranks) for part in (0, 1))
+        maxima, seconds = (_largest(rank[part] for rank in ranks) for part in (2, 3))
+        means = {name: value / ((weights[name] or 1.0) if name in weights else 1.0) for name, value in sums.items()}
+        return means | maxima | {f"timing_s/{name}": value for name, value in seconds.items()}
+
+
+def _added(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.items():
+            total[name] += value
+    return dict(total)
+
+
+def _largest(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    largest: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            largest[name] = max(value, largest.get(name, value))
+    return largest
 
 
 def _records(group: Group, judgement: Judgement) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,85 @@
+"""Two processes on a CPU give the weights and the log of one process on the same prompts."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from taro.data.samples import load_samples, save_samples
+
+ROOT = Path(__file__).parents[2]
+RUN = """
+import json, sys
+import lightning as L
+import torch
+from taro.cli import parse
+from taro.rl.module import plan_packs
+import taro.rl.module
+
+passes = []
+taro.rl.module.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
+
+
+class Metrics(L.Callback):
+    rows = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+cli = parse(sys.argv[2:])
+cli.trainer.callbacks.append(Metrics())
+cli.trainer.fit(cli.model, cli.datamodule)
+weights = {name: value for name, value in cli.model.state_dict().items()}
+torch.save({"weights": weights, "metrics": Metrics.rows, "passes": passes}, f"{sys.argv[1]}-{cli.trainer.global_rank}.pt")
+"""
+
+
+def train(output, arguments, ranks):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script = output.with_suffix(".py")
+    script.write_text(RUN)
+    command = [sys.executable, str(script), str(output), *arguments, f"--trainer.devices={ranks}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(f"{output}-{rank}.pt") for rank in range(ranks)]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken videos"])
+def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken):
+    """Also where they have different numbers of packs, and where a rank's video is missing."""
+    samples = load_samples(synthetic / "train.jsonl")
+    gone = str(tmp_path / "gone.mp4")
+    rows = [replace(sample, video=gone) if broken and number < 3 else sample for number, sample in enumerate(samples)]
+    save_samples(rows, tmp_path / "train.jsonl")
+    extra = [
+        f"--data.train_file={tmp_path}/train.jsonl",
+        "--data.prompts_per_step=6",
+        "--trainer.max_steps=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.limit_val_batches=0",
+        "--trainer.strategy=auto",
+        "--model.loss.updates=2",
+        "--model.optimizer.learning_rate=1e-2",
+        "--data.grounding.max_prompt_tokens=100",
+        "--model.pack_tokens=400",
+    ]
+    (one,) = train(tmp_path / "one", [*arguments, *extra], 1)
+    two = train(tmp_path / "two", [*arguments, *extra], 2)
+    if broken:
+        assert one["metrics"][0]["data/failed"] == 3.0
+    for rank in two:
+        for name, value in one["weights"].items():
+            torch.testing.assert_close(rank["weights"][name], value, atol=1e-5, rtol=1e-5)
+        for expected, got in zip(one["metrics"], rank["metrics"], strict=True):
+            assert got.keys() == expected.keys()
+            for name, value in expected.items():
+                if not name.startswith("timing_s/"):
+                    assert got[name] == pytest.approx(value, abs=2e-4, rel=1e-3), name
+    assert not broken or two[0]["passes"] != two[1]["passes"]
