@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --steps 500
 
-prints the memory of the training process and of its data workers as steps go by. The workers' grows until they keep the frames of
-all videos (256 MiB each at most).
+prints the memory of the training process and of its data workers as steps go by. The workers' grows until they keep the frames
+of all videos (256 MiB each at most).
 """
 
 from __future__ import annotations
