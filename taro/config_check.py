@@ -13,7 +13,7 @@ from taro.data.video import VideoSettings
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.prompts import build_request
-from taro.rl.rollout.vllm import vllm_is_installed
+from taro.rl.rollout.vllm_prompts import vllm_is_installed
 
 ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
@@ -39,6 +39,9 @@ LEAST = {
     "model.vllm.tensor_parallel_size": (1, True),
     "model.vllm.gpu_memory_utilization": (0, False),
     "model.vllm.check_every": (1, True),
+    "model.vllm_server.timeout": (0, False),
+    "model.vllm_server.check_every": (1, True),
+    "model.vllm_server.at_once": (1, True),
     "model.feature_cache.max_gigabytes": (0, False),
     "data.prompts_per_step": (1, True),
     "data.evaluation_batch": (1, True),
@@ -99,8 +102,12 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         )
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
+    if model.engine != "native" and not vllm_is_installed():
+        yield f"model.engine = {model.engine}: vLLM is not installed; pip install 'taro[vllm]', or set native"
     if model.engine == "vllm":
         yield from _vllm(config)
+    if model.engine == "vllm_server":
+        yield from _vllm_server(config)
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
@@ -115,9 +122,14 @@ def _conflicts(config: Namespace) -> Iterator[str]:
 
 
 def _vllm(config: Namespace) -> Iterator[str]:
-    if not vllm_is_installed():
-        yield "model.engine = vllm: vLLM is not installed; pip install 'taro[vllm]', or set native"
     model, grounding = config.model, config.data.grounding
+    if model.vllm.tensor_parallel_size > 1:
+        yield (
+            f"model.vllm.tensor_parallel_size = {model.vllm.tensor_parallel_size}: in training each rank has an engine of its "
+            "own; leave it at 1 (eval.py takes more)"
+        )
+    if model.vllm.gpu_memory_utilization > 1:
+        yield f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization}: a share of the memory, at most 1"
     prompts = max(grounding.max_prompt_tokens, grounding.evaluation_max_prompt_tokens)
     needed = prompts + max(model.sampling.max_tokens, model.evaluation_max_tokens)
     if model.vllm.max_model_len is not None and model.vllm.max_model_len < needed:
@@ -126,6 +138,16 @@ def _vllm(config: Namespace) -> Iterator[str]:
             "tokens: raise it, or lower data.grounding.max_prompt_tokens and evaluation_max_prompt_tokens: longer prompts are "
             "then counted as failed"
         )
+
+
+def _vllm_server(config: Namespace) -> Iterator[str]:
+    server = config.model.vllm_server
+    if not server.url.startswith(("http://", "https://")):
+        yield f"model.vllm_server.url = {server.url}: must start with http:// or https://"
+    if server.weights == "folder" and server.folder is None:
+        yield "model.vllm_server.weights = folder: name model.vllm_server.folder, which the server sees, too"
+    if server.weights == "nccl" and (config.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        yield "model.vllm_server.weights = nccl needs a GPU here: set folder"
 
 
 def _parts(config: Namespace) -> Iterator[str]:

@@ -91,6 +91,7 @@ class ScriptedEngine:
     place in its group, its seed and its prompt's number."""
 
     is_policy = True
+    stale = False
 
     def __init__(self, script):
         self.script, self.synced = script, 0

@@ -154,10 +154,15 @@ def test_every_bounded_number_is_a_setting(arguments, tmp_path):
         assert config.get(name) is not None, name
 
 
-def test_a_model_length_that_is_too_short_for_vllm(arguments, no_weights, monkeypatch):
+def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
     monkeypatch.setattr("taro.config_check.vllm_is_installed", lambda: True)
     with pytest.raises(ConfigError, match="max_model_len = 1119 is less than the longest prompt and completion, 1120 tokens"):
         train.main([*arguments, "--model.engine=vllm", "--model.vllm.max_model_len=1119"])
+    with pytest.raises(ConfigError, match=r"weights = folder: name model\.vllm_server\.folder"):
+        train.main([*arguments, "--model.engine=vllm_server", "--model.vllm_server.weights=folder"])
+    settings = ["--model.vllm.tensor_parallel_size=2", "--model.vllm.gpu_memory_utilization=1.5"]
+    with pytest.raises(ConfigError, match=r"= 2: in training each rank has an engine of its own(?s:.*)= 1.5: a share"):
+        train.main([*arguments, "--model.engine=vllm", *settings])
 
 
 def test_all_contradictions_at_once(arguments, no_weights):

@@ -101,7 +101,10 @@ def evaluate(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     dtype = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
     settings = (grounding or GroundingSettings.load(model) or GroundingSettings()).for_evaluation()
-    builder = PromptBuilder(model, settings.prompt, settings.max_prompt_tokens)
+    longest = settings.max_prompt_tokens
+    if engine == "vllm" and vllm.max_model_len is not None:
+        longest = min(longest, vllm.max_model_len - max_tokens)  # longer ones fail by themselves
+    builder = PromptBuilder(model, settings.prompt, longest)
     sampling = SamplingSettings(0.0, max_tokens, repetition_penalty)
     about = {
         "dataset": dataset, "model": model, "weights": file_states(model), "engine": engine, "dtype": dtype,

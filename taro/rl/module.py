@@ -38,6 +38,8 @@ from taro.rl.rollout import (
     RolloutPrompt,
     SamplingSettings,
     VLLMEngine,
+    VLLMServerEngine,
+    VLLMServerSettings,
     VLLMSettings,
 )
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
@@ -63,8 +65,10 @@ class GRPOModule(L.LightningModule):
             dense mask.
         pack_tokens: groups share a forward pass while they have at most this many tokens together; each must fit by itself.
         gradient_checkpointing: trade compute for memory in the decoder.
-        engine: what makes rollouts: the policy itself (`native`), or vLLM in this process (`vllm`).
-        vllm: settings of that engine.
+        engine: what makes rollouts: the policy itself (`native`), vLLM in this process (`vllm`), or a vLLM server on other
+            GPUs (`vllm_server`).
+        vllm: settings of the engine in this process.
+        vllm_server: where the server is, and how it gets the weights.
         rollout_rows: completions that the native engine decodes together.
         feature_cache: folder that keeps the frozen tower's features of all videos across epochs and runs; None encodes each
             video once a step.
@@ -84,8 +88,9 @@ class GRPOModule(L.LightningModule):
         attention: str = "shared_prefix",
         pack_tokens: int = 16384,
         gradient_checkpointing: bool = False,
-        engine: Literal["native", "vllm"] = "native",
+        engine: Literal["native", "vllm", "vllm_server"] = "native",
         vllm: VLLMSettings = VLLMSettings(),
+        vllm_server: VLLMServerSettings = VLLMServerSettings(),
         rollout_rows: int = 128,
         feature_cache: DiskCacheSettings | None = None,
     ) -> None:
@@ -100,9 +105,11 @@ class GRPOModule(L.LightningModule):
         self.optimizer_settings, self.dtype_name, self.attention = optimizer, dtype, attention
         self.gradient_checkpointing, self.feature_cache = gradient_checkpointing, feature_cache
         self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
-        self.engine_name, self.vllm, self.warned_of_mismatch = engine, vllm, False
+        self.engine_name, self.vllm, self.vllm_server = engine, vllm, vllm_server
+        self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
         self.updated_step = 0  # the last step, from 1, that has changed the weights
+        self.synced_step: int | None = None  # the last one that the engine knows of
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
         self.engine: RolloutEngine | None = None
@@ -138,6 +145,8 @@ class GRPOModule(L.LightningModule):
             dtype="bfloat16" if self.trainer.precision == "bf16-mixed" else self.dtype_name,
             device=self.device.type,
         )
+        if self.engine_name == "vllm_server":
+            return VLLMServerEngine(model, self.vllm_server)
         return VLLMEngine(model, self.vllm)
 
     @property
@@ -186,13 +195,25 @@ class GRPOModule(L.LightningModule):
     def generate(self, requests: list[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
         """Completions by the engine with the policy's present weights. One that fails is replaced once."""
         try:
-            self.engine.sync(self.policy.model.named_parameters())
+            self.sync_engine()
             return self.engine.generate(requests, sampling)
         except EngineError as error:
             rank_zero_warn(f"{error}. Once more, with a fresh engine.")
         self.engine.restart()
-        self.engine.sync(self.policy.model.named_parameters())
+        self.sync_engine()
         return self.engine.generate(requests, sampling)
+
+    def sync_engine(self) -> None:
+        """Hand over the weights, unless the engine has them."""
+        if self.engine.stale or self.synced_step != self.updated_step:
+            self.engine.sync(self.policy.model.named_parameters())
+            self.synced_step = self.updated_step
+
+    def forget_sync(self) -> None:
+        """Weights may have been loaded meanwhile."""
+        self.synced_step = None
+
+    on_train_start = on_validation_start = on_test_start = forget_sync
 
     def learned_mask(self, group: Group) -> Tensor:
         """(G, C) bool, the tokens that count: of another engine those without a finite log-prob can't be weighted."""

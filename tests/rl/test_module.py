@@ -282,9 +282,11 @@ def test_an_engine_that_fails_is_replaced_once(fit, arguments, scripted, steps):
 
         def restart(self):
             calls.append("restart")
+            self.stale = True
 
         def sync(self, named_parameters):
             calls.append("sync")
+            self.stale = False
 
     scripted(kind=Dying)
     with pytest.warns(UserWarning, match="the worker died. Once more, with a fresh engine"):
@@ -294,6 +296,25 @@ def test_an_engine_that_fails_is_replaced_once(fit, arguments, scripted, steps):
     with pytest.raises(EngineError, match="the worker died"):
         fit([*arguments, *PLAIN, "--trainer.max_steps=1"], steps)
     assert len(steps.metrics) == 1
+
+
+def test_weights_are_handed_over_once_for_each_change(fit, arguments, scripted, steps):
+    """For each update, and once for all batches of a validation, after which the next step has them already."""
+    calls = []
+
+    class Counting(scripted.engine):
+        def generate(self, prompts, sampling):
+            calls.append("train" if len(prompts[0].seeds) > 1 else "evaluate")
+            return super().generate(prompts, sampling)
+
+        def sync(self, named_parameters):
+            calls.append("sync")
+
+    scripted(kind=Counting)
+    fit([*arguments, *PLAIN, "--trainer.max_steps=3", "--trainer.val_check_interval=2", "--data.evaluation_batch=1"], steps)
+    evaluations = calls.count("evaluate")
+    assert evaluations > 1
+    assert calls == ["sync", "train"] * 2 + ["sync"] + ["evaluate"] * evaluations + ["train"]
 
 
 def test_the_gradient_is_clipped_as_a_whole(fit, arguments, uneven, steps):

@@ -22,7 +22,7 @@ class FakeLLM:
         )
 
     def note(self, name):
-        return lambda *args, **kwargs: self.calls.append(name)
+        return lambda *args, **kwargs: self.calls.append(name) or True
 
     def collective_rpc(self, method, kwargs):
         self.calls.append((method, {name: tensor.tolist() for name, tensor in kwargs["weights_iterator"]}))
@@ -71,6 +71,18 @@ def test_a_fresh_engine_has_no_weights_yet(engine):
     assert old.calls == ["shutdown"] and engine.llm is not old
     with pytest.raises(EngineError, match="sync them after it slept or was restarted"):
         engine.generate(REQUEST, SamplingSettings())
+
+
+def test_caches_that_can_not_be_emptied(engine):
+    engine.llm.reset_prefix_cache = lambda: False
+    with pytest.raises(EngineError, match="its prefix cache can't be emptied"):
+        engine.sync(WEIGHTS)
+
+
+def test_an_engine_of_several_ranks_is_not_replaced(engine, monkeypatch):
+    monkeypatch.setattr("taro.rl.rollout.vllm.world_size", lambda: 2)
+    with pytest.raises(EngineError, match="can't be replaced while other ranks go on"):
+        engine.restart()
 
 
 def test_a_sync_that_fails_is_an_engine_error(engine):

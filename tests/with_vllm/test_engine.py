@@ -184,6 +184,35 @@ def test_a_failure_is_an_engine_error(engine, many_prompts, monkeypatch):
     assert engine.generate(requests, SamplingSettings(1.0, 4))
 
 
+def test_an_error_of_the_source_is_not_vllms(engine, many_prompts):
+    def source():
+        yield RolloutPrompt(many_prompts[0], ((),), (0,))
+        raise ImportError("no decoder")
+
+    with pytest.raises(ImportError, match="no decoder"):
+        list(engine.stream(source(), SamplingSettings(1.0, 4), at_once=2))
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+
+
+def test_a_group_that_is_refused_halfway_leaves_nothing_behind(engine, engine_model, many_prompts):
+    """Its second prefix is longer than the model takes."""
+    long = RolloutPrompt(many_prompts[0], ((), (5,) * engine_model.max_model_len), (1, 2))
+    with pytest.raises(EngineError, match="longer than the maximum model length"):
+        engine.generate([long], SamplingSettings(1.0, 2 * engine_model.max_model_len))
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    assert engine.generate([RolloutPrompt(many_prompts[0], ((),), (0,))], SamplingSettings(1.0, 4))
+
+
+def test_every_generation_is_checked_where_that_is_asked_for(engine, many_prompts, monkeypatch):
+    checked = []
+    monkeypatch.setattr(engine, "settings", replace(engine.settings, check_every=1))
+    positions = engine._positions
+    monkeypatch.setattr(engine, "_positions", lambda rendered: checked.append(1) or positions(rendered))
+    for _ in range(3):
+        engine.generate([RolloutPrompt(many_prompts[0], ((),), (0,))], SamplingSettings(1.0, 2))
+    assert len(checked) == 3
+
+
 def test_an_engine_without_weights_refuses(engine, many_prompts, monkeypatch):
     monkeypatch.setattr(engine, "stale", True)
     with pytest.raises(EngineError, match="sync them after it slept or was restarted"):

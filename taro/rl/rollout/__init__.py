@@ -1,9 +1,11 @@
-"""Rollouts: the protocol of engines, the native engine, and vLLM."""
+"""Rollouts: the protocol of engines, the native engine, and vLLM in this process or as a server."""
 
 from taro.rl.rollout.engine import EngineError, RolloutEngine, RolloutGroup, RolloutPrompt, SamplingSettings
 from taro.rl.rollout.native import NativeEngine
 from taro.rl.rollout.seam import SeamError
-from taro.rl.rollout.vllm import EngineModel, VLLMEngine, VLLMSettings
+from taro.rl.rollout.vllm import VLLMEngine, VLLMSettings
+from taro.rl.rollout.vllm_prompts import EngineModel
+from taro.rl.rollout.vllm_server import VLLMServerEngine, VLLMServerSettings
 
 __all__ = [
     "EngineError",
@@ -15,5 +17,7 @@ __all__ = [
     "SamplingSettings",
     "SeamError",
     "VLLMEngine",
+    "VLLMServerEngine",
+    "VLLMServerSettings",
     "VLLMSettings",
 ]

@@ -84,6 +84,7 @@ class RolloutEngine(Protocol):
     """Generates completions with weights that follow the policy's."""
 
     is_policy: bool  # the policy itself samples, so its log-probs are the engine's
+    stale: bool  # it has no weights, or none that are known to be the policy's: `sync` comes first
 
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
         """One group for each prompt, in their order."""

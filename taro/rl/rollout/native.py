@@ -42,6 +42,7 @@ class NativeEngine:
     """
 
     is_policy = True
+    stale = False
 
     def __init__(self, policy: QwenVL, end_ids: Collection[int], rows: int = 128) -> None:
         self.policy, self.end_ids, self.rows = policy, frozenset(end_ids), rows

@@ -1,0 +1,368 @@
+"""A real vLLM server, started as a user starts it. The model's embeddings are not tied: see vllm_server.py on CPU servers."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_engine import largest_difference
+
+from taro.data.synthetic import draw_scene
+from taro.data.video import VideoSettings
+from taro.models.prompt import PromptBuilder
+from taro.models.qwen_vl import QwenVL
+from taro.models.tiny.architecture import TINY_PROMPT, save_random
+from taro.models.tiny.pretraining import scene_video
+from taro.rl.rollout import (
+    EngineError,
+    EngineModel,
+    NativeEngine,
+    RolloutEngine,
+    RolloutPrompt,
+    SamplingSettings,
+    SeamError,
+    VLLMServerEngine,
+    VLLMServerSettings,
+)
+from taro.rl.rollout.vllm_weights import FolderWeights, NCCLWeights
+
+KEY = "a key of the test's"
+
+
+class ServerProcess:
+    """`vllm serve` on a free port. Its CPU build's command of that name looks for a package that has another name there and
+    doesn't start; the module is what it would run."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.url = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        command = [
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self.folder),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--max-model-len", "1024"),
+            *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
+            *("--limit-mm-per-prompt", '{"image": 1, "video": 1}'),
+            # For a CPU alone, as in VLLMEngine.
+            *("--enforce-eager", "--no-enable-chunked-prefill", "--skip-mm-profiling"),
+        ]
+        here = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": KEY, "VLLM_CPU_KVCACHE_SPACE": "1"}
+        here |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+        self.log = open(f"{self.folder}.log", "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command, env=os.environ | here, stdout=self.log, stderr=self.log, start_new_session=True
+        )
+
+    def wait(self):
+        for _ in range(180):
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, Path(self.log.name).read_text()[-5000:]
+                time.sleep(0.5)
+        raise AssertionError("the server does not start")
+
+    def kill(self):
+        """By SIGTERM, on which vLLM stops at once and removes its shared memory."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        with contextlib.suppress(ProcessLookupError):  # none is left of what it has started
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A lively Qwen3-VL (see tests/conftest.py) whose head is its own."""
+    folder = tmp_path_factory.mktemp("server") / "qwen3_vl"
+    save_random(folder, "qwen3_vl", seed=1)
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    policy = QwenVL.from_pretrained(str(folder))
+    assert policy.model.lm_head.weight is not policy.model.get_input_embeddings().weight
+    disturb(policy, lambda parameter, noise: 4.0 * parameter if parameter.dim() > 1 else 0.1 * noise)
+    policy.save_pretrained(folder)
+    return str(folder)
+
+
+def disturb(policy, change):
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += change(parameter, torch.randn(parameter.shape, generator=generator))
+    return policy.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def policy(folder):
+    return QwenVL.from_pretrained(folder).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def builder(folder):
+    return PromptBuilder(folder, TINY_PROMPT, max_tokens=1024)
+
+
+@pytest.fixture(scope="module")
+def model(builder):
+    return EngineModel.of(builder, max_model_len=1024, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts(builder):
+    """Videos of different length and shape; the last prompt is longer than vLLM's blocks, 128 tokens on a CPU."""
+    prompts = []
+    for number, words in enumerate([1, 1, 1, 1, 1, 60]):
+        scene = draw_scene(100 + number)
+        settings = VideoSettings(fps=0.5 + 0.1 * number, max_frames=6 + 2 * (number % 4), max_tokens=16 + 16 * number)
+        prompts.append(builder.build(" ".join([scene.events[0].text] * words), scene_video(scene, settings, builder.geometry)))
+    assert len({prompt.video.frames.shape for prompt in prompts}) >= 4 and len(prompts[-1].input_ids) > 260
+    return prompts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def starting_server(folder):
+    """The tests that come first need none, and it starts meanwhile."""
+    server = ServerProcess(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(starting_server):
+    starting_server.wait()
+    return starting_server
+
+
+@pytest.fixture(scope="module")
+def shared_engine(server, model, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("VLLM_API_KEY", KEY)
+        weights = tmp_path_factory.mktemp("weights")
+        yield VLLMServerEngine(model, VLLMServerSettings(url=server.url, weights="folder", folder=str(weights)))
+
+
+@pytest.fixture
+def engine(shared_engine, policy):
+    """With the weights of `policy`."""
+    shared_engine.sync(policy.model.named_parameters())
+    return shared_engine
+
+
+def test_no_server(model, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(EngineError, match=rf"no vLLM server answers at {url} .*set model.vllm_server.url"):
+        VLLMServerEngine(model, VLLMServerSettings(url=url, weights="folder", folder=str(tmp_path)))
+
+
+def test_files_are_whole_and_none_is_left_of_another_policy(tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.rl.rollout.vllm_weights.SHARD_BYTES", 64)
+    weights = FolderWeights("bfloat16", tmp_path)
+    many = [(f"weight{number}", torch.full((3, 8), float(number))) for number in range(5)]
+    weights.write(iter(many))
+    assert len(list(weights.folder.iterdir())) == 5 - 5 // 2
+    weights.write(iter(many[:3]))
+    found = {}
+    for path in weights.folder.iterdir():
+        found |= load_file(path)
+    assert found.keys() == {"weight0", "weight1", "weight2"}
+    assert all(torch.equal(found[name], value.bfloat16()) for name, value in many[:3])
+
+
+def test_nccl_is_asked_for_as_vllm_wants_it(monkeypatch):
+    """vLLM's own classes for trainers, but the server and NCCL are stand-ins."""
+    from vllm.distributed.weight_transfer import nccl_engine
+    from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
+
+    posted, sent = [], []
+
+    class Listening:
+        def ask(self, method, path, body=None):
+            posted.append(path[1:])
+            return {"world_size": 2}
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setattr(HTTPVLLMWeightSyncClient, "_post", lambda self, path, json=None: posted.append((path, json)))
+        monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: "the group")
+        monkeypatch.setattr(nccl_engine, "packed_nccl_broadcast_producer", lambda iterator, **_: sent.extend(iterator))
+        weights = NCCLWeights("bfloat16", f"http://127.0.0.1:{listening.getsockname()[1]}", 5.0)
+        for value in (1.0, 2.0):
+            weights.send(Listening(), iter([("a", torch.nn.Parameter(torch.full((2, 3), value)))]))
+    assert posted[:2] == ["shutdown_weight_transfer_engine", "get_world_size"]
+    path, init = posted[2]
+    assert path == "init_weight_transfer_engine"
+    assert init["init_info"]["world_size"] == 3 and init["init_info"]["master_address"] == "127.0.0.1"
+    update = {"update_info": {"names": ["a"], "dtype_names": ["bfloat16"], "shapes": [[2, 3]]}}
+    once = [("start_weight_update", None), ("update_weights", update), ("finish_weight_update", None)]
+    assert posted[3:] == [*once, *once]
+    assert [(name, value[0, 0].item(), value.dtype) for name, value in sent] == [
+        ("a", 1.0, torch.bfloat16),
+        ("a", 2.0, torch.bfloat16),
+    ]
+
+
+def test_greedy_completions_are_those_of_the_native_engine(engine, policy, builder, prompts):
+    assert isinstance(engine, RolloutEngine) and not engine.is_policy
+    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in prompts]
+    sampling = SamplingSettings(temperature=0.0, max_tokens=16)
+    theirs, ours = engine.generate(requests, sampling), NativeEngine(policy, builder.end_ids).generate(requests, sampling)
+    for one, other in zip(theirs, ours, strict=True):
+        assert one.completions[0].tolist() == other.completions[0].tolist()
+        assert one.finished == other.finished
+    assert len({tuple(group.completions[0].tolist()) for group in ours}) >= 5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probs_are_the_trainers(engine, policy, builder, prompts, temperature):
+    path = tuple(builder.encode("<think>\nFrom 1.0s to 3.0s, the red square moves left"))
+    prefixes = ((), path, (), path[:3])
+    requests = [RolloutPrompt(prompt, prefixes, (2, 3, 2, -5)) for prompt in prompts[:4]]
+    groups = engine.generate(requests, SamplingSettings(temperature, max_tokens=len(path) + 8))
+    assert largest_difference(policy, prompts[:4], groups, temperature, prefixes) <= 1e-5
+    for group in groups:
+        for prefix, completion in zip(prefixes, group.completions, strict=True):
+            assert tuple(completion[: len(prefix)].tolist()) == prefix and len(prefix) < len(completion)
+        assert group.completions[0].tolist() == group.completions[2].tolist()
+
+
+def test_completions_end_where_the_trainer_says(engine, model, prompts, monkeypatch):
+    request = RolloutPrompt(prompts[0], ((),) * 8, tuple(range(8)))
+    monkeypatch.setattr(engine, "model", replace(model, end_ids=frozenset()))
+    (group,) = engine.generate([request], SamplingSettings(1.0, 6))
+    end = int(group.completions[0][2])
+    monkeypatch.setattr(engine, "model", replace(model, end_ids=frozenset({end})))
+    (cut,) = engine.generate([request], SamplingSettings(1.0, 6))
+    assert not any(group.finished) and cut.finished[0] and cut.completions[0][-1] == end
+
+
+def test_log_probs_follow_a_sync(engine, folder, policy, prompts, monkeypatch):
+    """And this test would notice a sync, or the reset of a cache, that is left out."""
+    changed = disturb(QwenVL.from_pretrained(folder), lambda parameter, noise: 0.05 * parameter.abs().mean() * noise)
+    sampling = SamplingSettings(1.0, 8)
+    requests = [RolloutPrompt(prompt, ((),) * 2, (5, 6)) for prompt in prompts[-2:]]
+
+    def difference():
+        return largest_difference(changed, prompts[-2:], engine.generate(requests, sampling))
+
+    engine.generate(requests, sampling)  # fills the prefix cache
+    assert difference() > 1e-2  # stale weights
+    ask = engine.server.ask
+    kept = {"/reset_prefix_cache": {"success": True}}
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.server, "ask", lambda method, path, *body: kept.get(path) or ask(method, path, *body))
+        engine.sync(changed.model.named_parameters())
+        assert difference() > 1e-2  # new weights, old keys and values
+    engine.sync(changed.model.named_parameters())
+    assert difference() <= 1e-5
+    engine.sync(policy.model.named_parameters())
+    assert largest_difference(policy, prompts[-2:], engine.generate(requests, sampling)) <= 1e-5
+
+
+def test_a_stream_is_continuous(engine, prompts):
+    taken = []
+
+    def source():
+        for number, prompt in enumerate(prompts):
+            taken.append(number)
+            yield RolloutPrompt(prompt, ((),), (number,))
+
+    seen = []
+    for number, _ in engine.stream(source(), SamplingSettings(0.0, 4), at_once=2):
+        seen.append(number)
+        assert len(taken) <= len(seen) + 2
+    assert sorted(seen) == list(range(len(prompts)))
+
+
+def count_drawn(url):
+    """Tokens that the server has drawn so far, for whomever."""
+    lines = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total"))
+
+
+def test_a_stream_that_is_given_up_leaves_nothing_behind(engine, server, model, prompts, monkeypatch):
+    monkeypatch.setattr(engine, "model", replace(model, end_ids=frozenset()))
+    requests = [RolloutPrompt(prompts[0], ((9,) * 795,), (0,)), RolloutPrompt(prompts[1], ((),), (0,))]
+    before = count_drawn(server.url)
+    stream = engine.stream(requests, SamplingSettings(0.0, 800), at_once=2)
+    assert next(stream)[0] == 0
+    stream.close()
+    drawn = count_drawn(server.url)
+    assert drawn - before < 700
+    engine.generate(requests[:1], SamplingSettings(0.0, 797))
+    assert count_drawn(server.url) - drawn < 20
+
+
+def test_a_prompt_that_is_read_differently_is_an_error(engine, prompts, monkeypatch):
+    prompt = prompts[0]
+    wrong = prompt.input_ids.clone()
+    wrong[5] += 1
+    with pytest.raises(SeamError, match=r"the first difference is at 5: \["):
+        engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
+    monkeypatch.setattr(engine, "generations", 0)
+    shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
+    with pytest.raises(SeamError, match="positions: the first difference between engine and trainer is at 21"):
+        engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
+
+
+def test_what_the_server_says_is_passed_on(engine, model, prompts, monkeypatch):
+    request = RolloutPrompt(prompts[0], ((),), (0,))
+    too_long = RolloutPrompt(prompts[0], ((9,) * 1100,), (0,))
+    with pytest.raises(EngineError, match=r"POST http://.*/inference/v1/generate with 400: .*maximum model length of 1024"):
+        engine.generate([too_long], SamplingSettings(1.0, 1101))
+    with pytest.raises(EngineError, match="start it with --max-model-len 2048"):
+        VLLMServerEngine(replace(model, max_model_len=2048), engine.settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.server, "settings", replace(engine.settings, timeout=0.01))
+        with pytest.raises(EngineError, match=r"took more than 0.01 s .*raise model.vllm_server.timeout"):
+            engine.generate([request], SamplingSettings(1.0, 400))
+    monkeypatch.delenv("VLLM_API_KEY")
+    with pytest.raises(EngineError, match="401") as caught:
+        engine.generate([request], SamplingSettings(1.0, 4))
+    assert KEY not in str(caught.value) and KEY not in repr(vars(engine.server))
+
+
+def test_a_server_that_is_killed_and_comes_back(engine, server, policy, prompts, monkeypatch):
+    """The last test: it starts a second server."""
+    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in prompts]
+    before = engine.generate(requests, SamplingSettings(0.0, 8))
+    stream = engine.stream(requests, SamplingSettings(0.0, 8), at_once=2)
+    next(stream)
+    server.kill()
+    with pytest.raises(EngineError, match=f"no vLLM server answers at {server.url}"):
+        list(stream)
+    with pytest.raises(EngineError, match="no vLLM server answers"):
+        engine.sync(policy.model.named_parameters())
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "settings", replace(engine.settings, timeout=0.0))
+        with pytest.raises(EngineError, match="waited for it for 0 s"):
+            engine.restart()
+    server.start()
+    engine.restart()
+    with pytest.raises(EngineError, match="sync them first, and after a restart"):
+        engine.generate(requests, SamplingSettings(0.0, 8))
+    engine.sync(policy.model.named_parameters())
+    for one, other in zip(engine.generate(requests, SamplingSettings(0.0, 8)), before, strict=True):
+        assert torch.equal(one.completions[0], other.completions[0])
