@@ -16,6 +16,7 @@ from taro.prompts import build_request
 from taro.rl.rollout.vllm_prompts import vllm_is_installed
 
 ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
+STRATEGIES = ("auto", "ddp", "single_device")  # those whose ranks hold whole gradients, which are added up
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
 # The least value of each number, and whether that value itself is allowed.
 LEAST = {
@@ -90,6 +91,8 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield "trainer.gradient_clip_val does nothing here: set model.optimizer.clip_norm"
     if trainer.precision not in PRECISIONS:
         yield f"trainer.precision = {trainer.precision}: allowed are 32-true and bf16-mixed"
+    if isinstance(trainer.strategy, str) and not trainer.strategy.startswith(STRATEGIES):
+        yield f"trainer.strategy = {trainer.strategy}: allowed are auto and ddp; weights can't be sharded yet"
     if model.attention not in ATTENTIONS:
         yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
     if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
@@ -123,6 +126,9 @@ def _conflicts(config: Namespace) -> Iterator[str]:
 
 def _vllm(config: Namespace) -> Iterator[str]:
     model, grounding = config.model, config.data.grounding
+    devices = config.trainer.devices
+    if isinstance(devices, list) and devices != list(range(len(devices))):
+        yield f"trainer.devices = {devices}: vLLM takes the first GPUs it sees; set CUDA_VISIBLE_DEVICES, and a number here"
     if model.vllm.tensor_parallel_size > 1:
         yield (
             f"model.vllm.tensor_parallel_size = {model.vllm.tensor_parallel_size}: in training each rank has an engine of its "

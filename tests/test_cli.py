@@ -126,6 +126,7 @@ MISTAKES = [
     ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true and bf16-mixed"),
     ("--trainer.accumulate_grad_batches=2", "set data.prompts_per_step instead"),
     ("--trainer.gradient_clip_val=1", "set model.optimizer.clip_norm"),
+    ("--trainer.strategy=fsdp", "trainer.strategy = fsdp: allowed are auto and ddp; weights can't be sharded yet"),
     ("--trainer.devices=4", "data.prompts_per_step = 2 can't be shared by 4 ranks"),
     ("--trainer.devices=[0,1,2]", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
     ("--trainer.num_nodes=3", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
@@ -160,6 +161,8 @@ def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
         train.main([*arguments, "--model.engine=vllm", "--model.vllm.max_model_len=1119"])
     with pytest.raises(ConfigError, match=r"weights = folder: name model\.vllm_server\.folder"):
         train.main([*arguments, "--model.engine=vllm_server", "--model.vllm_server.weights=folder"])
+    with pytest.raises(ConfigError, match=r"trainer.devices = \[1\]: vLLM takes the first GPUs it sees"):
+        train.main([*arguments, "--model.engine=vllm", "--trainer.devices=[1]"])
     settings = ["--model.vllm.tensor_parallel_size=2", "--model.vllm.gpu_memory_utilization=1.5"]
     with pytest.raises(ConfigError, match=r"= 2: in training each rank has an engine of its own(?s:.*)= 1.5: a share"):
         train.main([*arguments, "--model.engine=vllm", *settings])

@@ -116,7 +116,12 @@ def test_a_stopped_evaluation_goes_on_with_what_is_missing(evaluate, damaged, tm
     path.write_text("")
     assert evaluate(*arguments).predictions == whole.predictions and len(asked) == 3
     monkeypatch.setattr(QwenVL, "from_pretrained", None)  # nothing is missing: no model is loaded
-    assert evaluate(*arguments).predictions == whole.predictions
+    metrics = tmp_path / "out" / "metrics.json"
+    before = metrics.read_text()
+    assert evaluate(*arguments).predictions == whole.predictions and metrics.read_text() == before
+    metrics.unlink()  # stopped after the last answer
+    evaluate(*arguments)
+    assert json.loads(metrics.read_text())["metrics"]["mIoU"] == whole.metrics["mIoU"]
 
 
 def test_an_output_folder_holds_one_configuration(evaluate, synthetic, tmp_path):

@@ -124,6 +124,8 @@ class GroundingDataModule(L.LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader:
         samples = self.samples[split][self.trainer.global_rank :: self.trainer.world_size]
+        if not samples:  # the others would wait for this rank
+            raise SampleError(f"data.{split}_file has fewer samples than there are ranks, {self.trainer.world_size}")
         settings = self.grounding.for_evaluation()
         dataset = GroundingDataset(samples, self.builder(training=False), settings, self.frame_cache)
         return self._loader(dataset, self.evaluation_batch)

@@ -127,7 +127,7 @@ def evaluate(
         known = new if folder is None else folder.read()
     predictions = [known[sample.id] for sample in samples if sample.id in known]
     metrics = score_predictions(predictions) | {"seconds": time.perf_counter() - started}
-    if folder is not None and todo and len(predictions) == len(samples):
+    if folder is not None and len(predictions) == len(samples) and (todo or not folder.has_metrics):
         folder.write_metrics(metrics)
     return Evaluation(metrics, predictions)
 

@@ -90,6 +90,10 @@ class PredictionFolder:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
 
+    @property
+    def has_metrics(self) -> bool:
+        return (self.folder / "metrics.json").is_file()
+
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """In one go, beside what they are of."""
         about = json.loads((self.folder / "evaluation.json").read_text())

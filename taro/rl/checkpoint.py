@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,21 @@ class LastCheckpoint(L.Callback):
     def on_exception(self, trainer: L.Trainer, module: GRPOModule, exception: BaseException) -> None:
         # In the middle of an update the weights belong to no step: the checkpoint from before is the one to go on from.
         if module.updated_step <= steps_done(trainer):
-            self._save(trainer)
+            self._save(trainer, alone=trainer.world_size > 1)
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: L.Trainer, alone: bool = False) -> None:
+        """`alone`: other ranks don't save with this one, which must not wait for them."""
         step = steps_done(trainer)
-        if trainer.state.fn == TrainerFn.FITTING and trainer.optimizers and step != self.saved_step:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.optimizers or step == self.saved_step:
+            return
+        if alone:
+            part = self.path.with_name(f"{self.path.name}.rank{trainer.global_rank}")
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, part)
+            os.replace(part, self.path)
+        else:
             trainer.save_checkpoint(self.path, weights_only=False)
-            self.saved_step = step
+        self.saved_step = step
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """An epoch that `max_steps` cut off is gone on with: Lightning counts it as over."""

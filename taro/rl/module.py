@@ -28,7 +28,7 @@ from taro.prompts import parse_answer
 from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, score, shuffled_log_probs
 from taro.rl.importance import importance_weights, measure_mismatch
 from taro.rl.losses import kl_loss, policy_loss
-from taro.rl.ranks import gather, sum_gradients
+from taro.rl.ranks import gather, sum_gradients, world_size
 from taro.rl.rollout import (
     EngineError,
     EngineModel,
@@ -193,11 +193,14 @@ class GRPOModule(L.LightningModule):
         ]
 
     def generate(self, requests: list[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
-        """Completions by the engine with the policy's present weights. One that fails is replaced once."""
+        """Completions by the engine with the policy's present weights. One that fails is replaced once, unless other ranks
+        would have to wait."""
         try:
             self.sync_engine()
             return self.engine.generate(requests, sampling)
         except EngineError as error:
+            if world_size() > 1:
+                raise
             rank_zero_warn(f"{error}. Once more, with a fresh engine.")
         self.engine.restart()
         self.sync_engine()

@@ -83,3 +83,41 @@ def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken):
                 if not name.startswith("timing_s/"):
                     assert got[name] == pytest.approx(value, abs=2e-4, rel=1e-3), name
     assert not broken or two[0]["passes"] != two[1]["passes"]
+
+
+FAIL = """
+import sys
+import torch
+from taro.rl.module import GRPOModule
+import train
+
+rollout = GRPOModule.rollout
+
+
+def fail(self, batch, log):
+    if self.trainer.global_step == 1 and self.trainer.global_rank == 1:
+        raise RuntimeError("only here")
+    return rollout(self, batch, log)
+
+
+GRPOModule.rollout = fail
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_rank_that_fails_alone_ends_the_run(arguments, tmp_path):
+    """It says why, saves what there is, and waits for nobody."""
+    (tmp_path / "fail.py").write_text(FAIL)
+    extra = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=0"]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "fail.py"), *arguments, *extra],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0 and "RuntimeError: only here" in done.stderr
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=False)
+    assert checkpoint["global_step"] == 1

@@ -75,7 +75,7 @@ class VLLMEngine:
 
     def _start(self) -> Any:
         if not vllm_is_installed():
-            raise EngineError("the engine vllm needs vLLM: pip install 'taro[vllm]', or set model.engine to native")
+            raise EngineError("the engine vllm needs vLLM: pip install 'taro[vllm]', or take the engine native")
         # In this process: weights are handed over, not copied between processes.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -88,7 +88,9 @@ class VLLMEngine:
         set_num_threads = torch.set_num_threads
         settings, distributed = self.settings, torch.distributed.is_initialized()
         if distributed:
-            os.environ.setdefault("RANK", str(torch.distributed.get_rank()))  # only torchrun sets it
+            # torchrun sets both, Lightning's launcher the second, SLURM neither.
+            os.environ.setdefault("RANK", str(torch.distributed.get_rank()))
+            os.environ.setdefault("LOCAL_RANK", "0" if cpu else str(torch.cuda.current_device()))
         executor = "uni" if settings.tensor_parallel_size == 1 else "mp"
         try:
             return LLM(
@@ -186,7 +188,7 @@ class VLLMEngine:
         """vLLM's own reading of a prompt, which must be the trainer's: its token ids and grid, and if `whole` its pixels and
         positions, too."""
         rendered = render(self.llm.renderer, self.model, prompt, pixels=whole)
-        if whole:
+        if whole and self.settings.tensor_parallel_size == 1:  # other processes can't be asked with a function of this one
             compare_values("positions", self._positions(rendered), prompt.position_ids.cpu())
         return rendered
 

@@ -97,7 +97,7 @@ class VLLMServerEngine:
     def __init__(self, model: EngineModel, settings: VLLMServerSettings = VLLMServerSettings()) -> None:
         if not vllm_is_installed():
             raise EngineError(
-                "the engine vllm_server reads prompts with vLLM, here, too: pip install 'taro[vllm]', or set model.engine to "
+                "the engine vllm_server reads prompts with vLLM, here, too: pip install 'taro[vllm]', or take the engine "
                 "native"
             )
         self.model, self.settings = model, settings
@@ -279,7 +279,9 @@ class Server:
                 answer = response.read()
             return json.loads(answer) if answer else {}
         except urllib.error.HTTPError as error:
-            message = error.read()[:500].decode(errors="replace")
+            message = "(its message broke off)"
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                message = error.read()[:500].decode(errors="replace")
             raise EngineError(f"the vLLM server answers {method} {url} with {error.code}: {message}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(getattr(error, "reason", error), TimeoutError):

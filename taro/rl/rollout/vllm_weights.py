@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed
 
 from taro.models.families import torch_dtype
+from taro.rl.ranks import gather
 from taro.rl.rollout.engine import EngineError
 from taro.rl.rollout.vllm_prompts import whole_parameters
 
@@ -32,12 +33,10 @@ class _Ranks:
             distributed.barrier()
 
     def agree(self, error: EngineError | None) -> None:
-        """Raise what went wrong: here, or on rank 0."""
-        message = [None if error is None else str(error)]
-        if self.several:
-            distributed.broadcast_object_list(message, src=0)
-        if error is not None or message[0] is not None:
-            raise EngineError(message[0] or str(error)) from error
+        """Raise on every rank what went wrong on one."""
+        messages = [message for message in gather(None if error is None else str(error)) if message is not None]
+        if messages:
+            raise EngineError(messages[0]) from error
 
 
 class FolderWeights(_Ranks):
