@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from taro.rl.rollout import EngineError, EngineModel, RolloutPrompt, SamplingSettings, VLLMEngine, VLLMSettings
+from taro.rl.rollout.vllm_prompts import whole_parameters
 
 MODEL = EngineModel("folder", None, None, frozenset({1}), (2,), 64, "bfloat16", "cuda")
 
@@ -92,3 +95,15 @@ def test_a_sync_that_fails_is_an_engine_error(engine):
 
     with pytest.raises(EngineError, match="vLLM failed to take over the weights: RuntimeError: out of memory"):
         engine.sync(broken())
+
+
+def test_sharded_parameters_are_handed_over_whole(tmp_path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        value = torch.arange(6.0).reshape(3, 2)
+        mesh = distributed.init_device_mesh("cpu", (1,))
+        sharded = torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
+        ((name, whole),) = whole_parameters([("a", sharded)])
+        assert name == "a" and type(whole) is torch.Tensor and torch.equal(whole, value) and not whole.requires_grad
+    finally:
+        distributed.destroy_process_group()

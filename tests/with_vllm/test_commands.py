@@ -57,3 +57,22 @@ def test_evaluation_gives_the_native_answers(tiny_folder, synthetic, tmp_path):
     assert found["native"].predictions == found["vllm"].predictions
     assert found["vllm"].metrics["failed"] == 1 and found["vllm"].metrics["samples"] == len(rows)
     assert "missing.mp4" in found["vllm"].predictions[1]["failure"]
+
+
+def test_a_prompt_that_is_too_long_for_the_engine_costs_one_sample(tiny_folder, synthetic):
+    found = command.main(
+        [
+            "--dataset=Synthetic",
+            f"--model={tiny_folder}",
+            f"--annotations={synthetic}/train.jsonl",
+            "--engine=vllm",
+            "--vllm.max_model_len=72",  # some of the prompts have 61 tokens
+            "--max_tokens=12",
+            "--workers=0",
+            "--grounding.prompt=When does this happen: {query}?",
+            "--grounding.evaluation_video={fps: 1.0, max_tokens: 64}",
+        ]
+    )
+    failed = [row["failure"] for row in found.predictions if row["failure"]]
+    assert 0 < len(failed) < len(found.predictions) and all("60 are allowed" in reason for reason in failed)
+    assert found.metrics["samples"] == len(found.predictions)
