@@ -27,7 +27,7 @@ def test_each_rank_samples_from_the_weights_of_each_step(arguments, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     events = EventAccumulator(str(tmp_path / "run"))
