@@ -43,8 +43,10 @@ train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos wi
 test: $(INSTALLED)  ## all tests that need no vLLM
 	$(RUN) -m pytest $(ARGS)
 
+# vLLM binds a process to cores, and what it starts with it: the ranks have a process of their own.
 test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv of its own, .venv-vllm
-	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm $(ARGS)
+	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm --ignore tests/with_vllm/test_ranks.py $(ARGS)
+	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm/test_ranks.py
 
 # torchaudio and torchcodec don't load beside a CPU torch and aren't needed; for torchvision see the copied file.
 $(VLLM_INSTALLED): setup.cfg Makefile tests/with_vllm/torchvision_operators.py
