@@ -13,6 +13,7 @@ import statistics
 import time
 
 from taro.evaluation.evaluate import Evaluation, evaluate
+from taro.evaluation.settings import EvaluationSettings
 
 
 def main() -> None:
@@ -29,13 +30,14 @@ def main() -> None:
     for _ in range(arguments.turns):
         for engine, times in seconds.items():
             start = time.perf_counter()
-            found[engine] = evaluate(
+            settings = EvaluationSettings(
                 arguments.dataset, arguments.model, engine, limit=arguments.limit, max_tokens=160,
                 batch_size=arguments.batch_size, workers=arguments.workers,
             )  # fmt: skip
+            found[engine] = evaluate(settings)
             times.append(time.perf_counter() - start)
-    count = len(found["native"].predictions)
-    same = sum(a == b for a, b in zip(found["native"].predictions, found["vllm"].predictions, strict=True))
+    pairs = list(zip(found["native"].predictions, found["vllm"].predictions, strict=True))
+    count, same = len(pairs), sum(native.completion == vllm.completion for native, vllm in pairs)
     print(f"{count} samples, {same} with the same completion")
     for engine, times in seconds.items():
         median, metrics = statistics.median(times), found[engine].metrics

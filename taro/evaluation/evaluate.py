@@ -2,226 +2,186 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from torch.utils.data import DataLoader
 
-from taro.data.dataset import GroundingDataset
-from taro.data.examples import GroundingExample
 from taro.data.samples import Sample, load_samples
-from taro.evaluation.datasets import BENCHMARKS
-from taro.evaluation.metrics import GroundingMetrics
-from taro.evaluation.predictions import EvaluationError, PredictionFolder, Shard, digest_samples, file_states
+from taro.evaluation.answers import answer_samples, still_to_ask
+from taro.evaluation.datasets import Benchmark
+from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
+from taro.evaluation.predictions import Prediction
+from taro.evaluation.qvhighlights import make_submission, score_submission
+from taro.evaluation.report import Report, make_report
+from taro.evaluation.settings import EvaluationSettings, Resolved, resolve
 from taro.models.prompt import PromptBuilder
-from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.prompts import parse_answer
-from taro.rl.rollout import (
-    EngineModel,
-    NativeEngine,
-    RolloutEngine,
-    RolloutPrompt,
-    SamplingSettings,
-    VLLMEngine,
-    VLLMSettings,
-)
-from taro.spans import temporal_iou
+from taro.resumable import ResumableFolder
+from taro.rl.rollout import RolloutEngine, SamplingSettings
+from taro.rl.rollout.local import longest_prompt, start_engine
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found."""
 
-    metrics: dict[str, float]
-    predictions: list[dict[str, Any]]  # one for each sample, in their order
+    report: Report
+    predictions: list[Prediction]  # in the order of the samples; without those of shards that are not done
+    asked: int  # samples
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.report.metrics | {"failed": self.report.failed, "samples": self.report.samples}
 
 
-def evaluate(
-    dataset: str,
-    model: str,
-    engine: Literal["native", "vllm"] = "native",
-    annotations: str | None = None,
-    video_root: str | None = None,
-    limit: int | None = None,
-    output: str | None = None,
-    shard: str | None = None,
-    max_tokens: int = 1024,
-    repetition_penalty: float = 1.0,
-    batch_size: int = 16,
-    workers: int = 2,
-    device: str = "auto",
-    dtype: str = "auto",
-    vllm: VLLMSettings = VLLMSettings(gpu_memory_utilization=0.9),
-    grounding: GroundingSettings | None = None,
-) -> Evaluation:
-    """Greedy answers of a model to a benchmark.
+@dataclass(frozen=True)
+class _Task:
+    """All that the answers follow from, checked; no weights are loaded yet."""
 
-    Args:
-        dataset: Synthetic or Charades.
-        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
-        engine: what generates: `native`, or `vllm`.
-        annotations: samples file, where it is not in the benchmark's usual place.
-        video_root: folder of the videos, likewise.
-        limit: only the first so many samples.
-        output: folder for `predictions.jsonl` and `metrics.json`; an evaluation that was stopped goes on with what is missing
-            there.
-        shard: `i/n` answers the i-th of n parts, i from 0, for one process on each GPU or machine; the last one to finish
-            writes the metrics of all into `output`, which they share.
-        max_tokens: of an answer with its reasoning.
-        repetition_penalty: 1.05 is what TaRO's and Time-R1's published numbers were made with.
-        batch_size: samples worked on at once.
-        workers: processes that decode videos ahead.
-        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
-        dtype: of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
-        vllm: settings of that engine.
-        grounding: prompt and video settings; those in the model's folder unless given, or else the defaults.
+    settings: EvaluationSettings
+    resolved: Resolved
+    samples: list[Sample]
+    builder: PromptBuilder
+    grounding: GroundingSettings
+    sampling: SamplingSettings
+
+
+def evaluate(settings: EvaluationSettings) -> Evaluation:
+    """Greedy answers of a model to a benchmark, and what they are worth.
+
+    With `settings.output` they are written there as they come, and those that are there already are not asked for again. When
+    all are there, `metrics.json` is written, too.
 
     Raises:
-        EvaluationError: an unknown dataset, a missing file, or an output folder with other answers, before the model is loaded.
+        EvaluationError: settings that can't work, all named, before anything is loaded.
         SampleError: rows that can't be read.
+        ResumeError: the output folder holds the answers of another configuration.
         ModelError: not a Qwen-VL model.
         EngineError: vLLM is not installed, or can't run the model.
     """
-    part = Shard.parse(shard)
-    if shard is not None and output is None:
-        raise EvaluationError("--shard needs --output, the folder that the shards share")
-    if batch_size < 1:
-        raise EvaluationError(f"--batch_size {batch_size}: must be at least 1")
-    if engine == "vllm" and ":" in device:
-        raise EvaluationError(f"--device {device}: vLLM takes the first GPU it sees: set CUDA_VISIBLE_DEVICES, and cuda here")
-    samples = _samples(dataset, annotations, video_root, limit)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    dtype = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
-    settings = (grounding or GroundingSettings.load(model) or GroundingSettings()).for_evaluation()
-    longest = settings.max_prompt_tokens
-    if engine == "vllm" and vllm.max_model_len is not None:
-        longest = min(longest, vllm.max_model_len - max_tokens)  # longer ones fail by themselves
-    builder = PromptBuilder(model, settings.prompt, longest)
-    sampling = SamplingSettings(0.0, max_tokens, repetition_penalty)
-    about = {
-        "dataset": dataset, "model": model, "weights": file_states(model), "engine": engine, "dtype": dtype,
-        "samples": digest_samples(samples), "sampling": asdict(sampling), "grounding": asdict(settings),
-    }  # fmt: skip
-    folder = None if output is None else PredictionFolder(output, about, part)
-    known = {} if folder is None else folder.read()
-    todo = [sample for sample in part.of(samples) if sample.id not in known]
-    started = time.perf_counter()
-    if todo:
-        rollouts = _engine(engine, builder, sampling, device, dtype, vllm)
-        dataset_ = GroundingDataset(todo, builder, settings)
-        loader = DataLoader(dataset_, batch_size=None, collate_fn=_same, num_workers=workers)
-        rows = track(answer(rollouts, builder, loader, sampling, batch_size), dataset, len(todo), transient=True)
-        new = {}
-        if folder is None:
-            new = {row["id"]: row for row in rows}
-        else:
-            folder.append(rows)
-        known = new if folder is None else folder.read()
-    predictions = [known[sample.id] for sample in samples if sample.id in known]
-    metrics = score_predictions(predictions) | {"seconds": time.perf_counter() - started}
-    if folder is not None and len(predictions) == len(samples) and (todo or not folder.has_metrics):
-        folder.write_metrics(metrics)
-    return Evaluation(metrics, predictions)
+    task = _prepare(settings)
+    if settings.output is None:
+        folder, found = None, {prediction.id: prediction for prediction in _predict(task, task.samples)}
+    else:
+        folder = ResumableFolder(settings.output, _configuration(task), task.resolved.shard)
+        found = _fill(folder, task)
+    samples = [sample for sample in task.samples if sample.id in found]
+    predictions = [found[sample.id] for sample in samples]
+    whole = len(samples) == len(task.samples)
+    official = _score_officially(task.resolved.benchmark, samples, predictions, settings.strict, folder) if whole else None
+    breakdowns = task.resolved.benchmark.breakdowns
+    report = make_report(samples, predictions, breakdowns, settings.strict, settings.resamples, official)
+    if folder is not None and whole:
+        folder.finish([sample.id for sample in samples])
+        folder.write("metrics.json", json.dumps(_about(task) | report.to_json(), indent=2) + "\n")
+    return Evaluation(report, predictions, len(task.samples))
 
 
-def _engine(
-    name: str, builder: PromptBuilder, sampling: SamplingSettings, device: str, dtype: str, settings: VLLMSettings
-) -> RolloutEngine:
-    if name == "native":
-        policy = QwenVL.from_pretrained(builder.name_or_path, dtype).to(device).eval()
-        return NativeEngine(policy, builder.end_ids)
-    model = EngineModel.of(
-        builder, max_model_len=builder.max_tokens + sampling.max_tokens, dtype=dtype, device=device.split(":")[0]
+def _prepare(settings: EvaluationSettings) -> _Task:
+    resolved = resolve(settings)
+    samples = load_samples(resolved.annotations, video_root=resolved.video_root, bad_rows="keep", limit=settings.limit)
+    grounding = (settings.grounding or GroundingSettings.load(settings.model) or GroundingSettings()).for_evaluation()
+    longest = longest_prompt(grounding.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)
+    builder = PromptBuilder(settings.model, grounding.prompt, longest)
+    sampling = SamplingSettings(0.0, settings.max_tokens, settings.repetition_penalty)
+    return _Task(settings, resolved, samples, builder, grounding, sampling)
+
+
+def _configuration(task: _Task) -> dict[str, Any]:
+    """All that determines the answers, for `config.yaml`."""
+    settings = task.settings
+    packages = ("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else []))
+    return {
+        "dataset": task.resolved.benchmark.name,
+        "samples": describe_samples(task.samples),
+        "model": settings.model,
+        "model_files": describe_model(settings.model, task.builder.config),
+        "engine": settings.engine,
+        "dtype": task.resolved.dtype,
+        "sampling": asdict(task.sampling),
+        "max_prompt_tokens": task.builder.max_tokens,
+        "grounding": asdict(task.grounding),
+        "packages": describe_packages(*packages),
+    }
+
+
+def _about(task: _Task) -> dict[str, Any]:
+    """What the metrics are of."""
+    return {
+        "dataset": task.resolved.benchmark.name,
+        "annotations": str(task.resolved.annotations),
+        "video_root": task.resolved.video_root,
+        "model": task.settings.model,
+    }
+
+
+# ---- Answers ----
+
+
+def _fill(folder: ResumableFolder, task: _Task) -> dict[str, Prediction]:
+    """Have this shard's missing answers made; returns all that are there then."""
+    failures = {name: prediction.failure for name, prediction in _read(folder).items()}
+    todo = still_to_ask(folder.shard.of(task.samples), failures)
+    folder.append(prediction.to_row() for prediction in _predict(task, todo))
+    return _read(folder)
+
+
+def _read(folder: ResumableFolder) -> dict[str, Prediction]:
+    return {name: Prediction.from_row(row) for name, row in folder.read().items()}
+
+
+def _predict(task: _Task, samples: Sequence[Sample]) -> Iterator[Prediction]:
+    """As they come."""
+    settings, resolved = task.settings, task.resolved
+
+    def start() -> RolloutEngine:
+        return start_engine(
+            settings.engine,
+            task.builder,
+            max_tokens=settings.max_tokens,
+            device=resolved.device,
+            dtype=resolved.dtype,
+            vllm=settings.vllm,
+        )
+
+    answers = answer_samples(
+        samples,
+        start,
+        task.builder,
+        task.grounding,
+        task.sampling,
+        at_once=settings.batch_size,
+        workers=settings.workers,
     )
-    return VLLMEngine(model, settings)
+    for (prediction,) in track(answers, resolved.benchmark.name, len(samples), transient=True):
+        yield prediction
 
 
-def _same(example: GroundingExample) -> GroundingExample:
-    return example
+# ---- Official scorers ----
 
 
-def _samples(dataset: str, annotations: str | None, video_root: str | None, limit: int | None) -> list:
-    benchmark = BENCHMARKS.get(dataset)
-    if benchmark is None:
-        raise EvaluationError(f"--dataset {dataset}: unknown, allowed: {', '.join(BENCHMARKS)}")
-    path = Path(annotations or benchmark.annotations)
-    if not path.is_file():
-        raise EvaluationError(f"{path}: no such samples file; name it with --annotations")
-    root = video_root or (benchmark.video_root if annotations is None else None)
-    return load_samples(path, video_root=root, bad_rows="keep", limit=limit)
+def _score_officially(
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    strict: bool,
+    folder: ResumableFolder | None,
+) -> dict[str, float]:
+    """Scores of the benchmark's own scorer, where it has one; writes what would be submitted to it."""
+    if benchmark.scorer is None:
+        return {}
+    truth = [_truth_row(sample) for sample in samples]
+    submission = make_submission([prediction.to_row() for prediction in predictions], truth)
+    if folder is not None:
+        folder.write("submission.jsonl", "".join(json.dumps(row) + "\n" for row in submission))
+    return score_submission(submission, truth, strict_r1=strict)
 
 
-def answer(
-    engine: RolloutEngine,
-    builder: PromptBuilder,
-    examples: Iterable[GroundingExample],
-    sampling: SamplingSettings,
-    at_once: int,
-) -> Iterator[dict[str, Any]]:
-    """A prediction for each example, as they come: its completion and span, or the reason why there is none."""
-    failed: list[GroundingExample] = []
-    asked: dict[int, GroundingExample] = {}
-
-    def requests() -> Iterator[RolloutPrompt]:
-        for example in examples:
-            if example.prompt is None:
-                failed.append(example)
-            else:
-                asked[len(asked)] = example
-                yield RolloutPrompt(example.prompt, ((),), (0,))
-
-    for number, group in engine.stream(requests(), sampling, at_once):
-        text, sample = builder.decode(group.completions[0]), asked[number].sample
-        asked[number] = replace(asked[number], prompt=None)  # its frames are not needed any more
-        span = parse_answer(text)
-        iou = max(temporal_iou(span, truth) for truth in sample.spans)
-        yield _prediction(sample, completion=text, answer=span, iou=iou)
-    for example in failed:
-        yield _prediction(example.sample, failure=example.failure)
-
-
-def _prediction(sample: Sample, **values: Any) -> dict[str, Any]:
-    empty = {"failure": None, "completion": None, "answer": None, "iou": 0.0}
-    return {"id": sample.id, "query": sample.query, "spans": sample.spans} | empty | values
-
-
-def score_predictions(predictions: list[dict[str, Any]]) -> dict[str, float]:
-    """The metrics of all predictions; a failed one counts and scores 0."""
-    answered = [row for row in predictions if row["failure"] is None]
-    metrics = GroundingMetrics()
-    metrics.update(
-        [row["answer"] for row in answered],
-        [row["spans"] for row in answered],
-        [row["completion"] for row in answered],
-        failed=len(predictions) - len(answered),
-    )
-    return {name: float(value) for name, value in metrics.compute().items()}
-
-
-def print_evaluation(evaluation: Evaluation) -> None:
-    """The metrics as a table, and what failed or gave no answer, with its reason."""
-    console, table = Console(), Table("metric", "value")
-    for name, value in evaluation.metrics.items():
-        table.add_row(name, f"{value:.0f}" if name in ("samples", "failed") else f"{value:.3f}")
-    console.print(table)
-    for line in _failures(evaluation.predictions):
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _failures(predictions: list[dict[str, Any]]) -> Iterator[str]:
-    failed = [row for row in predictions if row["answer"] is None]
-    for row in failed[:20]:
-        if row["failure"]:
-            yield f"failed: {row['id']}: {row['failure']}"
-        else:
-            yield f"no answer: {row['id']}: ...{row['completion'][-60:]!r}"
-    if len(failed) > 20:
-        yield f"... and {len(failed) - 20} more"
+def _truth_row(sample: Sample) -> dict[str, Any]:
+    """A row as QVHighlights has it; its ids are whole numbers."""
+    row = {"qid": int(sample.id) if sample.id.isdecimal() else sample.id, "query": sample.query}
+    row |= {name: sample.extra[name] for name in ("vid",) if name in sample.extra}
+    return row | {"relevant_windows": sample.spans}

@@ -1,28 +1,27 @@
 """The metrics of a data set of temporal grounding. Spans are (start, end) in seconds."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from taro.prompts import has_format, reasoning_has_timestamp
+from taro.evaluation.scores import IOU_LEVELS, score_answer
 from taro.spans import Span, temporal_iou
 
 __all__ = ["IOU_LEVELS", "GroundingMetrics", "temporal_iou"]
-
-
-IOU_LEVELS = (0.3, 0.5, 0.7)
 
 
 class GroundingMetrics(Metric):
     """R1@0.3/0.5/0.7 (share with IoU >= level), mIoU, and the shares of texts that parse, name times, keep the format.
 
     The denominator is the number of samples asked for: a failed sample (missing video, failed decode, engine error)
-    scores 0 everywhere. With several truths the best IoU counts. The states are sums, so they reduce across ranks.
+    scores 0 everywhere. The states are sums, so they reduce across ranks. `score_answer` says what an answer scores.
 
-    The IoU is compared as it is, in float64, like the published scorers do: an IoU that is 0.7 on paper may be
-    0.7 - 1e-16 when its ends are no binary fractions, and then misses the level.
+    Args:
+        strict: R1 counts IoU > level instead.
     """
 
     is_differentiable = False
@@ -30,7 +29,7 @@ class GroundingMetrics(Metric):
     full_state_update = False
 
     iou: Tensor  # sum of the best IoUs
-    hits: Tensor  # (levels,) samples at or above each of IOU_LEVELS
+    hits: Tensor  # (levels,) samples that reach each of IOU_LEVELS
     parsed: Tensor
     timestamped: Tensor
     formatted: Tensor
@@ -38,8 +37,9 @@ class GroundingMetrics(Metric):
     failed: Tensor
     samples: Tensor  # asked for, failed ones included
 
-    def __init__(self, **settings):
+    def __init__(self, strict: bool = False, **settings):
         super().__init__(**settings)
+        self.strict = strict
         self.add_state("iou", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("hits", torch.zeros(len(IOU_LEVELS), dtype=torch.int64), dist_reduce_fx="sum")
         for name in ("parsed", "timestamped", "formatted", "texts", "failed", "samples"):
@@ -67,13 +67,12 @@ class GroundingMetrics(Metric):
         for index, (span, true_spans) in enumerate(zip(spans, truths, strict=True)):
             if not len(true_spans):
                 raise ValueError(f"sample {index} has no true span, each needs at least one")
-            iou = max(temporal_iou(span, truth) for truth in true_spans)
-            self.iou += iou
-            self.hits += torch.tensor([iou >= level for level in IOU_LEVELS], device=self.hits.device)
-            self.parsed += span is not None
-        for text in texts or ():
-            self.timestamped += reasoning_has_timestamp(text)
-            self.formatted += has_format(text)
+            scores = score_answer(span, true_spans, None if texts is None else texts[index], self.strict)
+            self.iou += scores.iou
+            self.hits += torch.tensor(scores.hits, device=self.hits.device)
+            self.parsed += scores.parsed
+            self.timestamped += scores.timestamped
+            self.formatted += scores.formatted
         self.texts += len(texts or ())
         self.failed += failed
         self.samples += len(spans) + failed

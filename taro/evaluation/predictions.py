@@ -1,18 +1,32 @@
-"""The file that an evaluation writes its answers to, one line a sample: gone on with after a stop, shared by shards."""
+"""A model's answer to one sample, as evaluation makes it, writes it down and reads it back."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from taro.data.samples import Sample
+from taro.evaluation.scores import best_iou
+from taro.prompts import parse_answer
+from taro.resumable import ResumeError, read_config, read_folder
+from taro.spans import Span
+
+MISSING_VIDEO = "missing_video"
+UNREADABLE_VIDEO = "unreadable_video"
+REFUSED_PROMPT = "refused_prompt"
+CUT_COMPLETION = "cut_completion"
+NO_ANSWER = "no_answer"
+
+FAILURES = {
+    MISSING_VIDEO: "there is no such file",
+    UNREADABLE_VIDEO: "the video can't be decoded",
+    REFUSED_PROMPT: "the prompt can't be built, or is too long",
+    CUT_COMPLETION: "the completion reached max_tokens before it gave an answer",
+    NO_ANSWER: "the completion ended without an answer that can be read",
+}
+"""Why a sample has no answer. With the first three the model was not asked."""
 
 
 class EvaluationError(ValueError):
@@ -20,105 +34,87 @@ class EvaluationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Part `number` of `count`; by the samples' places, so that all parts together are the whole."""
+class Prediction:
+    """One sample and what the model said. A failed one counts, and scores 0.
 
-    number: int = 0
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None) -> Shard:
-        """`i/n`, i from 0; None is the whole.
-
-        Raises:
-            EvaluationError: anything else.
-        """
-        if text is None:
-            return cls()
-        number, _, count = text.partition("/")
-        if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
-            raise EvaluationError(f"--shard {text}: give i/n with 0 <= i < n, as in 0/8")
-        return cls(int(number), int(count))
-
-    def of(self, samples: Sequence[Sample]) -> list[Sample]:
-        return list(samples[self.number :: self.count])
-
-
-class PredictionFolder:
-    """Predictions by sample id, in one file for each shard.
-
-    Args:
-        folder: where; made where missing.
-        about: the configuration. A folder holds the answers of one.
-
-    Raises:
-        EvaluationError: the folder holds answers of another configuration, or of other shards.
+    Attributes:
+        id, query, spans: the sample's; spans in seconds.
+        completion: the model's text; None where it was not asked.
+        answer: the span in it, (start, end) in seconds, as it was written; None where there is none.
+        iou: of the answer with the true span that fits it best.
+        failure: one of FAILURES, or None.
+        reason: what went wrong, in words.
+        seconds: of generation, shared equally with the samples that were in the engine at the same time.
     """
 
-    def __init__(self, folder: str | Path, about: dict[str, Any], shard: Shard) -> None:
-        self.folder, self.shard = Path(folder), shard
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about = json.loads(json.dumps(about | {"shards": shard.count}))
-        stored = self.folder / "evaluation.json"
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".json") as file:
-            file.write(json.dumps(about, indent=2) + "\n")
-            file.flush()
-            with suppress(FileExistsError):  # another shard, or an evaluation that was stopped, was here first
-                os.link(file.name, stored)
-        _require_same(stored, json.loads(stored.read_text()), about)
-        single = shard.count == 1
-        self.path = self.folder / ("predictions.jsonl" if single else f"predictions-{shard.number}-of-{shard.count}.jsonl")
+    id: str
+    query: str
+    spans: tuple[Span, ...]
+    completion: str | None = None
+    answer: Span | None = None
+    iou: float = 0.0
+    failure: str | None = None
+    reason: str | None = None
+    seconds: float = 0.0
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """The predictions of all shards so far by sample id. A last line that was cut off is taken out of this shard's."""
-        if self.path.is_file():
-            content = self.path.read_bytes()
-            if not content.endswith(b"\n"):
-                self.path.write_bytes(content[: content.rfind(b"\n") + 1])
-        rows = (
-            json.loads(line)
-            for path in sorted(self.folder.glob("predictions*.jsonl"))
-            for line in path.read_text().splitlines(keepends=True)
-            if line.endswith("\n")
-        )
-        return {row["id"]: row for row in rows}
+    @classmethod
+    def answered(cls, sample: Sample, completion: str, finished: bool, seconds: float) -> Prediction:
+        """From a completion; `finished` False says that it was cut at max_tokens."""
+        span = parse_answer(completion)
+        failure = reason = None
+        if span is None:
+            failure = NO_ANSWER if finished else CUT_COMPLETION
+            reason = f"{FAILURES[failure]}; it ends in {completion[-60:]!r}"
+        iou = best_iou(span, sample.spans)
+        return cls(sample.id, sample.query, sample.spans, completion, span, iou, failure, reason, seconds)
 
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write each row as it comes."""
-        with self.path.open("a") as file:
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
+    @classmethod
+    def failed(cls, sample: Sample, failure: str, reason: str) -> Prediction:
+        """Without a completion."""
+        return cls(sample.id, sample.query, sample.spans, failure=failure, reason=reason)
 
-    @property
-    def has_metrics(self) -> bool:
-        return (self.folder / "metrics.json").is_file()
+    def to_row(self) -> dict[str, Any]:
+        return asdict(self)
 
-    def write_metrics(self, metrics: dict[str, float]) -> None:
-        """In one go, beside what they are of."""
-        about = json.loads((self.folder / "evaluation.json").read_text())
-        path = self.folder / f"metrics-{os.getpid()}.unfinished"
-        path.write_text(json.dumps(about | {"metrics": metrics}, indent=2) + "\n")
-        os.replace(path, self.folder / "metrics.json")
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Prediction:
+        """
+        Raises:
+            EvaluationError: a field is missing, or there is one too many.
+        """
+        names = cls.__dataclass_fields__.keys()
+        if row.keys() != names:
+            wrong = ", ".join(sorted(row.keys() ^ names))
+            raise EvaluationError(f"prediction {row.get('id')!r}: these fields are missing or unknown: {wrong}")
+        answer = None if row["answer"] is None else tuple(row["answer"])
+        return cls(**row | {"spans": tuple(tuple(span) for span in row["spans"]), "answer": answer})
 
 
-def file_states(*paths: str | Path | None) -> list[str]:
-    """Size and time of each file, and of the files of each folder, that is there: another model under the same name differs."""
-    states = []
-    for path in (Path(path) for path in paths if path is not None):
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] * path.is_file()
-        states += [f"{file.name}: {file.stat().st_size} bytes, {file.stat().st_mtime_ns} ns" for file in files]
-    return states
+def count_failures(predictions: Collection[Prediction]) -> dict[str, int]:
+    """How many failed in which way, zeros included."""
+    return {failure: sum(prediction.failure == failure for prediction in predictions) for failure in FAILURES}
 
 
-def digest_samples(samples: Sequence[Sample]) -> str:
-    """The same for the same samples, wherever their videos are."""
-    rows = [[sample.id, sample.query, sample.spans, sample.clip, Path(sample.video).name] for sample in samples]
-    return hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+def load_predictions(folder: str | Path) -> list[Prediction]:
+    """The predictions of a finished evaluation, in the order of its samples.
+
+    Raises:
+        EvaluationError: it is not finished, or the folder is none of an evaluation.
+    """
+    try:
+        config, rows = read_config(folder), read_folder(folder)
+    except ResumeError as error:
+        raise EvaluationError(str(error)) from None
+    asked = config["samples"].get("count") if isinstance(config.get("samples"), dict) else None
+    if asked is None:
+        raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
+    if len(rows) != asked:
+        raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
+    return [Prediction.from_row(row) for row in rows.values()]
 
 
-def _require_same(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    differing = sorted(name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name))
-    if differing:
-        lines = "\n".join(f"- {name}: {stored.get(name)} there, {asked.get(name)} now" for name in differing)
-        raise EvaluationError(f"{path.parent} holds the answers of another evaluation; choose another --output.\n{lines}")
+def list_failures(predictions: Sequence[Prediction], shown: int = 20) -> list[str]:
+    """A line for each prediction without an answer, the first `shown` in full."""
+    failed = [prediction for prediction in predictions if prediction.failure]
+    lines = [f"{prediction.failure}: {prediction.id}: {prediction.reason}" for prediction in failed[:shown]]
+    return lines + ([f"... and {len(failed) - shown} more"] if len(failed) > shown else [])

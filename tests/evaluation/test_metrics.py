@@ -168,3 +168,11 @@ def test_errors_say_what_does_not_fit():
         metrics.update([None, None], [[(0.0, 1.0)], []])
     with pytest.raises(ValueError, match="got -1"):
         metrics.update([], [], failed=-1)
+
+
+@pytest.mark.parametrize(("strict", "hit"), [(False, 1.0), (True, 0.0)])
+def test_strict_levels_are_exclusive(strict, hit):
+    metrics = GroundingMetrics(strict=strict)
+    metrics.update([(0.0, 7.0), (0.0, 8.0)], [[(0.0, 10.0)]] * 2)
+    values = metrics.compute()
+    assert values["R1@0.7"] == (1 + hit) / 2 and values["R1@0.5"] == 1.0

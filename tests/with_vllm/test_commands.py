@@ -1,6 +1,7 @@
 """train.py and eval.py with vLLM."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,11 @@ def test_evaluation_gives_the_native_answers(tiny_folder, synthetic, tmp_path):
                 "--batch_size=2",
             ]
         )
-    assert found["native"].predictions == found["vllm"].predictions
+    native, vllm = ([replace(row, seconds=0.0) for row in found[engine].predictions] for engine in ("native", "vllm"))
+    assert native == vllm
+    assert all(row.seconds > 0 for row in found["vllm"].predictions if row.completion)
     assert found["vllm"].metrics["failed"] == 1 and found["vllm"].metrics["samples"] == len(rows)
-    assert "missing.mp4" in found["vllm"].predictions[1]["failure"]
+    assert "missing.mp4" in found["vllm"].predictions[1].reason
 
 
 def test_a_prompt_that_is_too_long_for_the_engine_costs_one_sample(tiny_folder, synthetic):
@@ -73,6 +76,6 @@ def test_a_prompt_that_is_too_long_for_the_engine_costs_one_sample(tiny_folder, 
             "--grounding.evaluation_video={fps: 1.0, max_tokens: 64}",
         ]
     )
-    failed = [row["failure"] for row in found.predictions if row["failure"]]
-    assert 0 < len(failed) < len(found.predictions) and all("60 are allowed" in reason for reason in failed)
+    failed = [row for row in found.predictions if row.failure == "refused_prompt"]
+    assert 0 < len(failed) < len(found.predictions) and all("60 are allowed" in row.reason for row in failed)
     assert found.metrics["samples"] == len(found.predictions)

@@ -1,0 +1,155 @@
+"""Two evaluations of the same samples side by side, with a paired bootstrap of the differences.
+
+    python -m taro.evaluation.compare outputs/eval/base outputs/eval/trained [--strict]
+
+Both folders are those of `eval.py --output`. `R` resamples, `K` metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means, two_sided_p_values
+from taro.evaluation.predictions import EvaluationError, Prediction, count_failures, load_predictions
+from taro.evaluation.report import score_matrix
+from taro.evaluation.scores import METRICS
+from taro.resumable import ResumeError, list_differences, read_config
+
+COMPARED = ("model", "model_files")  # what may differ without a warning
+IRRELEVANT = ("shards",)
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of two runs."""
+
+    metric: str
+    first: float
+    second: float
+    interval: tuple[float, float]  # of second - first, 95 %
+    p_value: float  # two-sided, by the bootstrap
+
+    @property
+    def difference(self) -> float:
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs."""
+
+    samples: int
+    changes: tuple[Change, ...]  # one for each of METRICS
+    failures: tuple[dict[str, int], dict[str, int]]  # by kind
+    settings: dict[str, tuple[Any, Any]]  # that differ, the model apart
+
+
+def compare_runs(
+    first: str | Path, second: str | Path, strict: bool = False, resamples: int = RESAMPLES, seed: int = SEED
+) -> Comparison:
+    """
+    Args:
+        first, second: folders of finished evaluations.
+        strict: R1 counts IoU > level and not >=.
+        resamples, seed: of the bootstrap.
+
+    Raises:
+        EvaluationError: a folder can't be read or is not finished, or the samples are not the same.
+    """
+    runs = [load_predictions(folder) for folder in (first, second)]
+    ordered = _same_samples(*runs)
+    scores = [score_matrix(predictions, strict) for predictions in ordered]  # (N, K) each
+    differences = resample_means(scores[1] - scores[0], resamples, seed)  # (R, K)
+    values = zip(
+        METRICS,
+        *(part.mean(axis=0).tolist() for part in scores),
+        percentile_intervals(differences).tolist(),
+        two_sided_p_values(differences).tolist(),
+        strict=True,
+    )
+    return Comparison(
+        samples=len(scores[0]),
+        changes=tuple(Change(metric, a, b, tuple(interval), p) for metric, a, b, interval, p in values),
+        failures=tuple(count_failures(predictions) for predictions in ordered),
+        settings=_differing_settings(first, second),
+    )
+
+
+def _same_samples(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
+    """Both in the first's order."""
+    here, there = ({prediction.id: prediction for prediction in run} for run in (first, second))
+    faults = [f"{name} is in the first alone" for name in here if name not in there]
+    faults += [f"{name} is in the second alone" for name in there if name not in here]
+    faults += [
+        f"{name} has another query or other true spans"
+        for name in here.keys() & there.keys()
+        if (here[name].query, here[name].spans) != (there[name].query, there[name].spans)
+    ]
+    if faults:
+        more = [f"- and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        lines = "\n".join([*(f"- sample {fault}" for fault in faults[:SHOWN]), *more])
+        raise EvaluationError(f"the runs can't be compared: evaluate both on the same samples\n{lines}")
+    return list(here.values()), [there[name] for name in here]
+
+
+def _differing_settings(first: str | Path, second: str | Path) -> dict[str, tuple[Any, Any]]:
+    ignored = COMPARED + IRRELEVANT
+    differences = list_differences(read_config(first), read_config(second))
+    return {name: values for name, values in differences.items() if name.split(".")[0] not in ignored}
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    for name, (first, second) in comparison.settings.items():
+        console.print(f"warning: {name} differs: {first!r} and {second!r}", markup=False, style="yellow", soft_wrap=True)
+    table = Table("metric", "first", "second", "change", f"{COVERAGE:.0%} interval", "p")
+    for change in comparison.changes:
+        low, high = change.interval
+        table.add_row(
+            change.metric,
+            f"{change.first:.3f}",
+            f"{change.second:.3f}",
+            f"{change.difference:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+            f"{change.p_value:.3f}",
+        )
+    console.print(table)
+    console.print(f"{comparison.samples} samples")
+    first, second = comparison.failures
+    for failure in first:
+        if first[failure] or second[failure]:
+            console.print(f"{failure}: {first[failure]} and {second[failure]}", highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> Comparison:
+    """Print the comparison and return it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("first", type=Path, help="folder of an evaluation")
+    parser.add_argument("second", type=Path, help="another one, of the same samples")
+    parser.add_argument("--strict", action="store_true", help="R1@m counts IoU > m, as Time-R1's evaluation does, and not >=")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap")
+    args = parser.parse_args(arguments)
+    if args.resamples < 1:
+        raise EvaluationError(f"--resamples {args.resamples}: must be at least 1")
+    comparison = compare_runs(args.first, args.second, args.strict, args.resamples, args.seed)
+    console = Console()
+    for place, folder in (("first", args.first), ("second", args.second)):
+        console.print(f"{place}: {folder}, model {read_config(folder)['model']}", markup=False, highlight=False, soft_wrap=True)
+    print_comparison(comparison, console)
+    return comparison
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (EvaluationError, ResumeError) as error:
+        sys.exit(f"error: {error}")

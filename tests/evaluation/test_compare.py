@@ -1,0 +1,124 @@
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taro.data.samples import Sample
+from taro.evaluation.compare import compare_runs, main
+from taro.evaluation.predictions import EvaluationError, Prediction
+from taro.resumable import ResumableFolder
+
+CONFIG = {"model": "base", "model_files": {"a.safetensors": "x"}, "engine": "native", "grounding": {"video": {"fps": 2.0}}}
+
+
+def answer_to(sample, end):
+    return Prediction.answered(sample, f"<think>At 3s.</think><answer>0.0s to {end:.2f}s</answer>", True, 0.1)
+
+
+def write_run(folder, predictions, shards=1, **config):
+    count = {"count": len(predictions), "digest": "d"}
+    ResumableFolder(folder, {**CONFIG, **config, "samples": count}).append(row.to_row() for row in predictions)
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """200 samples; the second run's ends are nearer to the truth in most of them, and its rows are in another order."""
+    rng = random.Random(0)
+    samples = [Sample(str(number), "v.mp4", f"q{number}", ((0.0, 10.0),), 20.0) for number in range(200)]
+    first = [answer_to(sample, rng.uniform(2.0, 10.0)) for sample in samples]
+    pairs = zip(samples, first, strict=True)
+    second = [answer_to(sample, min(10.0, row.answer[1] + rng.uniform(-0.5, 2.0))) for sample, row in pairs]
+    return first, second
+
+
+def test_changes_are_those_of_pairs(runs, tmp_path):
+    first, second = runs
+    comparison = compare_runs(write_run(tmp_path / "a", first), write_run(tmp_path / "b", second[::-1], model="trained"))
+    miou = comparison.changes[0]
+    ious = [sum(row.iou for row in run) / 200 for run in runs]
+    assert (miou.metric, comparison.samples) == ("mIoU", 200)
+    assert (miou.first, miou.second) == (pytest.approx(ious[0]), pytest.approx(ious[1]))
+    assert miou.difference == pytest.approx(ious[1] - ious[0])
+    low, high = miou.interval
+    assert 0 < low < miou.difference < high and miou.p_value < 0.01
+    assert high - low < 0.05  # of unpaired samples it would be three times as wide
+    parse_rate = next(change for change in comparison.changes if change.metric == "parse_rate")
+    assert parse_rate.difference == 0.0 and parse_rate.interval == (0.0, 0.0) and parse_rate.p_value == 1.0
+    assert comparison.settings == {}
+
+
+def test_strict_counts_otherwise(tmp_path):
+    sample = Sample("x", "v.mp4", "q", ((0.0, 10.0),), 20.0)
+    folders = write_run(tmp_path / "a", [answer_to(sample, 7.0)]), write_run(tmp_path / "b", [answer_to(sample, 8.0)])
+    changes = {strict: {c.metric: c.difference for c in compare_runs(*folders, strict).changes} for strict in (False, True)}
+    assert changes[False]["R1@0.7"] == 0.0 and changes[True]["R1@0.7"] == 1.0
+
+
+def test_settings_that_differ_are_a_warning(runs, tmp_path, capsys):
+    first, second = runs
+    other = {"grounding": {"video": {"fps": 1.0}}, "model": "trained", "model_files": {"a.safetensors": "y"}}
+    folders = [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second, **other)]
+    assert main(folders).settings == {"grounding.video.fps": (2.0, 1.0)}
+    shown = capsys.readouterr().out
+    assert "warning: grounding.video.fps differs: 2.0 and 1.0" in shown and "model_files" not in shown
+    assert f"second: {folders[1]}, model trained" in shown and "warning: model" not in shown
+    assert "mIoU" in shown and "200 samples" in shown
+
+
+def test_failures_are_shown_side_by_side(runs, tmp_path, capsys):
+    first, second = runs
+    sample = Sample("0", "v.mp4", "q0", ((0.0, 10.0),), 20.0)
+    second[0] = Prediction.answered(sample, "nothing", True, 0.1)
+    main([write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)])
+    assert "no_answer: 0 and 1" in capsys.readouterr().out
+
+
+def test_runs_of_other_samples(runs, tmp_path):
+    first, second = runs
+    changed = Prediction("5", "another query", second[5].spans)
+    moved = Prediction("6", "q6", ((0.0, 9.0),))
+    folders = write_run(tmp_path / "a", first[:-1]), write_run(tmp_path / "b", [*second[1:5], changed, moved, *second[7:]])
+    with pytest.raises(EvaluationError) as error:
+        compare_runs(*folders)
+    head, *faults = str(error.value).splitlines()
+    assert head == "the runs can't be compared: evaluate both on the same samples"
+    assert faults[:2] == ["- sample 0 is in the first alone", "- sample 199 is in the second alone"]
+    assert sorted(faults[2:]) == [f"- sample {name} has another query or other true spans" for name in (5, 6)]
+
+
+def test_many_other_samples_are_listed_in_part(runs, tmp_path):
+    first, second = runs
+    with pytest.raises(EvaluationError) as error:
+        compare_runs(write_run(tmp_path / "a", first[:50]), write_run(tmp_path / "b", second[100:]))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 22 and lines[-1] == "- and 130 more"
+
+
+def test_an_unfinished_run(runs, tmp_path):
+    first, second = runs
+    folder = ResumableFolder(tmp_path / "a", CONFIG | {"samples": {"count": 200, "digest": "d"}})
+    folder.append(row.to_row() for row in first[:30])
+    with pytest.raises(EvaluationError, match="has 30 of 200 predictions"):
+        compare_runs(tmp_path / "a", write_run(tmp_path / "b", second))
+
+
+def test_the_command(runs, tmp_path):
+    first, second = runs
+    folders = [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)]
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "taro.evaluation.compare", *arguments]
+        return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+
+    done = run(*folders, "--strict")
+    assert done.returncode == 0 and "mIoU" in done.stdout, done.stderr
+    failed = run(folders[0], str(tmp_path / "nowhere"))
+    assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+
+
+def test_no_resamples(tmp_path):
+    with pytest.raises(EvaluationError, match="--resamples 0: must be at least 1"):
+        main([str(tmp_path), str(tmp_path), "--resamples", "0"])

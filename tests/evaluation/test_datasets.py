@@ -1,0 +1,92 @@
+import pytest
+
+from taro.evaluation.datasets import REGISTRY, find_benchmark, load_benchmarks
+from taro.evaluation.predictions import EvaluationError
+
+ENTRY = "annotations: a.jsonl\n  split: test\n  license: l\n  homepage: h\n  make: m\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("Charades", "Charades"),
+        ("charades-sta", "Charades"),
+        ("CharadesSTA", "Charades"),
+        ("activitynet_captions", "ActivityNet"),
+        ("ACTIVITYNET", "ActivityNet"),
+        ("QV-Highlights", "QVHighlights"),
+        ("tvgbench", "TVGBench"),
+        ("tacos", "TACoS"),
+        ("ego4d_nlq", "Ego4D-NLQ"),
+        ("Ego4DNLQ", "Ego4D-NLQ"),
+        ("synthetic", "Synthetic"),
+    ],
+)
+def test_names_are_found_in_any_spelling(asked, name):
+    assert find_benchmark(asked, load_benchmarks()).name == name
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(EvaluationError) as error:
+        find_benchmark("Chars", load_benchmarks())
+    assert str(error.value) == (
+        "--dataset Chars: unknown, allowed: Charades or Charades-STA, ActivityNet or ActivityNet-Captions, QVHighlights, "
+        "TVGBench, TACoS, Ego4D-NLQ, Synthetic; --datasets FILE adds others"
+    )
+
+
+def test_every_benchmark_says_how_to_get_it():
+    for benchmark in load_benchmarks():
+        text = benchmark.how_to_get()
+        assert benchmark.homepage in text and benchmark.license in text
+        made = benchmark.annotations if benchmark.name != "Synthetic" else "data/synthetic"
+        assert benchmark.make.startswith("python -m taro.data.") and benchmark.make.endswith(f"--output {made}")
+        assert "/" not in benchmark.annotations[:1] and benchmark.annotations.endswith(f"{benchmark.split}.jsonl")
+
+
+def test_breakdowns_and_scorers():
+    assert find_benchmark("TVGBench", load_benchmarks()).breakdowns == ("qsemtype", "dataset_name")
+    assert [benchmark.name for benchmark in load_benchmarks() if benchmark.scorer] == ["QVHighlights"]
+
+
+def test_all_faults_of_a_registry_are_named(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"One:\n  {ENTRY}  aliases: [O-ne, two]\n  extra: 1\nTwo:\n  split: 3\n  scorer: mine\n  breakdowns: kind\nThree: x\n"
+    )
+    with pytest.raises(EvaluationError) as error:
+        load_benchmarks(path)
+    head, *faults = str(error.value).splitlines()
+    assert head == f"--datasets {path}:"
+    assert [fault.split(",")[0] for fault in faults] == [
+        "- One: extra: unknown",
+        "- Two: annotations: missing",
+        "- Two: license: missing",
+        "- Two: homepage: missing",
+        "- Two: make: missing",
+        "- Two: split: got 3",
+        "- Two: scorer: got 'mine'",
+        "- Two: breakdowns: got 'kind'",
+        "- 'Three': must be a name with fields",
+    ]
+
+
+def test_names_are_used_once(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"One:\n  {ENTRY}  aliases: [O-ne, two]\nT-WO:\n  {ENTRY}")
+    with pytest.raises(EvaluationError, match="- T-WO: T-WO is a name of One already"):
+        load_benchmarks(path)
+
+
+@pytest.mark.parametrize("content", [None, "", "- a", "a: [", "\x00"])
+def test_what_is_no_registry(tmp_path, content):
+    path = tmp_path / "own.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(EvaluationError, match=r"--datasets .*own\.yaml") as error:
+        load_benchmarks(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_registry_comes_along():
+    assert REGISTRY.is_file()

@@ -1,0 +1,84 @@
+import json
+from dataclasses import asdict
+
+import pytest
+
+from taro.data.samples import Sample
+from taro.evaluation.predictions import (
+    FAILURES,
+    MISSING_VIDEO,
+    EvaluationError,
+    Prediction,
+    count_failures,
+    list_failures,
+    load_predictions,
+)
+from taro.resumable import ResumableFolder
+
+SAMPLE = Sample("7", "v.mp4", "a man waves", ((2.0, 4.0), (8.0, 12.0)), 20.0)
+GOOD = "<think>x</think><answer>8.0s to 11.0s</answer>"
+
+
+def test_an_answer():
+    prediction = Prediction.answered(SAMPLE, GOOD, True, 1.5)
+    assert prediction.answer == (8.0, 11.0) and prediction.iou == 0.75  # with the span that fits best
+    assert prediction.failure is None and prediction.reason is None and prediction.seconds == 1.5
+    assert (prediction.id, prediction.query, prediction.spans) == ("7", "a man waves", SAMPLE.spans)
+
+
+@pytest.mark.parametrize(("finished", "failure"), [(True, "no_answer"), (False, "cut_completion")])
+def test_a_completion_without_an_answer(finished, failure):
+    prediction = Prediction.answered(SAMPLE, "<think>" + 100 * "y", finished, 1.0)
+    assert prediction.failure == failure and prediction.answer is None and prediction.iou == 0.0
+    assert prediction.reason == f"{FAILURES[failure]}; it ends in '{60 * 'y'}'" and prediction.completion
+
+
+def test_a_cut_completion_with_an_answer_is_none_that_failed():
+    assert Prediction.answered(SAMPLE, GOOD, False, 1.0).failure is None
+
+
+def test_a_reversed_answer_was_read():
+    prediction = Prediction.answered(SAMPLE, "<answer>11.0s to 8.0s</answer>", True, 1.0)
+    assert prediction.answer == (11.0, 8.0) and prediction.iou == 0.0 and prediction.failure is None
+
+
+@pytest.mark.parametrize(
+    "prediction", [Prediction.answered(SAMPLE, GOOD, True, 0.1), Prediction.failed(SAMPLE, MISSING_VIDEO, "gone")]
+)
+def test_rows_come_back(prediction):
+    row = json.loads(json.dumps(prediction.to_row()))
+    assert Prediction.from_row(row) == prediction
+
+
+def test_rows_of_another_kind():
+    row = asdict(Prediction.failed(SAMPLE, MISSING_VIDEO, "gone"))
+    del row["seconds"]
+    with pytest.raises(EvaluationError, match="prediction '7': these fields are missing or unknown: extra, seconds"):
+        Prediction.from_row(row | {"extra": 1})
+
+
+def test_failures_are_counted_and_listed():
+    predictions = [Prediction.answered(SAMPLE, GOOD, True, 1.0)]
+    predictions += [Prediction.failed(SAMPLE, MISSING_VIDEO, f"gone {number}") for number in range(30)]
+    assert count_failures(predictions) == dict.fromkeys(FAILURES, 0) | {"missing_video": 30}
+    lines = list_failures(predictions, shown=3)
+    assert lines == [*(f"missing_video: 7: gone {number}" for number in range(3)), "... and 27 more"]
+    assert list_failures(predictions[:2]) == ["missing_video: 7: gone 0"]
+
+
+def test_a_finished_folder_is_loaded(tmp_path):
+    predictions = [Prediction(str(number), "q", ((0.0, 1.0),)) for number in range(3)]
+    folder = ResumableFolder(tmp_path, {"samples": {"count": 3, "digest": "x"}})
+    folder.append(prediction.to_row() for prediction in predictions[:2])
+    with pytest.raises(EvaluationError, match="has 2 of 3 predictions: finish it"):
+        load_predictions(tmp_path)
+    folder.append([predictions[2].to_row()])
+    assert load_predictions(tmp_path) == predictions
+
+
+def test_what_is_no_evaluation(tmp_path):
+    with pytest.raises(EvaluationError, match=r"config\.yaml: can't be read"):
+        load_predictions(tmp_path / "nowhere")
+    ResumableFolder(tmp_path, {"samples": 3})
+    with pytest.raises(EvaluationError, match=r"its config\.yaml is not an evaluation's"):
+        load_predictions(tmp_path)
