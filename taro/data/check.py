@@ -27,7 +27,7 @@ from rich.table import Table
 from taro.data.repair import drop_rows, fix_rows, query_key
 from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample, read_rows
 from taro.data.samples import save_samples, write_json_lines
-from taro.data.video_backends import VideoError
+from taro.data.video_file import VideoError
 from taro.data.video_header import read_all_durations
 
 # What loading a file finds, and what only this command looks for.

@@ -1,8 +1,8 @@
 """Decode pictures with decord, as a script in a process that can be killed; `video_backends.decode_decord` runs it.
 
 Reads from stdin one JSON object: `path`, and `seconds`, the pictures' times from the stream's start, ascending. Writes
-for each picture its height and width (two little-endian uint32) and its RGB bytes to stdout. Imports neither torch nor
-taro: it starts in a tenth of a second.
+for each picture its height and width (two little-endian uint32) and its RGB bytes to stdout; libav's messages go to stderr.
+Imports neither torch nor taro: it starts in a tenth of a second.
 """
 
 import json
@@ -30,6 +30,7 @@ def main() -> None:
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what native code prints must not mix with the pictures
     request = json.load(sys.stdin)
+    decord.logging.set_level(decord.logging.INFO)  # libav says on this level that it makes up a part of a picture
     # decord repeats pictures for those it cannot decode; the tolerance makes one of them an error.
     reader = decord.VideoReader(request["path"], num_threads=1, fault_tol=0.0001)
     times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype("float64")  # (N,)

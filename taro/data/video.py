@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taro.data.video_backends import BACKENDS, PictureIndex, VideoError, read_index
+from taro.data.video_backends import BACKENDS
+from taro.data.video_file import VideoError, VideoFile
+from taro.data.video_index import PictureIndex, read_index
+from taro.data.watched import read_watched
 from taro.models.patches import PatchGeometry, resize_frames
 
 __all__ = ["Video", "VideoError", "VideoSettings", "load_video", "sample_frame_count", "smart_resize"]
@@ -43,8 +46,9 @@ class VideoSettings:
     resize: str = "swscale"
     """What resizes: swscale, before the conversion to RGB, or torch, after it, as qwen-vl-utils does: slower. Colours
     differ by about one level, edges by more. decord's pictures are always resized by torch."""
-    timeout: float = 60.0
-    """Seconds after which decord is stopped and the video counts as unreadable; pyav does not need it."""
+    timeout: float = 120.0
+    """Seconds that a video may take, so that one whose reading hangs fails alone. It decides whether there are frames, never
+    which; a long video on a slow machine may need more."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -90,20 +94,25 @@ def load_video(
     variable one evenly spaced times, from the first to the last picture, take the picture nearest in time each. A clip
     that ends after the video is cut at the video's end. Holds one picture of native size at a time.
 
-    Raises VideoError where the file is missing, empty, truncated or damaged (with pyav: where a frame taken needs it), has
-    no pictures, none within the clip, or where decord needs longer than `settings.timeout`.
+    Raises VideoError where the file is missing, not a file, empty, truncated or damaged (with pyav: where a frame taken
+    needs it), has no pictures, none within the clip, or takes longer than `settings.timeout`.
     """
     path = Path(path)
     if clip is not None and not (math.isfinite(clip[1]) and 0 <= clip[0] < clip[1]):
         raise VideoError(path, f"clip {clip[0]} to {clip[1]} s is not within a video: need 0 <= start < end")
-    index = read_index(path, None if clip is None else (float(clip[0]), float(clip[1])))
-    places, duration = _choose_places(index, 0.0 if clip is None else clip[0], clip is None, settings, geometry)
-    return Video(
-        frames=_read_frames(path, index, places, settings, geometry),
-        timestamps=torch.from_numpy(index.seconds())[places],
-        fps=len(places) / duration,
-        duration=duration,
-    )
+    file = VideoFile.limited(path, settings.timeout)
+
+    def read() -> Video:
+        index = read_index(file, None if clip is None else (float(clip[0]), float(clip[1])))
+        places, duration = _choose_places(index, 0.0 if clip is None else clip[0], clip is None, settings, geometry)
+        return Video(
+            frames=_read_frames(file, index, places, settings, geometry),
+            timestamps=torch.from_numpy(index.seconds())[places],
+            fps=len(places) / duration,
+            duration=duration,
+        )
+
+    return read_watched(file, read)
 
 
 def sample_frame_count(
@@ -165,7 +174,8 @@ def _choose_places(
         return torch.from_numpy(_nearest(times, np.linspace(times[0], times[-1], count))), duration
     # Numbers count from the video's start, not the clip's: halves round to even numbers.
     first = round((clip_start + times[0]) * rate)
-    return torch.linspace(first, first + total - 1, count).round().long() - first, duration
+    last = first + total - 1
+    return torch.linspace(first, last, count).round().long().clamp(first, last) - first, duration
 
 
 def _nearest(times: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -191,19 +201,19 @@ def _constant_rate(times: np.ndarray, stated: float | None) -> float | None:
 
 
 def _read_frames(
-    path: Path, index: PictureIndex, places: Tensor, settings: VideoSettings, geometry: PatchGeometry
+    file: VideoFile, index: PictureIndex, places: Tensor, settings: VideoSettings, geometry: PatchGeometry
 ) -> Tensor:
     """The pictures at `places` (F,), ascending, resized: (F, 3, H, W) uint8."""
     size = None
 
     def scale(height: int, width: int) -> tuple[int, int]:
         nonlocal size  # the first picture's counts for all
-        size = size or _target_size(path, height, width, len(places), settings, geometry)
+        size = size or _target_size(file, height, width, len(places), settings, geometry)
         return size
 
     frames = None
-    wanted, decode = places.unique().tolist(), BACKENDS[settings.backend]
-    for place, picture in decode(path, index, wanted, settings.timeout, scale if settings.resize == "swscale" else None):
+    decode = BACKENDS[settings.backend]
+    for place, picture in decode(file, index, places.unique().tolist(), scale if settings.resize == "swscale" else None):
         image = torch.from_numpy(picture).permute(2, 0, 1)[None]  # (1, 3, H, W)
         height, width = scale(*image.shape[-2:])
         if frames is None:
@@ -213,9 +223,9 @@ def _read_frames(
 
 
 def _target_size(
-    path: Path, height: int, width: int, count: int, settings: VideoSettings, geometry: PatchGeometry
+    file: VideoFile, height: int, width: int, count: int, settings: VideoSettings, geometry: PatchGeometry
 ) -> tuple[int, int]:
     try:
         return smart_resize(height, width, frames=count, settings=settings, geometry=geometry)
     except ValueError as error:
-        raise VideoError(path, str(error)) from error
+        raise file.error(str(error)) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 
-from taro.data.video_backends import VideoError
+from taro.data.video_file import VideoError
 
 
 def read_duration(path: Path) -> float:

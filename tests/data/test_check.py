@@ -13,7 +13,7 @@ from taro.data.check import CHECKS, CheckError, changes_file, check_file, count_
 from taro.data.repair import fix_rows
 from taro.data.rows import Caption, Row, Sample
 from taro.data.samples import load_samples
-from taro.data.video_backends import VideoError
+from taro.data.video_file import VideoError
 from taro.data.video_header import read_all_durations, read_duration
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from taro.data import video_backends
-from taro.data.video_backends import VideoError, decode_pyav, read_index
+from taro.data.video_backends import decode_pyav
+from taro.data.video_file import VideoError, VideoFile
+from taro.data.video_index import read_index
 
 COUNT = 90
 # Container, codec, its options, milliseconds between pictures (0: uneven).
@@ -62,6 +64,12 @@ def path(request, tmp_path_factory):
     return path
 
 
+def decode(path, wanted):
+    """The pictures at these places, by place."""
+    file = VideoFile.limited(path, 60.0)
+    return dict(decode_pyav(file, read_index(file, None), wanted, None))
+
+
 def decode_all(path):
     """Pictures (H, W, 3) in order, with their pts."""
     with av.open(str(path)) as container:
@@ -73,10 +81,11 @@ def test_left_out_pictures_change_nothing(path):
     by_pts = dict(plain)
     clips = [None] * 8 + [(start, start + draw.uniform(1.0, 1.8)) for start in (0.0, 0.4, 0.9, 1.3, 1.7)]
     for clip in clips:
-        index = read_index(path, clip)
+        file = VideoFile.limited(path, 60.0)
+        index = read_index(file, clip)
         total = len(index.pts)
         wanted = sorted({0, total - 1, *draw.choices(range(total), k=draw.choice([1, 3, 6, total // 3]))})
-        found = dict(decode_pyav(path, index, wanted, 60.0, None))
+        found = dict(decode_pyav(file, index, wanted, None))
         assert list(found) == wanted
         for place in wanted:
             expected = plain[place + index.skipped][1] if index.in_order else by_pts[int(index.pts[place])]
@@ -85,19 +94,19 @@ def test_left_out_pictures_change_nothing(path):
 
 def count_decoded(monkeypatch, path, wanted):
     """How many pictures the decoder gives out for these, the whole file not being decoded."""
-    decoded, plain = [], video_backends._decoded_run
+    decoded, plain = [], video_backends._decode_run
 
     def counting(*arguments):
         for frame in plain(*arguments):
             decoded.append(frame.pts)
             yield frame
 
-    def refuse(path):
+    def refuse(*arguments):
         raise AssertionError("decoded the whole file")
 
-    monkeypatch.setattr(video_backends, "_decoded_run", counting)
-    monkeypatch.setattr(video_backends, "_decoded", refuse)
-    assert len(list(decode_pyav(path, read_index(path, None), wanted, 60.0, None))) == len(wanted)
+    monkeypatch.setattr(video_backends, "_decode_run", counting)
+    monkeypatch.setattr(video_backends, "_decode_all", refuse)
+    assert list(decode(path, wanted)) == wanted
     return len(decoded)
 
 
@@ -119,10 +128,33 @@ def test_damage_is_found_where_it_matters(path, tmp_path):
     data = bytearray(path.read_bytes())
     data[keyframe.pos + keyframe.size // 2 : keyframe.pos + keyframe.size] = b"\xff" * (keyframe.size - keyframe.size // 2)
     damaged.write_bytes(data)
-    index = read_index(damaged, None)
+    index = read_index(VideoFile.limited(damaged, 60.0), None)
     place = int(np.searchsorted(index.pts, keyframe.pts))
     with pytest.raises(VideoError, match=r"damaged|cannot be decoded"):
-        list(decode_pyav(damaged, index, [0, place, COUNT - 1], 60.0, None))
-    plain = dict(decode_pyav(path, index, [0, COUNT - 1], 60.0, None))
-    found = dict(decode_pyav(damaged, index, [0, COUNT - 1], 60.0, None))
+        decode(damaged, [0, place, COUNT - 1])
+    plain, found = (decode(one, [0, COUNT - 1]) for one in (path, damaged))
     assert all(np.array_equal(found[number], plain[number]) for number in (0, COUNT - 1))
+
+
+@pytest.mark.parametrize("path", ["b-pyramid", "open-gop-mkv", "mpeg4", "mpeg4-avi", "interlaced"], indirect=True)
+def test_no_picture_shows_damage(path, tmp_path):
+    """Of a picture that the decoder patches up, those that refer to it are as wrong, also where they are shown before it."""
+    plain = [picture for _, picture in decode_all(path)]
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size > 200]
+    damaged, draw, found = tmp_path / f"v{path.suffix}", random.Random(0), []
+    for packet in draw.sample(packets[:-12], 10):
+        data = bytearray(path.read_bytes())
+        half, end = packet.size // 2, data.index(bytes(packet)) + packet.size
+        data[end - half : end] = b"\xff" * half
+        damaged.write_bytes(data)
+        number = packets.index(packet)
+        for place in range(max(number - 6, 0), number + 8):
+            try:
+                (picture,) = decode(damaged, [place]).values()
+            except VideoError:
+                found.append("error")
+            else:
+                assert np.array_equal(picture, plain[place])
+                found.append("same")
+    assert found.count("error") >= 10 and found.count("same") >= 10

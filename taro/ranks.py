@@ -1,5 +1,4 @@
-"""What ranks that share a step have to agree on. Each has its own prompts, and so its own number of passes: nothing here
-depends on how many there were."""
+"""What the ranks of a run have to agree on. Each has its own prompts, and so its own number of passes."""
 
 from __future__ import annotations
 
@@ -14,8 +13,13 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def global_rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all ranks. A rank without any adds nothing; if none has any, it stays so."""
+    """Add up the gradients of all ranks, each of which has all weights. A rank without any adds nothing; if none has any, it
+    stays so."""
     parameters = list(parameters)
     if world_size() == 1 or not any(gather(any(parameter.grad is not None for parameter in parameters))):
         return

@@ -1,0 +1,117 @@
+"""Video files as libav opens them, and what can be wrong with a file: it may be anything, and reading it may block.
+
+A pts is a presentation time, an integer in units of the stream's time base.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+MOST_PIXELS = 2**26  # of a picture; damage in a header can ask for so much memory that the system kills the process
+
+
+class VideoError(Exception):
+    """A video that cannot be used.
+
+    Attributes: `path` of the file and `reason`, a phrase that says what is wrong with it.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)  # as they came, so that pickling between processes rebuilds it
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A file, which may not exist, and how long may be spent on it; made by `limited`."""
+
+    path: Path
+    timeout: float
+    """Seconds allowed."""
+    end: float
+    """When they are over, by `time.monotonic`."""
+
+    @classmethod
+    def limited(cls, path: Path, timeout: float) -> "VideoFile":
+        """To be read from now on for at most `timeout` seconds."""
+        return cls(path, timeout, time.monotonic() + timeout)
+
+    @property
+    def seconds_left(self) -> float:
+        return max(self.end - time.monotonic(), 0.0)
+
+    def error(self, reason: str) -> VideoError:
+        return VideoError(self.path, reason)
+
+    def time_error(self) -> VideoError:
+        return self.error(f"is not read within {self.timeout:g} s; if it is only long, raise `timeout` of the video settings")
+
+    def check_time(self) -> None:
+        """Raise VideoError where the time is over."""
+        if self.seconds_left == 0:
+            raise self.time_error()
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        """The container and its picture stream; what the file makes libav or the system raise becomes a VideoError."""
+        # PyAV's callback for libav's messages takes the GIL in the decoder's threads, for which PyAV waits with the GIL held
+        # when it frees a decoder: a message about damage would block the process for ever. Other packages switch it on.
+        av.logging.set_level(None)
+        try:
+            self._check_kind()
+            with av.open(str(self.path.absolute()), metadata_errors="ignore", timeout=self.seconds_left) as container:
+                yield container, self._picture_stream(container)
+        except (av.FFmpegError, OSError) as error:
+            self.check_time()
+            raise self.error(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+    def packets(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[tuple[int, av.Packet]]:
+        """The stream's packets that hold a picture, with its pts."""
+        for packet in container.demux(stream):
+            self.check_time()
+            if packet.size == 0:  # a repeated picture, or the end
+                continue
+            pts = packet.dts if container.format.name == "avi" else packet.pts  # an AVI's decoding times are the even ones
+            if pts is None:
+                raise self.error("its pictures have no times")
+            yield pts, packet
+
+    def _check_kind(self) -> None:
+        """Raise VideoError for all but a regular file with something in it: to open a pipe or a device may block."""
+        try:
+            status = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no path at all
+            raise self.error("does not exist") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise self.error("is not a file")
+        if status.st_size == 0:
+            raise self.error("is empty")
+
+    def _picture_stream(self, container: av.container.InputContainer) -> av.VideoStream:
+        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+            raise self.error("is a picture, not a video")
+        attached = av.stream.Disposition.attached_pic  # the cover of an audio file is a video stream, too
+        moving = [stream for stream in container.streams.video if not stream.disposition & attached]
+        if not moving:
+            raise self.error("has no picture stream")
+        best = container.streams.best("video")
+        stream = best if best in moving else moving[0]
+        decoder = stream.codec_context
+        if decoder is None:
+            raise self.error("its pictures are of a kind that this libav cannot decode")
+        if decoder.width * decoder.height > MOST_PIXELS:
+            raise self.error(f"its pictures of {decoder.width} x {decoder.height} pixels are too large")
+        decoder.options = {"max_pixels": str(MOST_PIXELS)}  # the pictures may be larger than the header says
+        return stream

@@ -1,0 +1,174 @@
+"""Reading that blocks."""
+
+import fcntl
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import numpy as np
+import pytest
+
+from taro.data.video import VideoError, VideoSettings, load_video
+from taro.data.video_file import VideoFile
+from taro.data.video_index import read_index
+from taro.data.watched import read_watched
+from taro.models.patches import PatchGeometry
+
+BACKENDS = ["pyav", "decord"]
+
+
+def write_video(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(25):
+            picture = np.full((48, 64, 3), 8 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def load(path, backend="pyav", **settings):
+    if backend == "decord":
+        pytest.importorskip("decord")
+    return load_video(path, clip=None, settings=VideoSettings(backend=backend, **settings), geometry=PatchGeometry())
+
+
+def readers():
+    return sum(thread.name == "video reader" for thread in threading.enumerate())
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def file(tmp_path):
+    return VideoFile.limited(tmp_path / "v.mp4", 60.0)
+
+
+@pytest.fixture
+def blocked(tmp_path):
+    """A video that the system lets nobody open, and what to call to let it go."""
+    path = write_video(tmp_path / "v.mp4")
+    plain = signal.signal(signal.SIGIO, signal.SIG_IGN)  # which asks to let go
+    held = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except (OSError, AttributeError):
+        os.close(held)
+        pytest.skip("this system has no leases of files")
+    yield path, lambda: os.close(held)
+    signal.signal(signal.SIGIO, plain)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_call_that_blocks_is_given_up(blocked, backend):
+    path, let_go = blocked
+    load(write_video(path.with_name("other.mp4")), backend)
+    before, started = readers(), time.monotonic()
+    with pytest.raises(VideoError, match=r"is not read within 0\.2 s; .* `timeout` of the video settings"):
+        load(path, backend, timeout=0.2)
+    assert time.monotonic() - started < 10
+    assert len(load(path.with_name("other.mp4"), backend).frames) == 4  # meanwhile
+    assert readers() == before + 1
+    let_go()
+    assert wait_until(lambda: readers() == before)
+    assert len(load(path, backend).frames) == 4
+
+
+def test_an_endless_search_ends(tmp_path):
+    """libav looks for the next picture in 64 GB of nothing, within one call."""
+    path = write_video(tmp_path / "v.mkv")
+    try:
+        os.truncate(path, 2**36)
+    except OSError:
+        pytest.skip("the file system has no files with holes")
+    before = readers()
+    with pytest.raises(VideoError, match=r"is not read within 0\.5 s"):
+        load(path, timeout=0.5)
+    assert wait_until(lambda: readers() <= max(before, 1))
+
+
+@pytest.mark.parametrize("clip", [None, (0.2, 0.6)])
+def test_a_video_that_is_only_long_ends_in_time(tmp_path, clip):
+    """What goes on from packet to packet notices by itself."""
+    file = VideoFile.limited(write_video(tmp_path / "v.mp4"), 0.01)
+    time.sleep(0.02)
+    with pytest.raises(VideoError, match=r"is not read within 0\.01 s"):
+        read_index(file, clip)
+
+
+def test_a_decord_that_hangs_is_killed(tmp_path, monkeypatch):
+    pytest.importorskip("decord")
+    path, script, started = write_video(tmp_path / "v.mp4"), tmp_path / "hangs.py", tmp_path / "pid"
+    script.write_text(f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
+    monkeypatch.setattr("taro.data.video_backends.DECORD_PROCESS", script)
+    with pytest.raises(VideoError, match="is not read within 3 s"):
+        load(path, "decord", timeout=3.0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def test_what_is_read_is_returned_or_raised(file):
+    assert read_watched(file, lambda: [1, 2]) == [1, 2]
+    with pytest.raises(ZeroDivisionError):
+        read_watched(file, lambda: 1 / 0)
+    assert read_watched(file, lambda: None) is None
+
+
+def test_threads_read_at_the_same_time(file):
+    """None waits for another one's video; when they end, so do their readers."""
+    before, together = readers(), threading.Barrier(3)
+    with ThreadPoolExecutor(3) as pool:
+        places = [pool.submit(read_watched, file, lambda: together.wait(timeout=30)) for _ in range(3)]
+        assert sorted(place.result() for place in places) == [0, 1, 2]
+    assert wait_until(lambda: readers() == before)
+
+
+def test_a_forked_process_reads(file):
+    """As workers are that are forked from a process that has read before."""
+    assert read_watched(file, lambda: 1) == 1
+    child = os.fork()
+    if child == 0:
+        os._exit(read_watched(file, lambda: 42))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_kept_in_memory(file, fails):
+    """Not even until the garbage collector comes, which is too late for videos."""
+
+    class Pictures:
+        pass
+
+    kept = []
+
+    def read():
+        pictures = Pictures()
+        kept.append(weakref.ref(pictures))
+        if fails:
+            raise VideoError("v.mp4", "is empty")
+        return pictures
+
+    def use():
+        if not fails:
+            return read_watched(file, read)
+        with pytest.raises(VideoError):
+            read_watched(file, read)
+
+    gc.collect()
+    gc.disable()
+    try:
+        use()
+        assert wait_until(lambda: kept[0]() is None, 1.0)
+    finally:
+        gc.enable()
