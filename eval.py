@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from taro.data.samples import SampleError
 from taro.evaluation.evaluate import Evaluation, evaluate
 from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.qvhighlights import SubmissionError
 from taro.evaluation.report import print_report
 from taro.evaluation.settings import EvaluationSettings
 from taro.models.families import ModelError
@@ -38,6 +39,6 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
 if __name__ == "__main__":
     try:
         evaluation = main()
-    except (EvaluationError, SampleError, ResumeError, ModelError, EngineError, SeamError) as error:
+    except (EvaluationError, SampleError, ResumeError, ModelError, EngineError, SeamError, SubmissionError) as error:
         sys.exit(f"error: {error}")
     print_report(evaluation.report, evaluation.predictions, evaluation.asked)

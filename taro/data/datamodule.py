@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from taro.data.dataset import EpochSampler, GroundingDataset
 from taro.data.examples import GroundingExample, TrainingExample
+from taro.data.samplers import EvaluationBatches
 from taro.data.samples import Sample, SampleError, load_samples
 from taro.disk_cache import DiskCacheSettings
 from taro.models.prompt import PromptBuilder
@@ -114,7 +115,7 @@ class GroundingDataModule(L.LightningDataModule):
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
         dataset = GroundingDataset(samples, self.builder(training=True), self.grounding, self.frame_cache)
         self.sampler = EpochSampler(len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world)
-        return self._loader(dataset, per_rank, sampler=self.sampler, drop_last=True)
+        return self._loader(dataset, batch_size=per_rank, sampler=self.sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("validation")
@@ -123,17 +124,14 @@ class GroundingDataModule(L.LightningDataModule):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, split: str) -> DataLoader:
-        samples = self.samples[split][self.trainer.global_rank :: self.trainer.world_size]
-        if not samples:  # the others would wait for this rank
-            raise SampleError(f"data.{split}_file has fewer samples than there are ranks, {self.trainer.world_size}")
-        settings = self.grounding.for_evaluation()
+        samples, settings = self.samples[split], self.grounding.for_evaluation()
         dataset = GroundingDataset(samples, self.builder(training=False), settings, self.frame_cache)
-        return self._loader(dataset, self.evaluation_batch)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return self._loader(dataset, batch_sampler=EvaluationBatches(len(samples), self.evaluation_batch, rank, world))
 
-    def _loader(self, dataset: GroundingDataset, batch_size: int, **settings: object) -> DataLoader:
+    def _loader(self, dataset: GroundingDataset, **settings: object) -> DataLoader:
         return DataLoader(
             dataset,
-            batch_size,
             collate_fn=list,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

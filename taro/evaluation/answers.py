@@ -79,18 +79,6 @@ def answer_samples(
         yield from answer_groups(start(), builder, examples, sampling, at_once, seeds)
 
 
-def answer(
-    engine: RolloutEngine,
-    builder: PromptBuilder,
-    examples: Iterable[GroundingExample],
-    sampling: SamplingSettings,
-    at_once: int,
-) -> Iterator[Prediction]:
-    """A prediction for each example, from one completion; arguments as `answer_groups` has them."""
-    for (prediction,) in answer_groups(engine, builder, examples, sampling, at_once):
-        yield prediction
-
-
 def answer_groups(
     engine: RolloutEngine,
     builder: PromptBuilder,

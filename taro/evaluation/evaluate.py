@@ -92,7 +92,9 @@ def _prepare(settings: EvaluationSettings) -> _Task:
 
 def _configuration(task: _Task) -> dict[str, Any]:
     """All that determines the answers, for `config.yaml`."""
-    settings = task.settings
+    settings, grounding = task.settings, asdict(task.grounding)
+    for video in (grounding["video"], grounding["evaluation_video"] or {}):
+        video.pop("timeout", None)  # decides whether there are frames, never which
     packages = ("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else []))
     return {
         "dataset": task.resolved.benchmark.name,
@@ -103,7 +105,7 @@ def _configuration(task: _Task) -> dict[str, Any]:
         "dtype": task.resolved.dtype,
         "sampling": asdict(task.sampling),
         "max_prompt_tokens": task.builder.max_tokens,
-        "grounding": asdict(task.grounding),
+        "grounding": grounding,
         "packages": describe_packages(*packages),
     }
 

@@ -9,7 +9,9 @@ from taro.data.examples import GroundingExample
 from taro.data.samples import load_samples
 from taro.data.video import VideoSettings, load_video
 from taro.evaluation import answers
-from taro.evaluation.answers import SharedClock, answer
+from taro.evaluation.answers import SharedClock, answer_groups, answer_samples, still_to_ask
+from taro.models.settings import GroundingSettings
+from taro.models.tiny.architecture import TINY_PROMPT
 from taro.rl.rollout import RolloutGroup, SamplingSettings
 
 SAMPLING = SamplingSettings(0.0, 8)
@@ -38,6 +40,12 @@ def examples(synthetic, tiny_builder):
     settings = VideoSettings(fps=0.5, max_tokens=16)
     video = load_video(samples[0].video, clip=None, settings=settings, geometry=tiny_builder.geometry)
     return [GroundingExample(sample, tiny_builder.build(sample.query, video)) for sample in samples]
+
+
+def answer(*arguments):
+    """One prediction for each example."""
+    for (prediction,) in answer_groups(*arguments):
+        yield prediction
 
 
 def ids_of(builder, text):
@@ -120,3 +128,57 @@ def test_the_clock_shares_time_equally(monkeypatch):
     seconds[0], seconds[2] = clock.leave(0), clock.leave(2)
     assert seconds == {0: 1 + 2 + 1 + 1, 1: 2 + 1, 2: 1 + 1}
     assert sum(seconds.values()) == 10
+
+
+class GroupEngine:
+    """Says each seed of each prompt, and takes 0.2 s for a prompt."""
+
+    def __init__(self, builder):
+        self.builder = builder
+
+    def stream(self, prompts, sampling, at_once):
+        for number, prompt in enumerate(prompts):
+            time.sleep(0.2)
+            texts = [f"<think>a</think><answer>{seed}s to 9s</answer>" for seed in prompt.seeds]
+            completions = tuple(torch.tensor(ids_of(self.builder, text)) for text in texts)
+            finished = tuple(seed != 2 for seed in prompt.seeds)
+            yield number, RolloutGroup(completions, (torch.zeros(1),) * len(texts), finished)
+
+
+def test_several_answers_to_each_sample(examples, tiny_builder):
+    examples[1] = replace(examples[1], prompt=None, failure="VideoError: broken")
+    seeds = {example.sample.id: tuple(range(1, 2 + number)) for number, example in enumerate(examples)}
+    engine = GroupEngine(tiny_builder)
+    groups = list(answer_groups(engine, tiny_builder, examples[:4], SAMPLING, 1, lambda sample: seeds[sample.id]))
+    found = {group[0].id: group for group in groups}
+    assert len(groups) == 4 and [one.failure for one in found[examples[1].sample.id]] == ["unreadable_video"]
+    for number in (0, 2, 3):
+        group = found[examples[number].sample.id]
+        assert [one.answer for one in group] == [(float(seed), 9.0) for seed in range(1, 2 + number)]
+        assert sum(one.seconds for one in group) == pytest.approx(0.2, abs=0.1)
+        assert len({one.seconds for one in group}) == 1
+
+
+def test_samples_without_a_video_come_first_and_need_no_engine(synthetic, tiny_builder, examples, tmp_path):
+    samples = load_samples(synthetic / "train.jsonl")
+    samples[2:4] = [replace(sample, video=str(tmp_path / "gone.mp4")) for sample in samples[2:4]]
+    started = []
+
+    def start():
+        started.append(1)
+        return GroupEngine(tiny_builder)
+
+    grounding = GroundingSettings(TINY_PROMPT, VideoSettings(fps=0.5, max_tokens=16), 1024)
+    found = answer_samples(samples, start, tiny_builder, grounding, SAMPLING, at_once=1, workers=0, seeds=lambda _: (1, 2))
+    lost = list(itertools.islice(found, 2))
+    assert [group[0].id for group in lost] == [sample.id for sample in samples[2:4]] and not started
+    assert [one.failure for group in lost for one in group] == ["missing_video"] * 2
+    assert lost[0][0].reason == f"{tmp_path}/gone.mp4 does not exist"
+    rest = list(found)
+    assert [group[0].id for group in rest] == [sample.id for sample in samples[:2] + samples[4:]] and started == [1]
+    assert all([one.answer for one in group] == [(1.0, 9.0), (2.0, 9.0)] for group in rest)
+    (tmp_path / "gone.mp4").touch()
+    failures = {samples[1].id: "unreadable_video", samples[2].id: "missing_video", samples[4].id: None}
+    assert still_to_ask(samples[:5], failures) == [samples[0], samples[2], samples[3]]
+    (tmp_path / "gone.mp4").unlink()
+    assert still_to_ask(samples[:5], failures) == [samples[0], samples[3]]
