@@ -1,6 +1,6 @@
 """How the cost of a step grows with the group and with the prompt, the plain way and ours:
 
-    python benchmarks/scaling.py --output docs/scaling
+    python benchmarks/scaling.py --output docs/cost
 
 prints the table, and writes it as `.md` beside a plot (`.png`). C = 96 tokens a completion, the tiny model of
 `benchmarks/step.py`. The dashed lines are proportional to the tokens: P + G C of ours, G (P + C) of the plain way.
@@ -94,11 +94,11 @@ def main() -> None:
         lines = [
             "# Cost of a step over G and P",
             "",
-            f"`python benchmarks/scaling.py --output docs/scaling`: torch {torch.__version__}, {threads} CPU threads, 6.8 M",
+            f"`python benchmarks/scaling.py --output docs/cost`: torch {torch.__version__}, {threads} CPU threads, 6.8 M",
             "parameters, float32, C = 96, the plain way with two sequences in a pass. `pass` is the policy's forward and",
             "backward, GiB its peak memory; in brackets what counting tokens predicts.",
             "",
-            "![Cost over G and P](scaling.png)",
+            "![Cost over G and P](cost.png)",
             "",
             HEADER,
             *(row(point) for points in sweeps.values() for point in points),

@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from taro.config_check import ConfigError, list_problems, resumed_checkpoint, run_folder
+from taro.checkpoints import find_checkpoint
+from taro.config_check import list_problems, refuse, run_folder
 from taro.data.datamodule import GroundingDataModule
+from taro.progress import Plan, ProgressBar
+from taro.resume import ResumePoint, identity_of, list_misfits
+from taro.rl.checkpoint import Checkpoints
 from taro.rl.curriculum import CurriculumCallback
+from taro.rl.failures import FailureLimit
 from taro.rl.module import GRPOModule
+from taro.rl.strategy import FileOrFolder, ShardedStrategy
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE_CONFIG = CONFIGS / "base.yaml"
@@ -27,35 +33,66 @@ class TaroCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="run", help="of the run; its folder is <output_dir>/<name>")
         parser.add_argument("--output_dir", type=str, default="outputs", help="folder of all runs")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="resume from this checkpoint, or `last`")
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="go on from this checkpoint; `last`: the newest of the run; `auto`: the same if there is one, else a new run",
+        )
         parser.add_argument("--rollouts_every", type=int, default=1, help="write rollouts each N steps; 0: never")
         parser.add_lightning_class_args(CurriculumCallback, "curriculum")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(RichProgressBar, "progress_bar")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(FailureLimit, "failure_limit")
+        parser.add_lightning_class_args(ProgressBar, "progress_bar")
         parser.link_arguments("model.name_or_path", "data.name_or_path")
         parser.link_arguments("model.group_size", "data.group_size")
         parser.link_arguments("model.sampling.max_tokens", "data.max_completion_tokens")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: 0 if seed is True else int(seed))
         parser.link_arguments(
-            ("output_dir", "name"), "checkpoint.dirpath", compute_fn=lambda root, name: str(Path(root, name, "checkpoints"))
+            ("output_dir", "name"), "checkpoint.folder", compute_fn=lambda root, name: str(Path(root, name, "checkpoints"))
+        )
+        parser.link_arguments(
+            ("output_dir", "name"), "failure_limit.folder", compute_fn=lambda root, name: str(Path(root, name))
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        problems = list_problems(self.config)
-        if problems:
-            raise ConfigError("the configuration can't work:\n" + "\n".join(f"- {problem}" for problem in problems))
+        refuse(list_problems(self.config))
 
     @property
     def folder(self) -> Path:
         return run_folder(self.config)
 
-    @property
+    @cached_property
     def checkpoint(self) -> Path | None:
-        """To resume from."""
-        return resumed_checkpoint(self.config)
+        """To go on from, read and found whole; None for a new run. Raises as `find_checkpoint`."""
+        return find_checkpoint(self.config.ckpt_path, Path(self.config.checkpoint.folder))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Of the steps; known when the samples are read."""
+        data = self.datamodule
+        return Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.model.loss.updates)
+
+    def resume_point(self) -> ResumePoint | None:
+        """Where the run goes on, None for a new run.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or not one of `train.py`.
+            ConfigError: it does not fit the settings.
+        """
+        if self.checkpoint is None:
+            return None
+        point = ResumePoint.read(self.checkpoint)
+        named = self.config.ckpt_path not in ("last", "auto")
+        misfits = list_misfits(point, identity_of(self.model, self.datamodule), Path(self.config.checkpoint.folder), named)
+        if point.step > self.plan.steps_by_epochs:
+            epochs = f"trainer.max_epochs = {self.plan.max_epochs}"
+            misfits.append(f"{epochs} ends before the checkpoint's step {point.step}: raise it")
+        refuse(misfits, f"the run can't go on from {point.path}")
+        return point
 
 
 def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
@@ -63,7 +100,7 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not any(argument.split("=")[0] in ("--config", "-c", "--help", "-h") for argument in arguments):
         arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    return TaroCLI(
+    cli = TaroCLI(
         GRPOModule,
         GroundingDataModule,
         args=arguments,
@@ -72,6 +109,9 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
         save_config_callback=None,
         parser_kwargs={"parser_mode": "omegaconf", "default_config_files": [str(BASE_CONFIG)]},
     )
+    if not isinstance(cli.trainer.strategy, ShardedStrategy):
+        cli.trainer.strategy.checkpoint_io = FileOrFolder()
+    return cli
 
 
 def resolved_config(cli: TaroCLI) -> str:

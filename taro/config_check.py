@@ -9,14 +9,17 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
+from taro.checkpoints import list_checkpoints, none_yet
 from taro.data.video import VideoSettings
+from taro.evaluation.metrics import GroundingMetrics
+from taro.models.adapters import peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.prompts import build_request
 from taro.rl.rollout.vllm_prompts import vllm_is_installed
 
 ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
-STRATEGIES = ("auto", "ddp", "single_device")  # those whose ranks hold whole gradients, which are added up
+STRATEGIES = ("auto", "ddp", "single_device", "fsdp2")
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
 # The least value of each number, and whether that value itself is allowed.
 LEAST = {
@@ -32,6 +35,8 @@ LEAST = {
     "model.loss.kl_coefficient": (0, True),
     "model.loss.updates": (1, True),
     "model.loss.importance_cap": (0, False),
+    "model.lora.rank": (1, True),
+    "model.lora.alpha": (0, False),
     "model.optimizer.learning_rate": (0, False),
     "model.optimizer.weight_decay": (0, True),
     "model.optimizer.clip_norm": (0, False),
@@ -51,6 +56,11 @@ LEAST = {
     "data.grounding.max_prompt_tokens": (1, True),
     "data.grounding.evaluation_max_prompt_tokens": (1, True),
     "curriculum.warmup_epochs": (0, True),
+    "checkpoint.keep_last": (1, True),
+    "checkpoint.keep_best": (0, True),
+    "checkpoint.every_n_steps": (1, True),
+    "failure_limit.largest_share": (0, True),
+    "failure_limit.at_least": (1, True),
 }
 
 
@@ -60,18 +70,18 @@ class ConfigError(ValueError):
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
-    return [*_numbers(config), *_conflicts(config), *_parts(config), *_files(config), *_cache_folders(config)]
+    parts = (_numbers, _conflicts, _parts, _files, _monitor, _cache_folders)
+    return [problem for part in parts for problem in part(config)]
 
 
 def run_folder(config: Namespace) -> Path:
     return Path(config.output_dir, config.name)
 
 
-def resumed_checkpoint(config: Namespace) -> Path | None:
-    """The checkpoint to go on from, None for a new run."""
-    if config.ckpt_path == "last":
-        return run_folder(config) / "checkpoints" / "last.ckpt"
-    return None if config.ckpt_path is None else Path(config.ckpt_path)
+def refuse(problems: list[str], reason: str = "the configuration can't work") -> None:
+    """Raise one ConfigError that lists all problems, where there are any."""
+    if problems:
+        raise ConfigError("\n- ".join([f"{reason}:", *problems]))
 
 
 def _numbers(config: Namespace) -> Iterator[str]:
@@ -92,7 +102,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     if trainer.precision not in PRECISIONS:
         yield f"trainer.precision = {trainer.precision}: allowed are 32-true and bf16-mixed"
     if isinstance(trainer.strategy, str) and not trainer.strategy.startswith(STRATEGIES):
-        yield f"trainer.strategy = {trainer.strategy}: allowed are auto and ddp; weights can't be sharded yet"
+        yield f"trainer.strategy = {trainer.strategy}: allowed are auto, ddp and fsdp2"
     if model.attention not in ATTENTIONS:
         yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
     if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
@@ -111,6 +121,15 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield from _vllm(config)
     if model.engine == "vllm_server":
         yield from _vllm_server(config)
+    if model.lora is not None:
+        yield from _lora(config)
+    reward = model.temporal_reward
+    sharded = str(trainer.strategy).startswith("fsdp2")
+    if sharded and reward is not None and reward.permutation == "completion":
+        yield (
+            "model.temporal_reward.permutation = completion: where weights are sharded (trainer.strategy = "
+            f"{trainer.strategy}) all ranks need equally many passes; set group"
+        )
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
@@ -124,15 +143,24 @@ def _conflicts(config: Namespace) -> Iterator[str]:
             )
 
 
+def _lora(config: Namespace) -> Iterator[str]:
+    if not peft_is_installed():
+        yield "model.lora needs peft: pip install 'taro[lora]', or set it to null"
+    strategy = str(config.trainer.strategy)
+    if strategy.startswith("fsdp2"):
+        yield f"model.lora with trainer.strategy = {strategy}: set ddp or auto; adapters are small, and each GPU has the rest"
+
+
 def _vllm(config: Namespace) -> Iterator[str]:
     model, grounding = config.model, config.data.grounding
     devices = config.trainer.devices
     if isinstance(devices, list) and devices != list(range(len(devices))):
         yield f"trainer.devices = {devices}: vLLM takes the first GPUs it sees; set CUDA_VISIBLE_DEVICES, and a number here"
-    if model.vllm.tensor_parallel_size > 1:
+    ranks, size = count_devices(devices) * (config.trainer.num_nodes or 1), model.vllm.tensor_parallel_size
+    if ranks % size and devices not in ("auto", -1, "-1"):
         yield (
-            f"model.vllm.tensor_parallel_size = {model.vllm.tensor_parallel_size}: in training each rank has an engine of its "
-            "own; leave it at 1 (eval.py takes more)"
+            f"model.vllm.tensor_parallel_size = {size}: in training so many ranks share an engine, and there are {ranks}; make "
+            "trainer.devices * trainer.num_nodes a multiple"
         )
     if model.vllm.gpu_memory_utilization > 1:
         yield f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization}: a share of the memory, at most 1"
@@ -182,9 +210,19 @@ def _files(config: Namespace) -> Iterator[str]:
                 f"data.{name} = {file}: no such file (python -m taro.data.synthetic --output data/synthetic makes the "
                 "synthetic ones)"
             )
-    checkpoint = resumed_checkpoint(config)
-    if checkpoint is not None and not checkpoint.exists():
-        yield f"ckpt_path = {config.ckpt_path}: there is no {checkpoint}"
+    folder, wanted = Path(config.checkpoint.folder), config.ckpt_path
+    if wanted == "last" and not list_checkpoints(folder):
+        yield none_yet(folder)
+    if wanted not in (None, "last", "auto") and not Path(wanted).exists():
+        yield f"ckpt_path = {wanted}: there is no such checkpoint"
+
+
+def _monitor(config: Namespace) -> Iterator[str]:
+    metrics = GroundingMetrics()
+    metrics.update([None], [[(0.0, 1.0)]], [""])
+    allowed = [f"vtg/{name}" for name in metrics.compute()]
+    if config.checkpoint.monitor not in allowed:
+        yield f"checkpoint.monitor = {config.checkpoint.monitor}: a validation has {', '.join(allowed)}"
 
 
 def _cache_folders(config: Namespace) -> Iterator[str]:

@@ -47,7 +47,7 @@ def test_every_setting_reaches_its_place(arguments, tmp_path):
     assert cli.datamodule.name_or_path == cli.model.name_or_path
     assert cli.datamodule.group_size == cli.model.group_size == 3
     assert cli.datamodule.seed == 7
-    assert cli.trainer.checkpoint_callback.dirpath == str(tmp_path / "run" / "checkpoints")
+    assert cli.trainer.checkpoint_callback.folder == tmp_path / "run" / "checkpoints"
     assert cli.folder == tmp_path / "run" and cli.checkpoint is None
 
 
@@ -126,7 +126,7 @@ MISTAKES = [
     ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true and bf16-mixed"),
     ("--trainer.accumulate_grad_batches=2", "set data.prompts_per_step instead"),
     ("--trainer.gradient_clip_val=1", "set model.optimizer.clip_norm"),
-    ("--trainer.strategy=fsdp", "trainer.strategy = fsdp: allowed are auto and ddp; weights can't be sharded yet"),
+    ("--trainer.strategy=fsdp", "trainer.strategy = fsdp: allowed are auto, ddp and fsdp2"),
     ("--trainer.devices=4", "data.prompts_per_step = 2 can't be shared by 4 ranks"),
     ("--trainer.devices=[0,1,2]", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
     ("--trainer.num_nodes=3", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
@@ -134,8 +134,12 @@ MISTAKES = [
     ("--data.train_file=a/b.jsonl", "data.train_file = a/b.jsonl: no such file"),
     ("--data.validation_file=a/c.jsonl", "data.validation_file = a/c.jsonl: no such file"),
     ("--data.test_file=a/d.jsonl", "data.test_file = a/d.jsonl: no such file"),
-    ("--ckpt_path=a/e.ckpt", "ckpt_path = a/e.ckpt: there is no a/e.ckpt"),
-    ("--ckpt_path=last", "ckpt_path = last: there is no"),
+    ("--ckpt_path=a/e.ckpt", "ckpt_path = a/e.ckpt: there is no such checkpoint"),
+    ("--ckpt_path=last", "ckpt_path = last: there is no checkpoint in"),
+    ("--checkpoint.keep_last=0", "checkpoint.keep_last = 0: must be at least 1"),
+    ("--checkpoint.keep_best=-1", "checkpoint.keep_best = -1: must be at least 0"),
+    ("--checkpoint.every_n_steps=0", "checkpoint.every_n_steps = 0: must be at least 1"),
+    ("--checkpoint.monitor=mIoU", "checkpoint.monitor = mIoU: a validation has vtg/mIoU, vtg/R1@0.3"),
 ]
 
 
@@ -148,9 +152,11 @@ def test_each_contradiction_is_named(arguments, no_weights, mistake, message):
     assert len(problems) == 1 and message in problems[0]
 
 
-def test_every_bounded_number_is_a_setting(arguments, tmp_path):
-    caches = [f"--{name}={{folder: {tmp_path}/{name}}}" for name in ("data.frame_cache", "model.feature_cache")]
-    config = parse([*arguments, *caches]).config
+def test_every_bounded_number_is_a_setting(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.config_check.peft_is_installed", lambda: True)
+    optional = [f"--{name}={{folder: {tmp_path}/{name}}}" for name in ("data.frame_cache", "model.feature_cache")]
+    optional += ["--checkpoint.every_n_steps=3", "--model.lora={rank: 4}"]
+    config = parse([*arguments, *optional]).config
     for name in LEAST:
         assert config.get(name) is not None, name
 
@@ -164,7 +170,7 @@ def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
     with pytest.raises(ConfigError, match=r"trainer.devices = \[1\]: vLLM takes the first GPUs it sees"):
         train.main([*arguments, "--model.engine=vllm", "--trainer.devices=[1]"])
     settings = ["--model.vllm.tensor_parallel_size=2", "--model.vllm.gpu_memory_utilization=1.5"]
-    with pytest.raises(ConfigError, match=r"= 2: in training each rank has an engine of its own(?s:.*)= 1.5: a share"):
+    with pytest.raises(ConfigError, match=r"= 2: in training so many ranks share an engine(?s:.*)= 1.5: a share"):
         train.main([*arguments, "--model.engine=vllm", *settings])
 
 

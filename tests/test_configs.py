@@ -13,7 +13,7 @@ from taro.data.video import VideoSettings
 from taro.models.tiny.architecture import save_random
 
 ROOT = CONFIGS.parent
-WHOLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path != BASE_CONFIG]
+WHOLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in (BASE_CONFIG.name, "datasets.yaml")]
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
 
 

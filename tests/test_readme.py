@@ -1,4 +1,4 @@
-"""Every command of the README exists, with the flags that are shown. What the commands do is tested elsewhere."""
+"""Every command of the README and the guides exists, with the flags that are shown. What they do is tested elsewhere."""
 
 import re
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+TEXTS = [(ROOT / name).read_text() for name in ("README.md", "docs/data.md", "docs/scaling.md")]
+BLOCKS = [block for text in TEXTS for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)]
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = sorted({line for line in LINES if line.startswith(("python ", "make "))})
 
@@ -36,6 +37,8 @@ def test_make_targets(command):
 def test_python_commands(command):
     words = command.split()[1:]
     program = tuple(words[:2]) if words[0] == "-m" else (words[0],)
+    if words[len(program) : len(program) + 1] == ["select"]:
+        program = (*program, "select")
     shown = help_of(program)
     for flag in re.findall(r"--[\w.]+", " ".join(words[len(program) :])):
         assert flag == "--help" or re.search(rf"(?<![\w.-]){re.escape(flag)}(?![\w.])", shown), f"{flag} of: {command}"

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 import train
+from taro.checkpoints import list_checkpoints, write_file
 from taro.cli import parse, resolved_config
-from taro.evaluation.metrics import GroundingMetrics
 from taro.models.settings import GroundingSettings
+from taro.progress import steps_done
 from taro.rl.module import GRPOModule
 from taro.rl.records import RunRecords
 
@@ -110,7 +113,7 @@ def test_another_seed_gives_another_run(whole_run, arguments, tmp_path):
 @pytest.mark.parametrize(
     ("step", "where", "workers"),
     [
-        *((step, "rollout", 0) for step in (0, 2, 3, 5)),
+        *((step, "rollout", 0) for step in (2, 3, 5)),
         (4, "rollout", 1),
         (1, "after", 0),
         (2, "after", 1),
@@ -165,23 +168,121 @@ def test_a_finished_run_can_be_prolonged(whole_run, arguments, tmp_path, limit, 
     assert_same_training(checkpoint(tmp_path), whole_run[0])
 
 
-def test_a_finished_run_is_finished(whole_run, arguments, tmp_path):
-    train.main([*arguments, *LEARNING])
-    assert train.main([*arguments, *LEARNING, "--ckpt_path=last"])["steps"] == 6
+def test_before_the_first_step_there_is_nothing_to_go_on_from(whole_run, arguments, tmp_path, monkeypatch):
+    arguments = [*arguments, *LEARNING, "--ckpt_path=auto"]
+    restore = stop_in_step(monkeypatch, 0, "rollout")
+    with pytest.raises(Stop):
+        train.main(arguments)
+    restore()
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    train.main(arguments)
     assert_same_training(checkpoint(tmp_path), whole_run[0])
 
 
-def test_what_checkpoints_hold(arguments, scripted, tmp_path, monkeypatch):
+def test_auto_goes_on_if_it_can(whole_run, arguments, tmp_path, monkeypatch):
+    """The same command for a new run and for each time that it was cut short; records of steps that are made again are not
+    there twice."""
+    arguments = [*arguments, *LEARNING, "--ckpt_path=auto"]
+    for step in (3, 2):
+        restore = stop_in_step(monkeypatch, step, "rollout")
+        with pytest.raises(Stop):
+            train.main(arguments)
+        restore()
+    folder = tmp_path / "run"
+    extra = folder / "rollouts" / "step_000006_rank0.jsonl"  # of a step that got no checkpoint, with other ranks
+    extra.write_text("{}\n")
+    lines = ['{"step": "test"}', '{"step": 5}', '{"step": 6}', '{"st']
+    (folder / "failed.jsonl").write_text("\n".join(lines))
+    assert train.main(arguments)["steps"] == 6
+    assert_same_training(checkpoint(tmp_path), whole_run[0])
+    assert rollouts(tmp_path) == whole_run[1]
+    assert (folder / "failed.jsonl").read_text().splitlines() == lines[:2]
+    assert list(tmp_path.glob("run.*")) == []
+
+
+def test_a_checkpoint_is_never_ahead_of_its_rollouts(arguments, scripted, tmp_path, monkeypatch):
+    """A run that is killed right after it goes on with the next step."""
+    seen = []
+
+    def looking(path, checkpoint):
+        seen.append((checkpoint["global_step"], len(list((tmp_path / "run" / "rollouts").iterdir()))))
+        write_file(path, checkpoint)
+
+    monkeypatch.setattr("taro.rl.checkpoint.write_file", looking)
+    train.main([*arguments, *LEARNING, "--checkpoint.every_n_steps=1"])
+    assert seen == [(step, step) for step in range(1, 7)]
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_the_log_goes_on_where_it_was(arguments, scripted, tmp_path, monkeypatch, stop):
+    """Each step once, and each validation; also of steps that got no checkpoint, and of those that are made again."""
+    arguments = [*arguments, *LEARNING]
+    restore = stop_in_step(monkeypatch, stop, "rollout")
+    with pytest.raises(Stop):
+        train.main(arguments)
+    restore()
+    for later in list_checkpoints(tmp_path / "run" / "checkpoints").values():
+        if later.name > "step_000002.ckpt":
+            later.unlink()
+    train.main([*arguments, "--ckpt_path=last"])
+    logged = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [event.step for event in logged.Scalars("reward")] == [0, 1, 2, 3, 4, 5]
+    assert [event.step for event in logged.Scalars("vtg/mIoU")] == [1, 3, 5]
+
+
+def test_a_finished_run_says_so(whole_run, arguments, synthetic, tmp_path, capsys, monkeypatch):
+    """And makes only what is missing of what follows training."""
+    arguments = [*arguments, *LEARNING, f"--data.test_file={synthetic}/test.jsonl"]
+    summary = train.main(arguments)
+    again = [*arguments, "--ckpt_path=last"]
+    folder = tmp_path / "run"
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr("taro.models.qwen_vl.QwenVL.from_pretrained", None)
+        assert train.main(again) == summary
+    line = f"the run in {folder} is finished: 6 of 6 steps. To prolong it, raise trainer.max_epochs (now 2).\n"
+    assert capsys.readouterr().out == line
+    (folder / "summary.json").unlink()
+    shutil.rmtree(folder / "hf")
+    made = train.main(again)
+    assert line in capsys.readouterr().out
+    assert made | {"seconds": 0} == summary | {"seconds": 0}
+    assert (folder / "hf" / "model.safetensors").exists()
+    assert_same_training(checkpoint(tmp_path), whole_run[0])
+
+
+def test_a_summary_of_an_earlier_end_is_made_again(whole_run, arguments, tmp_path, monkeypatch):
+    arguments = [*arguments, *LEARNING]
+    train.main([*arguments, "--trainer.max_epochs=1"])
+    with monkeypatch.context() as patched:
+        patched.setattr("train.export_policy", lambda *args: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            train.main([*arguments, "--ckpt_path=last"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 3
+    assert train.main([*arguments, "--ckpt_path=last"])["steps"] == 6
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 6
+
+
+@pytest.fixture
+def scores(monkeypatch):
+    """What the validation after each step gives; the returned list says after which there was one."""
+    validated = []
+
+    def log_score(module):
+        validated.append(steps_done(module.trainer))
+        module.log("vtg/mIoU", torch.tensor({2: 0.1, 4: 0.3, 6: 0.2}[validated[-1]]))
+
+    monkeypatch.setattr(GRPOModule, "on_validation_epoch_end", log_score)
+    return validated
+
+
+def test_what_checkpoints_hold(arguments, tiny_folder, scripted, tmp_path, scores):
     """The best is that of the best validation; the last is newer. Neither holds the reference or the frozen tower."""
-    scores = iter([0.1, 0.3, 0.2])
-    monkeypatch.setattr(GroundingMetrics, "compute", lambda self: {"mIoU": torch.tensor(next(scores))})
     train.main([*arguments, *LEARNING])
-    folder = tmp_path / "run" / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "step=4.ckpt"]
-    best, last = checkpoint(tmp_path, "step=4"), checkpoint(tmp_path)
+    best, last = checkpoint(tmp_path, "best"), checkpoint(tmp_path)
     assert best["global_step"] == 4 and last["global_step"] == 6
-    names = {f"policy.model.{name}" for name in start_weights(arguments)}
-    expected = {name for name in names if ".visual." not in name}
+    parameters = AutoModelForImageTextToText.from_pretrained(tiny_folder).named_parameters()  # tied ones once
+    expected = {f"policy.model.{name}" for name, _ in parameters if ".visual." not in name}
     for state in (best, last):
         assert state["state_dict"].keys() == expected
     assert any(not torch.equal(best["state_dict"][name], last["state_dict"][name]) for name in expected)
@@ -190,15 +291,32 @@ def test_what_checkpoints_hold(arguments, scripted, tmp_path, monkeypatch):
         assert torch.equal(exported[name.removeprefix("policy.model.")], best["state_dict"][name])
 
 
-def test_last_is_written_where_validation_gets_no_better(arguments, scripted, tmp_path, monkeypatch):
-    """Also where the first validation is the best: a run loses no more than the steps since its last validation."""
-    restore = stop_in_step(monkeypatch, 5, "rollout")
-    monkeypatch.setattr("taro.rl.checkpoint.LastCheckpoint.on_exception", lambda *args: None)
-    with pytest.raises(Stop):
-        train.main([*arguments, *LEARNING])
-    restore()
-    assert checkpoint(tmp_path)["global_step"] == 4
-    assert (tmp_path / "run" / "checkpoints" / "step=2.ckpt").exists()
+@pytest.mark.parametrize("stop", [2, 4, 6])
+def test_a_run_that_is_cut_short_in_a_validation_begins_with_it(
+    whole_run, arguments, tmp_path, monkeypatch, scores, stop
+):
+    """The checkpoint is there before it; also at the end of the run, where nothing is left to train."""
+    arguments = [*arguments, *LEARNING]
+    with monkeypatch.context() as patched:
+        step_of = GRPOModule.validation_step
+
+        def stopping(module, *args):
+            if steps_done(module.trainer) == stop:
+                raise Stop
+            return step_of(module, *args)
+
+        patched.setattr(GRPOModule, "validation_step", stopping)
+        with pytest.raises(Stop):
+            train.main(arguments)
+    assert checkpoint(tmp_path)["global_step"] == stop and scores == list(range(2, stop, 2))
+    train.main([*arguments, "--ckpt_path=last"])
+    assert scores == [2, 4, 6] and checkpoint(tmp_path, "best")["global_step"] == 4
+    assert_same_training(checkpoint(tmp_path), whole_run[0])
+    exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "hf").state_dict()
+    for name, value in checkpoint(tmp_path, "best")["state_dict"].items():
+        assert torch.equal(exported[name.removeprefix("policy.model.")], value)
+    train.main([*arguments, "--ckpt_path=last"])
+    assert scores == [2, 4, 6]  # none is made twice
 
 
 def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
@@ -272,7 +390,8 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(arguments, tmp_path):
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
     process.send_signal(signal.SIGINT)
     output = "".join(process.communicate(timeout=60))
-    assert process.returncode == 1 and "Traceback" not in output
+    assert process.returncode == 130 and "Traceback" not in output
+    assert "SIGINT: stopping after this step; once more to stop at once" in output
     done = checkpoint(tmp_path)["global_step"]
     assert done >= 2
     summary = train.main([*arguments, "--ckpt_path=last", f"--trainer.max_steps={done + 1}"])

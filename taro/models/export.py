@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
-import torch
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
+from taro.checkpoint_folder import CheckpointError, read_into, read_rest
+from taro.models.adapters import LoRASettings, add_adapters
+from taro.models.families import ModelError
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
+from taro.ranks import global_rank
 
 # What belongs to a model folder beside its weights, config and tokenizer.
 COMPANIONS = (
@@ -30,8 +35,11 @@ COMPANIONS = (
 def export_policy(
     policy: QwenVL, source: str, output: Path, settings: GroundingSettings | None, dtype: str | None = None
 ) -> None:
-    """Write weights, config, tokenizer, the files that `source` has beside them, and the grounding settings."""
+    """Write weights, config, tokenizer, the files that `source` has beside them, and the grounding settings. Of a sharded
+    policy all ranks call this, and rank 0 writes."""
     policy.save_pretrained(output, dtype)
+    if global_rank() != 0:
+        return
     AutoTokenizer.from_pretrained(source).save_pretrained(output)
     for name in COMPANIONS:
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
@@ -41,22 +49,13 @@ def export_policy(
         settings.save(output)
 
 
-def load_policy_weights(policy: QwenVL, checkpoint: str | Path) -> dict:
-    """Put the weights of a checkpoint into `policy`; returns the checkpoint.
+def load_policy_weights(policy: QwenVL, checkpoint: str | Path) -> dict[str, Any]:
+    """Put the weights of a checkpoint, file or folder, into `policy`; returns what else the checkpoint holds.
 
     Raises:
-        ValueError: it is not a checkpoint of this model.
+        CheckpointError: it is not a checkpoint of this model.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    prefix = "policy."
-    weights = {name[len(prefix) :]: value for name, value in state["state_dict"].items() if name.startswith(prefix)}
-    missing, unexpected = policy.load_state_dict(weights, strict=False)
-    tower = [name for name in missing if not name.startswith("model.model.visual.")]
-    if tower or unexpected:
-        raise ValueError(
-            f"{checkpoint} does not fit {type(policy.model).__name__}: missing {tower[:5]}, unexpected {unexpected[:5]}"
-        )
-    return state
+    return read_into(Path(checkpoint), policy.trained_weights(), None)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,8 +64,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; as in the checkpoint unless given")
     args = parser.parse_args(arguments)
-    stored = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["taro"]
+    stored = read_rest(args.checkpoint)["taro"]
     policy = QwenVL.from_pretrained(stored["name_or_path"], stored["dtype"])
+    policy.freeze_tower()
+    if stored["lora"] is not None:
+        add_adapters(policy.model, LoRASettings(**stored["lora"]))
     load_policy_weights(policy, args.checkpoint)
     settings = GroundingSettings.from_dict(stored["grounding"])
     export_policy(policy, stored["name_or_path"], args.output, settings, args.dtype)
@@ -74,4 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, ModelError) as error:
+        sys.exit(f"error: {error}")

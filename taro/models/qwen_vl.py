@@ -6,8 +6,9 @@ N merged video patches, D hidden, B rows, L tokens of this call, K tokens with t
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreT
 from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
 from taro.models.families import Family, Mask, load_config, load_geometry, placeholder_ids, torch_dtype
 from taro.models.patches import PatchGeometry, frames_to_patches
+from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
+from taro.ranks import global_rank
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,24 @@ class QwenVL(nn.Module):
         Raises:
             ModelError: it is not a Qwen2.5-VL or Qwen3-VL model.
         """
+        load = partial(AutoModelForImageTextToText.from_pretrained, name_or_path)
+        return cls._make(name_or_path, dtype, attention, lambda config, **settings: load(config=config, **settings))
+
+    @classmethod
+    def without_weights(cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX) -> QwenVL:
+        """The same, with parameters on the meta device, where they take no memory. Raises as `from_pretrained`."""
+        with parameters_on_meta():
+            return cls._make(name_or_path, dtype, attention, AutoModelForImageTextToText.from_config)
+
+    @classmethod
+    def _make(cls, name_or_path: str, dtype: str, attention: str, make: Callable[..., PreTrainedModel]) -> QwenVL:
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(AutoTokenizer.from_pretrained(name_or_path))
         # The tower never sees a group.
         tower = "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention
         attentions = {"text_config": attention, "vision_config": tower}
-        model = AutoModelForImageTextToText.from_pretrained(
-            name_or_path, config=config, dtype=torch_dtype(dtype), attn_implementation=attentions
-        )
-        return cls(model, family, load_geometry(name_or_path, config, family), suppressed)
+        model = make(config, dtype=torch_dtype(dtype), attn_implementation=attentions)
+        return cls(model.eval(), family, load_geometry(name_or_path, config, family), suppressed)
 
     @property
     def tower(self) -> nn.Module:
@@ -166,7 +178,24 @@ class QwenVL(nn.Module):
         logits = self.model.lm_head(hidden).float()
         return logits.index_fill(-1, self.suppressed_ids, float("-inf"))
 
+    def trained_weights(self) -> dict[str, nn.Parameter]:
+        """What a checkpoint holds, by its names there; the rest can be loaded again from where it came from."""
+        return {f"policy.{name}": parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def named_weights(self) -> Iterator[tuple[str, Weight]]:
+        """The weights under transformers' names, with adapters where there are; tied ones once."""
+        return named_weights(self.model)
+
     def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> None:
-        """Write config and weights as a transformers folder."""
-        model = self.model if dtype is None else copy.deepcopy(self.model).to(torch_dtype(dtype))
-        model.save_pretrained(folder)
+        """Write config and weights as a transformers folder, adapters merged. Of a sharded model all ranks call this, and rank
+        0 writes."""
+        weights = {}
+        for name, value in whole_weights(self.named_weights()):
+            if global_rank() == 0:
+                weights[name] = value.to("cpu", dtype and torch_dtype(dtype))
+        if global_rank() == 0:
+            with torch.device("meta"):
+                plain = type(self.model)(self.model.config)  # without adapters and shards
+            plain.to(dtype=next(iter(weights.values())).dtype)
+            plain.generation_config = self.model.generation_config
+            plain.save_pretrained(folder, state_dict=weights)

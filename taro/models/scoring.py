@@ -38,11 +38,14 @@ class GroupInputs:
 def score_groups(
     model: QwenVL, groups: Sequence[GroupInputs], *, temperature: float = 1.0, chunk: int = 1024
 ) -> list[GroupScores]:
-    """Log-probs and entropies of groups under `model`, in one pass.
+    """Log-probs and entropies of groups under `model`, in one pass, also of none.
 
     `temperature` divides the logits, as in sampling. The LM head runs on response positions alone, `chunk` of them at a
     time, so that no (N, V) tensor exists.
     """
+    if not groups:
+        score_nothing(model)
+        return []
     pack = Pack(tuple(group.packed for group in groups))
     positions = torch.cat([group.packed.position_ids(group.prompt.position_ids) for group in groups], dim=1)  # (3, N)
     hidden = model.hidden_states(
@@ -59,6 +62,15 @@ def score_groups(
         GroupScores(_unpack(log_probs, group.response_mask), _unpack(entropy, group.response_mask))
         for group, log_probs, entropy in zip(pack.groups, *(value.split(sizes) for value in values), strict=True)
     ]
+
+
+def score_nothing(model: QwenVL) -> Tensor:
+    """(), zero, from a pass over two tokens: for a rank that takes part only because weights are gathered by all. With
+    gradients on, each weight gets one."""
+    ids = torch.zeros(2, dtype=torch.long, device=model.device)
+    hidden = model.hidden_states(ids[None], torch.arange(2, device=model.device).expand(3, 1, 2))[0]  # (2, D)
+    log_probs, _ = token_log_probs(model, hidden[:1], ids[1:])
+    return 0.0 * log_probs.sum()
 
 
 def _video_mask(group: GroupInputs) -> Tensor:

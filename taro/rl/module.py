@@ -5,7 +5,8 @@ Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0), 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
@@ -18,23 +19,26 @@ from torch import Tensor, nn
 from taro.data.examples import GroundingExample, TrainingExample
 from taro.disk_cache import DiskCacheSettings, TensorCache
 from taro.evaluation.metrics import GroundingMetrics
+from taro.models.adapters import LoRASettings, adapters_off
 from taro.models.feature_cache import FeatureCache
+from taro.models.loading import load_policy
 from taro.models.packing import plan_packs
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.models.scoring import GroupScores
+from taro.models.scoring import GroupScores, score_nothing
+from taro.models.sharding import gathered, reshard
+from taro.models.weights import whole_weight
 from taro.progress import steps_done
 from taro.prompts import parse_answer
+from taro.ranks import gather, sum_gradients, world_size
 from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, score, shuffled_log_probs
 from taro.rl.importance import importance_weights, measure_mismatch
 from taro.rl.losses import kl_loss, policy_loss
-from taro.rl.ranks import gather, sum_gradients, world_size
 from taro.rl.rollout import (
-    EngineError,
     EngineModel,
     NativeEngine,
+    PolicyEngine,
     RolloutEngine,
-    RolloutGroup,
     RolloutPrompt,
     SamplingSettings,
     VLLMEngine,
@@ -44,6 +48,8 @@ from taro.rl.rollout import (
 )
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
+from taro.rl.strategy import ShardedStrategy
+from taro.seeds import seed_step
 
 LARGEST_MISMATCH = 0.02  # nats per token; a stale engine has about 0.2
 
@@ -61,6 +67,7 @@ class GRPOModule(L.LightningModule):
         loss: surrogate and KL.
         optimizer: AdamW.
         dtype: of the weights; compute precision is `trainer.precision`.
+        lora: train low-rank adapters alone; None trains all of the decoder and the head.
         attention: of the decoder: `shared_prefix`; `flex`, FlexAttention's block masks, to train on GPUs; or `sdpa` with a
             dense mask.
         pack_tokens: groups share a forward pass while they have at most this many tokens together; each must fit by itself.
@@ -85,6 +92,7 @@ class GRPOModule(L.LightningModule):
         loss: LossSettings = LossSettings(),
         optimizer: OptimizerSettings = OptimizerSettings(),
         dtype: str = "float32",
+        lora: LoRASettings | None = None,
         attention: str = "shared_prefix",
         pack_tokens: int = 16384,
         gradient_checkpointing: bool = False,
@@ -96,44 +104,44 @@ class GRPOModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = False  # a checkpoint holds neither the reference nor the frozen tower
+        self.strict_loading = False  # a checkpoint holds what is trained
         self.name_or_path, self.group_size = name_or_path, group_size
         self.rollout_rows, self.pack_tokens = rollout_rows, pack_tokens
         self.sampling = sampling
         self.greedy = SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
         self.optimizer_settings, self.dtype_name, self.attention = optimizer, dtype, attention
-        self.gradient_checkpointing, self.feature_cache = gradient_checkpointing, feature_cache
+        self.gradient_checkpointing, self.feature_cache, self.lora = gradient_checkpointing, feature_cache, lora
         self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
         self.engine_name, self.vllm, self.vllm_server = engine, vllm, vllm_server
         self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
         self.updated_step = 0  # the last step, from 1, that has changed the weights
-        self.synced_step: int | None = None  # the last one that the engine knows of
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
-        self.engine: RolloutEngine | None = None
+        self.engine: PolicyEngine | None = None
         self.features: FeatureCache | None = None
 
     def configure_model(self) -> None:
         """Load the weights; Lightning calls it before anything is run."""
         if self.policy is not None:
             return
-        # Lightning makes the GPU the default device here, which transformers takes for a wish to spread the model out.
-        with torch.device("cpu"):
-            self.load_models()
-
-    def load_models(self) -> None:
-        self.policy = QwenVL.from_pretrained(self.name_or_path, self.dtype_name, self.attention)
-        self.policy.freeze_tower()
-        if self.loss.kl_coefficient > 0:
-            self.reference = self.policy.frozen_copy()
+        mesh = self.device_mesh  # None unless the strategy shards the weights
+        self.policy, self.reference = load_policy(
+            self.name_or_path,
+            self.dtype_name,
+            self.attention,
+            lora=self.lora,
+            with_reference=self.loss.kl_coefficient > 0,
+            mesh=mesh and mesh["data_parallel"],
+            compute_dtype=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
+        )
         if self.gradient_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.feature_cache is not None:
             cache = TensorCache.from_settings(self.feature_cache, "model.feature_cache")
             self.features = FeatureCache(cache, self.policy.tower, self.policy.geometry)
-        self.engine = self.make_engine()
+        self.engine = PolicyEngine(self.make_engine(), self.policy)
 
     def make_engine(self) -> RolloutEngine:
         if self.engine_name == "native":
@@ -154,67 +162,66 @@ class GRPOModule(L.LightningModule):
         return self.trainer.datamodule.builder(training=self.trainer.training)
 
     def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
+        seed_step(self.trainer.datamodule.seed, steps_done(self.trainer), self.global_rank)
         log = StepLog()
         groups = self.rollout(batch, log)
         tokens = sum(gather(sum(int(self.learned_mask(group).sum()) for group in groups)))
+        plan = plan_packs([len(group.packed) for group in groups], self.pack_tokens)
         packs: list[list[JudgedGroup]] = []
-        for members in plan_packs([len(group.packed) for group in groups], self.pack_tokens):
-            pack = [groups[i] for i in members]
+        for pack in self.passes([[groups[i] for i in members] for members in plan]):
             shuffled, reference = self.score_shuffled(pack, log), self.score_reference(pack, log)
             with log.timed("update"):
                 scores = self.score_with_gradient(pack)
                 judged = self.judge_pack(pack, scores, shuffled, reference, log)
-                self.backward_pack(judged, [score.log_probs for score in scores], tokens, log)
+                self.backward_pack(judged, scores, tokens, log)
             packs.append(judged)
-        self.optimizer_step_now(log)
+        finite = [self.optimizer_step_now(log)]
         for _ in range(self.loss.updates - 1):
-            for judged in packs:
+            for judged in self.passes(packs):
                 scores = self.score_with_gradient([one.group for one in judged])
-                self.backward_pack(judged, [score.log_probs for score in scores], tokens, log)
-            self.optimizer_step_now(log)
+                self.backward_pack(judged, scores, tokens, log)
+            finite.append(self.optimizer_step_now(log))
         failed = [example for example in batch if example.failure is not None]
         self.log_step(log, failed)
-        return {"rollouts": log.records, "failed": failed}
+        skipped = [] if all(finite) else [one for pack in packs for one in pack]
+        return {"rollouts": log.records, "failed": failed, "skipped": skipped}
+
+    def passes(self, packs: list[list[Any]]) -> Iterator[list[Any]]:
+        """The packs. Where weights are sharded, each pass takes all ranks: those with fewer packs go on with empty ones."""
+        if not self.sharded:
+            yield from packs
+            return
+        count = max(gather(len(packs)))
+        with gathered(self.policy):  # ranks encode different numbers of shuffled videos
+            for number in range(count):
+                last = number == count - 1
+                self.policy.set_requires_gradient_sync(last or self.trainer.strategy.gradient_sync == "pack")
+                yield packs[number] if number < len(packs) else []
+
+    @property
+    def sharded(self) -> bool:
+        return isinstance(self.trainer.strategy, ShardedStrategy)
 
     def rollout(self, batch: list[TrainingExample], log: StepLog) -> list[Group]:
         """The groups of the prompts that could be built."""
         examples = [example for example in batch if example.prompt is not None]
         with log.timed("rollout"), torch.no_grad():
-            features = [self.encode(example) for example in examples]
+            with gathered(self.policy):
+                features = [self.encode(example) for example in examples]
             requests = [
                 RolloutPrompt(example.prompt, example.prefixes, example.seeds, feature)
                 for example, feature in zip(examples, features, strict=True)
             ]
-            rollouts = self.generate(requests, self.sampling)
+            rollouts = self.engine.generate(requests, self.sampling)
             self.engine.sleep()
         return [
             make_group(example, rollout, feature, self.builder)
             for example, rollout, feature in zip(examples, rollouts, features, strict=True)
         ]
 
-    def generate(self, requests: list[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
-        """Completions by the engine with the policy's present weights. One that fails is replaced once, unless other ranks
-        would have to wait."""
-        try:
-            self.sync_engine()
-            return self.engine.generate(requests, sampling)
-        except EngineError as error:
-            if world_size() > 1:
-                raise
-            rank_zero_warn(f"{error}. Once more, with a fresh engine.")
-        self.engine.restart()
-        self.sync_engine()
-        return self.engine.generate(requests, sampling)
-
-    def sync_engine(self) -> None:
-        """Hand over the weights, unless the engine has them."""
-        if self.engine.stale or self.synced_step != self.updated_step:
-            self.engine.sync(self.policy.model.named_parameters())
-            self.synced_step = self.updated_step
-
     def forget_sync(self) -> None:
         """Weights may have been loaded meanwhile."""
-        self.synced_step = None
+        self.engine.weights_changed()
 
     on_train_start = on_validation_start = on_test_start = forget_sync
 
@@ -245,18 +252,25 @@ class GRPOModule(L.LightningModule):
     @torch.no_grad()
     def score_reference(self, pack: list[Group], log: StepLog) -> list[Tensor | None]:
         """Log-probs under the reference, (G, C) each; None without a KL term."""
-        if self.reference is None:
+        if self.loss.kl_coefficient == 0:
             return [None] * len(pack)
-        with log.timed("reference"):
-            return [scores.log_probs for scores in score(self.reference, pack, self.sampling.temperature)]
+        model = self.policy if self.reference is None else self.reference
+        with log.timed("reference"), adapters_off(model.model) if self.reference is None else nullcontext():
+            scores = score(model, pack, self.sampling.temperature)
+        reshard(model)
+        return [one.log_probs for one in scores]
 
     def score_with_gradient(self, pack: list[Group]) -> list[GroupScores]:
         """The groups' log-probs and entropies, with gradient."""
-        # transformers checkpoints gradients in training mode alone, and then can't decode with a cache.
+        with self.checkpointing():
+            return score(self.policy, pack, self.sampling.temperature) if pack else []
+
+    @contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """transformers checkpoints gradients in training mode alone, and then can't decode with a cache."""
         self.policy.train(self.gradient_checkpointing)
-        scores = score(self.policy, pack, self.sampling.temperature)
+        yield
         self.policy.eval()
-        return scores
 
     def judge_pack(
         self,
@@ -293,12 +307,16 @@ class GRPOModule(L.LightningModule):
                 "sampling/sampling_logp_difference."
             )
 
-    def backward_pack(self, judged: list[JudgedGroup], log_probs: list[Tensor], tokens: int, log: StepLog) -> None:
-        """Add the gradient of the pack's part of the loss. Ranks have different numbers of packs: their gradients are added up
-        when all are done."""
-        losses = [self.group_loss(one, own, tokens, log) for one, own in zip(judged, log_probs, strict=True)]
+    def backward_pack(self, judged: list[JudgedGroup], scores: list[GroupScores], tokens: int, log: StepLog) -> None:
+        """Add the gradient of the pack's part of the loss. Ranks are added up when all packs are done."""
+        losses = [self.group_loss(one, own.log_probs, tokens, log) for one, own in zip(judged, scores, strict=True)]
+        with self.checkpointing():  # so that ranks gather weights in the same order
+            loss = torch.stack(losses).sum() if losses else score_nothing(self.policy)
+        if self.sharded:
+            self.manual_backward(loss * world_size())  # FSDP2 takes the mean over ranks
+            return
         with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
-            self.manual_backward(torch.stack(losses).sum())
+            self.manual_backward(loss)
 
     def group_loss(self, judged: JudgedGroup, log_probs: Tensor, denominator: int, log: StepLog) -> Tensor:
         """Sum over the group's tokens, divided by `denominator`: the surrogate and the KL."""
@@ -332,29 +350,36 @@ class GRPOModule(L.LightningModule):
         log.add_sum("loss", loss.detach())
         return loss
 
-    def optimizer_step_now(self, log: StepLog) -> None:
-        """Add up over ranks, clip, step, zero. A gradient that is not finite never reaches the weights: the step is left out
-        and counted.
-
-        Raises:
-            FloatingPointError: too many such steps in a row.
-        """
+    def optimizer_step_now(self, log: StepLog) -> bool:
+        """Add up over ranks, clip, step, zero. A gradient that is not finite never reaches the weights: the update is left out
+        and counted. Returns whether it was finite."""
         optimizer = self.optimizers()
-        sum_gradients(self.trained_parameters())
-        norm = nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimizer_settings.clip_norm)
-        log.add_mean("skipped_steps", float(not norm.isfinite()), 1)
-        if norm.isfinite():
+        if not self.sharded:
+            sum_gradients(self.trained_parameters())
+        norm = whole_weight(nn.utils.clip_grad_norm_(self.trained_parameters(), self.optimizer_settings.clip_norm))
+        finite = bool(norm.isfinite())
+        log.add_mean("skipped_steps", float(not finite), 1)
+        if finite:
             self.updated_step = steps_done(self.trainer) + 1
+            self.engine.weights_changed()
             self.skipped_in_a_row = 0
             log.add_mean("grad_norm", norm, 1)
             optimizer.step()
         else:
             self.skipped_in_a_row += 1
         optimizer.zero_grad()
+        return finite
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """
+        Raises:
+            FloatingPointError: too many updates in a row had to be left out. Their batches have been written by now.
+        """
         if self.skipped_in_a_row >= self.optimizer_settings.most_skipped:
             raise FloatingPointError(
-                f"the gradient was not finite in {self.skipped_in_a_row} steps in a row; the weights are those from before. "
-                "Look at the last rollouts; lower model.optimizer.learning_rate, or set trainer.precision to 32-true"
+                f"the gradient was not finite in {self.skipped_in_a_row} updates in a row; the weights are those from before. "
+                "Look at the batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set "
+                "trainer.precision to 32-true"
             )
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -386,9 +411,12 @@ class GRPOModule(L.LightningModule):
     def evaluate_batch(self, batch: list[GroundingExample], metrics: GroundingMetrics) -> None:
         """Answer the batch and count it; what can't be answered counts as failed."""
         examples = [example for example in batch if example.prompt is not None]
-        with torch.no_grad():
-            requests = [RolloutPrompt(example.prompt, ((),), (0,), self.encode(example)) for example in examples]
-        groups = self.generate(requests, self.greedy)
+        with torch.no_grad(), gathered(self.policy):
+            features = [self.encode(example) if self.engine.is_policy else None for example in examples]
+        requests = [
+            RolloutPrompt(example.prompt, ((),), (0,), feature) for example, feature in zip(examples, features, strict=True)
+        ]
+        groups = self.engine.generate(requests, self.greedy)
         texts = [self.builder.decode(group.completions[0]) for group in groups]
         metrics.update(
             [parse_answer(text) for text in texts],
@@ -413,15 +441,12 @@ class GRPOModule(L.LightningModule):
         checkpoint["taro"] = {
             "name_or_path": self.name_or_path,
             "dtype": self.dtype_name,
+            "lora": None if self.lora is None else asdict(self.lora),
             "grounding": asdict(self.trainer.datamodule.grounding),
             "step": self.trainer.global_step,
         }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Without what can be loaded again from `name_or_path`: the reference and the frozen tower."""
-        state = super().state_dict(*args, **kwargs)
-        return {
-            name: value
-            for name, value in state.items()
-            if not name.startswith("reference.") and not name.startswith("policy.model.model.visual.")
-        }
+        """Of the trained weights alone."""
+        state, trained = super().state_dict(*args, **kwargs), self.policy.trained_weights()
+        return {name: value for name, value in state.items() if name in trained}

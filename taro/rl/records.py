@@ -1,20 +1,24 @@
-"""Writes each step's completions, and what could not be read, into the run's folder."""
+"""Writes each step's completions, and what could not be read or used, into the run's folder."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from taro.data.examples import GroundingExample
 from taro.progress import steps_done
+from taro.rl.group import JudgedGroup
 
 
 class RunRecords(L.Callback):
     """`rollouts/step_*.jsonl` with a line for each completion and its rewards; `failed.jsonl` with a line for each sample
-    that gave no prompt.
+    that gave no prompt; `skipped/step_*.pt` with the groups of each update whose gradient was not finite.
 
     Args:
         folder: the run's.
@@ -32,6 +36,10 @@ class RunRecords(L.Callback):
             rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
             _write(self.folder / "rollouts" / f"step_{step:06d}{rank}.jsonl", outputs["rollouts"], "w")
         self._write_failed(outputs["failed"], step)
+        if outputs["skipped"]:
+            path = self.folder / "skipped" / f"step_{step:06d}_rank{trainer.global_rank}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(describe_groups(outputs["skipped"]), path)
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._write_failed(batch, "validation")
@@ -48,6 +56,27 @@ class RunRecords(L.Callback):
         ]
         if failed:
             _write(self.folder / "failed.jsonl", failed, "a")
+
+
+def describe_groups(groups: Sequence[JudgedGroup]) -> list[dict[str, Any]]:
+    """All that a group's loss was made of, as `torch.load` reads it without our code; log-probs (G, C)."""
+    return [
+        {
+            "sample": asdict(one.group.example.sample),
+            "seeds": one.group.example.seeds,
+            "prefixes": one.group.example.prefixes,
+            "shuffle_seed": one.group.example.shuffle_seed,
+            "completions": [completion.cpu() for completion in one.group.rollout.completions],
+            "texts": one.group.texts,
+            "rewards": one.judgement.rewards,
+            "temporal_gaps": one.judgement.gaps,
+            "weights": one.judgement.weights,
+            "engine_log_probs": one.group.engine_log_probs.cpu(),
+            "log_probs": one.old_log_probs.cpu(),
+            "ref_log_probs": None if one.ref_log_probs is None else one.ref_log_probs.cpu(),
+        }
+        for one in groups
+    ]
 
 
 def _write(path: Path, rows: list[dict[str, Any]], mode: str) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from taro.prompts import reasoning_has_timestamp
+from taro.ranks import gather
 from taro.rl.group import Group, Judgement
-from taro.rl.ranks import gather
 
 
 class StepLog:

@@ -70,7 +70,8 @@ def test_both_families_come_back_as_they_were(own_policy, model_folder, tmp_path
 
 def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
     other = QwenVL.from_pretrained(str(save_random(tmp_path / "other", "qwen3_vl")))
-    with pytest.raises(ValueError, match=r"some.ckpt does not fit Qwen3VLForConditionalGeneration: missing \["):
+    other.freeze_tower()
+    with pytest.raises(ValueError, match=r"some.ckpt has \d+ weights that do not fit the model"):
         load_policy_weights(other, trained[1])
 
 

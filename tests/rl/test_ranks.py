@@ -17,9 +17,14 @@ import json, sys
 import lightning as L
 import torch
 from taro.cli import parse
+from taro.models.weights import whole_weight
 from taro.rl.module import plan_packs
 import taro.rl.module
+import taro.rl.group
+from taro.seeds import stable_seed
 
+# A random model earns nothing: each text gets a reward of its own.
+taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4
 passes = []
 taro.rl.module.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
 
@@ -33,8 +38,9 @@ class Metrics(L.Callback):
 
 cli = parse(sys.argv[2:])
 cli.trainer.callbacks.append(Metrics())
-cli.trainer.fit(cli.model, cli.datamodule)
-weights = {name: value for name, value in cli.model.state_dict().items()}
+cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
+cli.trainer.save_checkpoint(f"{sys.argv[1]}.ckpt", weights_only=False)
+weights = {name: whole_weight(value) for name, value in cli.model.state_dict().items()}
 torch.save({"weights": weights, "metrics": Metrics.rows, "passes": passes}, f"{sys.argv[1]}-{cli.trainer.global_rank}.pt")
 """
 
@@ -51,8 +57,11 @@ def train(output, arguments, ranks):
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken videos"])
-def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken):
+@pytest.mark.parametrize(
+    ("strategy", "broken"),
+    [("ddp", False), ("ddp", True), ("fsdp2", False), ("fsdp2", True), ("fsdp2_sync_each_pack", True)],
+)
+def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken, strategy):
     """Also where they have different numbers of packs, and where a rank's video is missing."""
     samples = load_samples(synthetic / "train.jsonl")
     gone = str(tmp_path / "gone.mp4")
@@ -64,14 +73,15 @@ def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken):
         "--trainer.max_steps=2",
         "--trainer.accelerator=cpu",
         "--trainer.limit_val_batches=0",
-        "--trainer.strategy=auto",
         "--model.loss.updates=2",
         "--model.optimizer.learning_rate=1e-2",
         "--data.grounding.max_prompt_tokens=100",
         "--model.pack_tokens=400",
     ]
     (one,) = train(tmp_path / "one", [*arguments, *extra], 1)
-    two = train(tmp_path / "two", [*arguments, *extra], 2)
+    checkpointing = f"--model.gradient_checkpointing={strategy == 'fsdp2'}"
+    two = train(tmp_path / "two", [*arguments, *extra, checkpointing, f"--trainer.strategy={strategy}"], 2)
+    assert all(row["grad_norm"] > 0.1 for row in one["metrics"])
     if broken:
         assert one["metrics"][0]["data/failed"] == 3.0
     for rank in two:
@@ -83,6 +93,34 @@ def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken):
                 if not name.startswith("timing_s/"):
                     assert got[name] == pytest.approx(value, abs=2e-4, rel=1e-3), name
     assert not broken or two[0]["passes"] != two[1]["passes"]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [("fsdp2", "one"), ("one", "fsdp2"), ("fsdp2", "fsdp2"), ("fsdp2", "ddp")])
+def test_a_checkpoint_is_gone_on_with_by_other_ranks(arguments, tmp_path, first, second):
+    """Weights, optimizer and the order of samples are those of one process in one go."""
+    ways = {
+        "one": (["--trainer.strategy=auto"], 1),
+        "ddp": (["--trainer.strategy=ddp"], 2),
+        "fsdp2": (["--trainer.strategy=fsdp2"], 2),
+    }
+    extra = [
+        "--trainer.accelerator=cpu",
+        "--trainer.limit_val_batches=0",
+        "--model.optimizer.learning_rate=1e-2",
+        "--model.sampling.max_tokens=64",
+    ]
+    (whole,) = train(tmp_path / "whole", [*arguments, *extra], 1)
+    settings, ranks = ways[first]
+    train(tmp_path / "half", [*arguments, *extra, *settings, "--trainer.max_epochs=1"], ranks)
+    assert (tmp_path / "half.ckpt").is_dir() == (first == "fsdp2")
+    settings, ranks = ways[second]
+    resumed = [*arguments, *extra, *settings, f"--ckpt_path={tmp_path}/half.ckpt"]
+    for rank in train(tmp_path / "rest", resumed, ranks):
+        assert len(rank["metrics"]) == 3
+        for name, value in whole["weights"].items():
+            torch.testing.assert_close(rank["weights"][name], value, atol=1e-5, rtol=1e-5)
 
 
 FAIL = """

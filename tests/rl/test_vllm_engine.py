@@ -7,8 +7,8 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from taro.models.weights import whole_weights
 from taro.rl.rollout import EngineError, EngineModel, RolloutPrompt, SamplingSettings, VLLMEngine, VLLMSettings
-from taro.rl.rollout.vllm_prompts import whole_parameters
 
 MODEL = EngineModel("folder", None, None, frozenset({1}), (2,), 64, "bfloat16", "cuda")
 
@@ -103,7 +103,7 @@ def test_sharded_parameters_are_handed_over_whole(tmp_path):
         value = torch.arange(6.0).reshape(3, 2)
         mesh = distributed.init_device_mesh("cpu", (1,))
         sharded = torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
-        ((name, whole),) = whole_parameters([("a", sharded)])
+        ((name, whole),) = whole_weights([("a", sharded)])
         assert name == "a" and type(whole) is torch.Tensor and torch.equal(whole, value) and not whole.requires_grad
     finally:
         distributed.destroy_process_group()

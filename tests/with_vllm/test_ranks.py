@@ -1,4 +1,4 @@
-"""Two ranks, each with a vLLM engine of its own."""
+"""Two ranks with vLLM: each with an engine of its own, and both with one."""
 
 import os
 import subprocess
@@ -8,15 +8,35 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from taro.models.tiny.architecture import build_config, build_model, build_tokenizer, write_preprocessor
+
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def even_folder(tmp_path_factory):
+    """A model whose numbers of heads two ranks can share."""
+    folder, tokenizer = tmp_path_factory.mktemp("even"), build_tokenizer()
+    config = build_config("qwen2_5_vl", tokenizer)
+    text = config.text_config
+    text.hidden_size, text.num_attention_heads, text.num_key_value_heads = 128, 4, 2
+    config.vision_config.out_hidden_size = 128
+    build_model(config, seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_preprocessor(folder, config)
+    return folder
 
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_each_rank_samples_from_the_weights_of_each_step(arguments, tmp_path):
+@pytest.mark.parametrize("size", [1, 2], ids=["an engine each", "one engine"])
+def test_two_ranks_sample_from_the_weights_of_each_step(arguments, even_folder, tmp_path, size):
     extra = [
         "--model.engine=vllm",
+        f"--model.name_or_path={even_folder}",
+        f"--model.vllm.tensor_parallel_size={size}",
         "--model.optimizer.learning_rate=3e-3",
+        "--model.optimizer.weight_decay=10",  # a random model earns nothing: this moves its weights
         "--trainer.devices=2",
         "--trainer.max_steps=3",
         "--trainer.limit_val_batches=0",

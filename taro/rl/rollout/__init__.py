@@ -2,6 +2,7 @@
 
 from taro.rl.rollout.engine import EngineError, RolloutEngine, RolloutGroup, RolloutPrompt, SamplingSettings
 from taro.rl.rollout.native import NativeEngine
+from taro.rl.rollout.policy_engine import PolicyEngine
 from taro.rl.rollout.seam import SeamError
 from taro.rl.rollout.vllm import VLLMEngine, VLLMSettings
 from taro.rl.rollout.vllm_prompts import EngineModel
@@ -11,6 +12,7 @@ __all__ = [
     "EngineError",
     "EngineModel",
     "NativeEngine",
+    "PolicyEngine",
     "RolloutEngine",
     "RolloutGroup",
     "RolloutPrompt",

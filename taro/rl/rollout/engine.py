@@ -13,6 +13,7 @@ from torch import Tensor
 
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import VisionFeatures
+from taro.models.weights import Weight
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class RolloutEngine(Protocol):
         `at_once` are worked on."""
         ...
 
-    def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+    def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         """Take over the policy's weights, by their transformers names. Comes before the first `generate` and after each
         `sleep` and `restart`."""
         ...

@@ -16,6 +16,7 @@ from transformers import Cache, DynamicCache
 
 from taro.models.cache import preallocated_cache
 from taro.models.qwen_vl import QwenVL
+from taro.models.weights import Weight
 from taro.rl.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows goes on
@@ -47,7 +48,7 @@ class NativeEngine:
     def __init__(self, policy: QwenVL, end_ids: Collection[int], rows: int = 128) -> None:
         self.policy, self.end_ids, self.rows = policy, frozenset(end_ids), rows
 
-    def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+    def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         """Nothing to do: the weights are the policy's own."""
 
     def sleep(self) -> None:

@@ -10,14 +10,16 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from taro.models.prompt import Prompt
-from taro.rl.ranks import world_size
+from taro.models.weights import Weight, whole_weights
+from taro.ranks import world_size
 from taro.rl.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 from taro.rl.rollout.seam import SeamError, compare_values
 from taro.rl.rollout.vllm_prompts import (
@@ -27,7 +29,6 @@ from taro.rl.rollout.vllm_prompts import (
     render,
     sampling_parameters,
     vllm_is_installed,
-    whole_parameters,
 )
 
 
@@ -36,7 +37,8 @@ class VLLMSettings:
     """vLLM's own settings.
 
     Args:
-        tensor_parallel_size: GPUs of one engine, in evaluation; in training each rank has its own.
+        tensor_parallel_size: GPUs that one engine's weights are spread over; in training as many ranks, one after the other,
+            which then generate for all of their prompts together.
         max_model_len: longest prompt with its completion; None: as long as the data and sampling settings allow.
         gpu_memory_utilization: share of the GPU's memory that the engine takes.
         enforce_eager: no CUDA graphs.
@@ -71,6 +73,7 @@ class VLLMEngine:
         self.stale = False  # the weights were given up: only a sync makes the engine usable again
         self.generations = 0
         self.request_numbers = itertools.count()
+        self.partners: ProcessGroup | None = None  # the ranks that share the engine
         self.llm = self._start()
 
     def _start(self) -> Any:
@@ -91,7 +94,10 @@ class VLLMEngine:
             # torchrun sets both, Lightning's launcher the second, SLURM neither.
             os.environ.setdefault("RANK", str(torch.distributed.get_rank()))
             os.environ.setdefault("LOCAL_RANK", "0" if cpu else str(torch.cuda.current_device()))
-        executor = "uni" if settings.tensor_parallel_size == 1 else "mp"
+        parallel = settings.tensor_parallel_size > 1
+        if parallel and distributed:
+            self.partners = _partners(settings.tensor_parallel_size)
+        executor = "external_launcher" if distributed and (parallel or not cpu) else "mp" if parallel else "uni"
         try:
             return LLM(
                 self.model.name_or_path,
@@ -99,7 +105,7 @@ class VLLMEngine:
                 seed=0,
                 max_model_len=settings.max_model_len or self.model.max_model_len,
                 tensor_parallel_size=settings.tensor_parallel_size,
-                distributed_executor_backend="external_launcher" if distributed and not cpu else executor,
+                distributed_executor_backend=executor,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
                 enforce_eager=settings.enforce_eager or cpu,
                 enable_sleep_mode=settings.sleep and not cpu,
@@ -125,8 +131,21 @@ class VLLMEngine:
             ValueError: a constructed prefix that leaves no room for a token.
         """
         require_room(prompts, sampling)
+        prompts, own = self._with_partners(prompts)
         groups = dict(self.stream(prompts, sampling, len(prompts)))
-        return [groups[number] for number in range(len(prompts))]
+        return [groups[number] for number in own]
+
+    def _with_partners(self, prompts: Sequence[RolloutPrompt]) -> tuple[list[RolloutPrompt], range]:
+        """The prompts of all ranks that share the engine, which each of them has to ask for in the same order; and which are
+        this rank's."""
+        if self.partners is None:
+            return list(prompts), range(len(prompts))
+        mine = [replace(prompt, prompt=prompt.prompt.to("cpu"), features=None) for prompt in prompts]
+        parts: list[list[RolloutPrompt]] = [[] for _ in range(self.settings.tensor_parallel_size)]
+        torch.distributed.all_gather_object(parts, mine, group=self.partners)
+        place = torch.distributed.get_rank(self.partners)
+        start = sum(len(part) for part in parts[:place])
+        return [prompt for part in parts for prompt in part], range(start, start + len(prompts))
 
     def stream(
         self, prompts: Iterable[RolloutPrompt], sampling: SamplingSettings, at_once: int
@@ -188,7 +207,8 @@ class VLLMEngine:
         """vLLM's own reading of a prompt, which must be the trainer's: its token ids and grid, and if `whole` its pixels and
         positions, too."""
         rendered = render(self.llm.renderer, self.model, prompt, pixels=whole)
-        if whole and self.settings.tensor_parallel_size == 1:  # other processes can't be asked with a function of this one
+        # Other processes can't be asked with a function of this one.
+        if whole and (self.settings.tensor_parallel_size == 1 or self.partners is not None):
             compare_values("positions", self._positions(rendered), prompt.position_ids.cpu())
         return rendered
 
@@ -201,13 +221,13 @@ class VLLMEngine:
         ids = rendered["prompt_token_ids"]
         return self.llm.apply_model(lambda model: model.get_mrope_input_positions(ids, [feature])[0])[0].cpu()
 
-    def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+    def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         """Take over the policy's weights, one whole tensor at a time, and forget all that was computed with the old ones."""
         with _engine_errors("to take over the weights"):
             if self.asleep:
                 self.llm.wake_up()
                 self.asleep = False
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole_parameters(named_parameters)})
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole_weights(named_parameters)})
             if self.model.device == "cpu":
                 self.llm.apply_model(_repack_tied_head)
             if not self.llm.reset_prefix_cache():
@@ -239,6 +259,13 @@ class VLLMEngine:
             raise EngineError("an engine can't be replaced while other ranks go on; go on from the last checkpoint")
         self.close()
         self.llm, self.asleep, self.stale = self._start(), False, True
+
+
+def _partners(size: int) -> ProcessGroup:
+    """The group of `size` ranks, one after the other, that this rank is in."""
+    if world_size() % size:
+        raise EngineError(f"{world_size()} ranks can't share engines of model.vllm.tensor_parallel_size = {size} ranks each")
+    return torch.distributed.new_subgroups(group_size=size)[0]
 
 
 @contextmanager

@@ -7,13 +7,11 @@ G completions of a prompt, C_i tokens of completion i.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from taro.models.families import Family, placeholder_ids
 from taro.models.patches import PatchGeometry, frames_to_patches
@@ -104,13 +102,6 @@ def render(renderer: Any, model: EngineModel, prompt: Prompt, pixels: bool) -> d
             geometry = replace(geometry, image_mean=(0.0,) * 3, image_std=(1 / 255,) * 3)
         compare_values("pixels", patches, frames_to_patches(video.frames.cpu(), geometry))
     return rendered
-
-
-def whole_parameters(named_parameters: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Sharded parameters gathered one at a time."""
-    for name, parameter in named_parameters:
-        value = parameter.detach()
-        yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def make_rollout(prefixes: Sequence[tuple[int, ...]], drawn: Sequence[Drawn]) -> RolloutGroup:

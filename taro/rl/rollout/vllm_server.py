@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from taro.models.prompt import Prompt
+from taro.models.weights import Weight
 from taro.rl.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 from taro.rl.rollout.seam import SeamError, compare_values
 from taro.rl.rollout.vllm_prompts import (
@@ -211,7 +212,7 @@ class VLLMServerEngine:
         ]
         return self.positions_model.get_mrope_input_positions(prompt.input_ids.tolist(), features)[0]
 
-    def sync(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+    def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         """Have the server take over the policy's weights, and forget all that was computed with the old ones. Every rank calls
         it, and none is generating when it begins."""
         self.stale = True

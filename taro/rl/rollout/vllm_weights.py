@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed
 
 from taro.models.families import torch_dtype
-from taro.rl.ranks import gather
+from taro.models.weights import Weight, whole_weights
+from taro.ranks import gather
 from taro.rl.rollout.engine import EngineError
-from taro.rl.rollout.vllm_prompts import whole_parameters
 
 SHARD_BYTES = 4 * 2**30  # held in memory at a time while a folder is written
 
@@ -51,8 +51,8 @@ class FolderWeights(_Ranks):
         super().__init__(dtype)
         self.folder = folder.absolute() / "policy"
 
-    def send(self, server: Any, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
-        parameters = whole_parameters(named_parameters)
+    def send(self, server: Any, named_parameters: Iterable[tuple[str, Weight]]) -> None:
+        parameters = whole_weights(named_parameters)
         try:
             if self.rank == 0:
                 self.write(parameters)
@@ -106,7 +106,7 @@ class NCCLWeights(_Ranks):
         self.source = _Source(self.dtype)
         self.transfer: Any = None
 
-    def send(self, server: Any, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
+    def send(self, server: Any, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         self.source.parameters = list(named_parameters)
         if self.transfer is None:
             self.transfer = self._connect(server)
@@ -141,7 +141,7 @@ class _Source:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.parameters: list[tuple[str, Tensor]] = []
+        self.parameters: list[tuple[str, Weight]] = []
 
     def metadata(self) -> list[Any]:
         from vllm.distributed.weight_transfer.base import ParamMeta
@@ -149,5 +149,5 @@ class _Source:
         return [ParamMeta(name, self.dtype, tuple(parameter.shape)) for name, parameter in self.parameters]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, value in whole_parameters(self.parameters):
+        for name, value in whole_weights(self.parameters):
             yield name, value.to(self.dtype)

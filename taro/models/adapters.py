@@ -1,0 +1,59 @@
+"""Low-rank adapters of the decoder (LoRA, arXiv 2106.09685), by peft."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """Low-rank adapters of the decoder's linear layers; all else is frozen, and the reference is the model without them.
+
+    Args:
+        rank: of the updates.
+        alpha: they count alpha / rank times.
+        targets: layers that get one.
+    """
+
+    rank: int = 64
+    alpha: int = 128
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def peft_is_installed() -> bool:
+    return importlib.util.find_spec("peft") is not None
+
+
+def add_adapters(model: PreTrainedModel, settings: LoRASettings, seed: int = 0) -> None:
+    """Freeze the model and put adapters in that change nothing yet; float32, and the same for the same seed."""
+    from peft import LoraConfig
+
+    names = "|".join(settings.targets)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=rf".*\.language_model\..*\.({names})",
+    )
+    model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.add_adapter(config)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+@contextmanager
+def adapters_off(model: PreTrainedModel) -> Iterator[None]:
+    """The model as it was before its adapters, for passes without gradient."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()

@@ -1,0 +1,81 @@
+"""FSDP2: weights that are spread over the ranks, loaded from one of them, and whole only where they are used.
+
+What gathers weights has to be called by all ranks, in the same order: a model's passes, `gathered`, `fill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import distribute_tensor
+
+from taro.models.qwen_vl import QwenVL
+
+
+def shard(model: QwenVL, mesh: DeviceMesh, compute_dtype: torch.dtype | None) -> None:
+    """Spread the weights over the ranks of `mesh`: each decoder layer, the tower (where there is one), and what is left
+    (embeddings, norm and head, which may be tied) are gathered by themselves.
+
+    Args:
+        compute_dtype: that weights are gathered in; None: their own. Gradients are reduced in float32.
+    """
+    precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
+    for layer in model.decoder.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=precision)
+    # The head runs chunk by chunk, and again in the backward pass; the tower as often as there are videos. `gathered` and
+    # `reshard` say for how long they are whole.
+    for module in (model.tower, model):
+        if module is not None:
+            fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+            module.set_reshard_after_backward(False, recurse=False)
+    for method in ("hidden_states", "encode_video"):
+        register_fsdp_forward_method(model, method)
+
+
+@torch.no_grad()
+def fill(model: QwenVL, source: QwenVL | None) -> None:
+    """Give a sharded model without weights those of `source`, which rank 0 alone has, one parameter at a time."""
+    whole = {} if source is None else dict(source.named_parameters(remove_duplicate=False))
+    filled: dict[Tensor, nn.Parameter] = {}  # tied weights stay one parameter
+    state = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter not in filled:
+            device = parameter.device_mesh.device_type
+            value = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            if source is not None:
+                value.copy_(whole[name])
+            shards = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            filled[parameter] = nn.Parameter(shards, requires_grad=parameter.requires_grad)
+        state[name] = filled[parameter]
+    model.load_state_dict(state, strict=False, assign=True)
+
+
+@contextmanager
+def gathered(model: QwenVL, *, decoder: bool = False) -> Iterator[None]:
+    """Inside, the tower, embeddings and head (and with `decoder` its layers) are whole, and ranks may call them as often as
+    each needs to. Nothing is done to a model that is not sharded."""
+    layers = list(model.decoder.layers) if decoder else []
+    modules = [module for module in (model, model.tower, *layers) if isinstance(module, FSDPModule)]
+    try:
+        for module in modules:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        yield
+    finally:
+        for module in modules:
+            module.reshard()
+        for layer in layers:
+            if isinstance(layer, FSDPModule):
+                layer.set_reshard_after_forward(True, recurse=False)
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what a pass without backward has left gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,0 +1,72 @@
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageTextToText
+
+from taro.memory_plan import GIB, Shape, main
+from taro.models.adapters import LoRASettings, add_adapters
+from taro.models.qwen_vl import QwenVL
+
+SHAPES = {
+    "qwen25_3b": "qwen2.5-vl-3b",
+    "qwen25_3b_lora": "qwen2.5-vl-3b",
+    "qwen25_7b": "qwen2.5-vl-7b",
+    "qwen3_8b": "qwen3-vl-8b",
+}
+
+
+def plan(name, *arguments):
+    return main([f"--config=configs/{name}.yaml", f"--shape=assets/shapes/{SHAPES[name]}", *arguments])
+
+
+def test_parameters_are_those_of_the_model(model_folder):
+    model = AutoModelForImageTextToText.from_pretrained(model_folder)
+    shape = Shape.of(model.config)
+    assert shape.decoder + shape.tower == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.tower == sum(parameter.numel() for parameter in model.model.visual.parameters())
+
+
+def test_adapters_are_those_of_the_model(model_folder):
+    policy = QwenVL.from_pretrained(model_folder)
+    shape = Shape.of(policy.model.config)
+    add_adapters(policy.model, LoRASettings(rank=4))
+    trained = sum(parameter.numel() for parameter in policy.trained_weights().values())
+    assert shape.adapters(policy.model.config, 4) == trained
+
+
+@pytest.mark.parametrize(("name", "billions"), [("qwen25_3b", 3.75), ("qwen25_7b", 8.29), ("qwen3_8b", 8.77)])
+def test_the_real_models(name, billions):
+    """Sizes as they are published; float32 weights over 8 GPUs; it fits."""
+    result = plan(name, "--gpus=8")
+    assert result["update"]["weights"] == pytest.approx(billions * 1e9 * 4 / 8 / GIB, rel=2e-3)
+    assert result["update"]["optimizer (AdamW, two moments)"] < 2 * result["update"]["weights"]  # the tower is frozen
+    assert all(sum(parts.values()) < 80 for parts in result.values())
+
+
+def test_what_settings_change():
+    eight, sixteen = plan("qwen25_7b", "--gpus=8"), plan("qwen25_7b", "--gpus=16")
+    for name in ("weights", "optimizer (AdamW, two moments)", "reference"):
+        assert sixteen["update"][name] == pytest.approx(eight["update"][name] / 2)
+    assert sixteen["update"]["gradients"] == eight["update"]["gradients"]
+    each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
+    assert each["update"]["gradients"] == pytest.approx(eight["update"]["gradients"] / 8)
+    short = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=8192")
+    assert short["update"]["activations"] == pytest.approx(eight["update"]["activations"] / 2)
+    alone = plan("qwen25_7b", "--gpus=1")
+    assert sum(alone["update"].values()) > 80
+    lora = plan("qwen25_3b_lora", "--gpus=1")
+    assert lora["update"]["reference"] == 0 and sum(lora["update"].values()) < 24
+
+
+def test_the_numbers_of_the_docs(capsys):
+    text = Path("docs/scaling.md").read_text()
+    command, table = re.search(r"<!-- python -m taro.memory_plan (.*) -->\n((?:\|.*\n)+)", text).groups()
+    main(command.split())
+    assert capsys.readouterr().out == table
+    rows = re.findall(r"^\| `(\w+)\.yaml` \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for name, gpus, total in rows:
+        assert sum(plan(name, f"--gpus={gpus}")["update"].values()) == pytest.approx(float(total), abs=0.051), name
+    each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
+    assert f"takes {sum(each['update'].values()):.1f} GiB in all" in text
