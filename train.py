@@ -24,6 +24,7 @@ from taro.data.samples import SampleError
 from taro.models.export import export_policy, load_policy_weights
 from taro.models.families import ModelError
 from taro.progress import steps_done
+from taro.rl.failures import TooManyFailures
 from taro.rl.records import RunRecords
 from taro.rl.rollout import EngineError, SeamError
 from taro.rl.stopping import RunStopped, StopOnSignal
@@ -91,6 +92,8 @@ if __name__ == "__main__":
     try:
         print_summary(main())
     except (ConfigError, SampleError, ModelError, EngineError, SeamError, CheckpointError) as error:
+        sys.exit(f"error: {error}")
+    except (TooManyFailures, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except RunStopped as stop:
         if rank_zero_only.rank != 0:

@@ -7,11 +7,13 @@ tensors are in PyTorch's distributed format, all else is in `meta.pt`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -27,14 +29,27 @@ def is_checkpoint_folder(path: str | Path) -> bool:
 
 
 def write_folder(folder: Path, checkpoint: dict[str, Any]) -> None:
-    """Called by all ranks with the same keys; tensors may be sharded. `meta.pt` is written last."""
+    """Called by all ranks with the same keys; tensors may be sharded."""
+    dcp.save(_begin(folder, checkpoint), checkpoint_id=folder)
+
+
+def start_folder(folder: Path, checkpoint: dict[str, Any], group: ProcessGroup) -> Future:
+    """The same in a thread, from a copy in the host's memory that is made before this returns.
+
+    Args:
+        group: of all ranks on the CPU, used for nothing else meanwhile.
+    """
+    return dcp.async_save(_begin(folder, checkpoint), checkpoint_id=folder, process_group=group)
+
+
+def _begin(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Write `meta.pt`; returns the tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     (optimizer,) = checkpoint["optimizer_states"]
-    tensors = _flat(checkpoint["state_dict"], optimizer["state"])
-    dcp.save(tensors, checkpoint_id=folder)
     if global_rank() == 0:
         rest = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
         torch.save(rest | {"param_groups": optimizer["param_groups"]}, folder / META)
+    return _flat(checkpoint["state_dict"], optimizer["state"])
 
 
 def read_folder(folder: Path) -> dict[str, Any]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import distributed
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import CheckpointException
 
-from taro.checkpoint_folder import CheckpointError, write_folder
+from taro.checkpoint_folder import CheckpointError, start_folder, write_folder
 from taro.checkpoints import (
     BEST,
     LAST,
@@ -33,11 +38,13 @@ from taro.checkpoints import (
 from taro.progress import steps_done
 from taro.ranks import gather
 from taro.resume import KEY, identity_of
+from taro.rl.failures import TooManyFailures
 from taro.rl.module import GRPOModule
 from taro.rl.stopping import RunStopped
 from taro.rl.strategy import ShardedStrategy
 
 SCORES = "scores.json"
+RAISED_BY_ALL = (RunStopped, TooManyFailures, FloatingPointError)  # ranks together, after a whole step
 
 
 class Checkpoints(Checkpoint):
@@ -53,6 +60,7 @@ class Checkpoints(Checkpoint):
         keep_last: newest checkpoints that are kept.
         keep_best: best checkpoints that are kept; one that is also among the last takes no room of its own.
         every_n_steps: save after so many steps, too; None: only before validations.
+        asynchronous: write while training goes on, from a copy in the host's memory.
     """
 
     def __init__(
@@ -63,9 +71,13 @@ class Checkpoints(Checkpoint):
         keep_last: int = 2,
         keep_best: int = 1,
         every_n_steps: int | None = None,
+        asynchronous: bool = False,
     ) -> None:
         self.folder, self.monitor, self.mode = Path(folder), monitor, mode
         self.keep_last, self.keep_best, self.every_n_steps = keep_last, keep_best, every_n_steps
+        self.asynchronous = asynchronous
+        self.writer: BackgroundWriter | None = None
+        self.pending: tuple[Path, Path, Future] | None = None  # what is being written: its name, its name until then
         self.saved_step = 0  # there is nothing to save before the first step
         self.validation_due = False  # of the step that a run goes on from
         self.scores: dict[int, float] = {}  # by step
@@ -81,6 +93,8 @@ class Checkpoints(Checkpoint):
             self._go_on(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: GRPOModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.pending is not None and all(gather(self.pending[-1].done())):
+            self.finish(trainer)
         if self.every_n_steps and steps_done(trainer) % self.every_n_steps == 0:
             self.save(trainer)
 
@@ -95,6 +109,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, module: GRPOModule) -> None:
         self.save(trainer)
+        self.finish(trainer)
 
     def on_exception(self, trainer: L.Trainer, module: GRPOModule, exception: BaseException) -> None:
         # In the middle of an update the weights belong to no step: the checkpoint from before is the one to go on from.
@@ -102,8 +117,9 @@ class Checkpoints(Checkpoint):
         started = trainer.state.fn == TrainerFn.FITTING and trainer.optimizers
         if not started or in_update or isinstance(exception, CheckpointError):
             return
-        if trainer.world_size == 1 or isinstance(exception, RunStopped):
+        if trainer.world_size == 1 or isinstance(exception, RAISED_BY_ALL):
             self.save(trainer)
+            self.finish(trainer)
         elif not isinstance(trainer.strategy, ShardedStrategy):
             self._save_alone(trainer)
 
@@ -157,24 +173,34 @@ class Checkpoints(Checkpoint):
         step = steps_done(trainer)
         if step == self.saved_step:
             return
+        self.finish(trainer)
         path = checkpoint_path(self.folder, step)
         part = path.with_name(f"{path.name}{PART}")
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        self.saved_step = step
+        if self.asynchronous:
+            self.writer = self.writer or BackgroundWriter()
+            self.pending = path, part, self.writer.start(trainer, part, checkpoint)
+        else:
+            self._complete(trainer, path, part, partial(_write, trainer, part, checkpoint))
+
+    def finish(self, trainer: L.Trainer) -> None:
+        """Wait for a checkpoint that is being written. Called by all ranks; raises as `save`."""
+        if self.pending is not None:
+            path, part, written = self.pending
+            self.pending = None
+            self._complete(trainer, path, part, written.result)
+
+    def _complete(self, trainer: L.Trainer, path: Path, part: Path, write: Callable[[], Any]) -> None:
         try:
-            self._on_all_ranks(path, partial(self._write, trainer, part, checkpoint))
+            self._on_all_ranks(path, write)
+            if isinstance(trainer.strategy, ShardedStrategy):
+                self._on_all_ranks(path, partial(write_manifest, part))
         except CheckpointError:
             if trainer.is_global_zero:
                 remove(part)
             raise
-        self.saved_step = step
         self._on_all_ranks(path, partial(self._publish, trainer, part, path))
-
-    def _write(self, trainer: L.Trainer, part: Path, checkpoint: dict[str, Any]) -> None:
-        if isinstance(trainer.strategy, ShardedStrategy):
-            write_folder(part, checkpoint)
-            write_manifest(part)
-        elif trainer.is_global_zero:
-            write_file(part, checkpoint)
 
     def _publish(self, trainer: L.Trainer, part: Path, path: Path) -> None:
         if trainer.is_global_zero:
@@ -250,6 +276,38 @@ class Checkpoints(Checkpoint):
             return {}
         stored = json.loads(path.read_text())
         return {int(step): score for step, score in stored["scores"].items() if stored["monitor"] == self.monitor}
+
+
+class BackgroundWriter:
+    """Writes checkpoints in a thread, sharded ones through a process group of their own."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.group: ProcessGroup | None = None
+
+    def start(self, trainer: L.Trainer, part: Path, checkpoint: dict[str, Any]) -> Future:
+        """Returns when training may go on. Called by all ranks."""
+        if isinstance(trainer.strategy, ShardedStrategy):
+            self.group = self.group or distributed.new_group(backend="gloo")
+            return start_folder(part, checkpoint, self.group)
+        copied = _on_host(checkpoint) if trainer.is_global_zero else {}
+        return self.thread.submit(_write, trainer, part, copied)
+
+
+def _on_host(value: Any) -> Any:
+    """A copy with all tensors in the host's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_host(item) for key, item in value.items()}
+    return [_on_host(item) for item in value] if isinstance(value, list) else copy.copy(value)
+
+
+def _write(trainer: L.Trainer, part: Path, checkpoint: dict[str, Any]) -> None:
+    if isinstance(trainer.strategy, ShardedStrategy):
+        write_folder(part, checkpoint)
+    elif trainer.is_global_zero:
+        write_file(part, checkpoint)
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 import train
 from taro.checkpoint_folder import CheckpointError
-from taro.checkpoints import find_checkpoint, find_fault, list_checkpoints
+from taro.checkpoints import find_checkpoint, find_fault, list_checkpoints, write_file
 from taro.resume import KEY, ResumePoint
 from taro.rl.checkpoint import Checkpoints
 from taro.rl.strategy import ShardedStrategy
@@ -167,7 +167,9 @@ def test_damaged_ones_are_set_aside(tmp_path, kind):
     newest = list_checkpoints(tmp_path)[4]
     os.truncate(newest / "meta.pt" if kind == "folder" else newest, 100)
     with pytest.warns(UserWarning, match="step_000004.ckpt is damaged"):
-        Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=6)
+        checkpoints = Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=3)
+    assert set(checkpoints.scores) == {1, 2, 3}  # that of a step that is made again is not known yet
+    Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=6)
     assert set(list_checkpoints(tmp_path)) == {2, 4, 5, 6} and (tmp_path / "step_000004.ckpt.damaged").exists()
     assert all(find_fault(path) is None for path in list_checkpoints(tmp_path).values())
 
@@ -305,3 +307,47 @@ def test_a_sharded_run_goes_on_from_the_newest_whole_folder(arguments, tmp_path)
     assert [path.is_dir() for path in list_checkpoints(folder).values()] == [True, False]
 
 
+
+
+def same(one, other):
+    """Nested dicts and lists of tensors and numbers."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_written_meanwhile_is_the_same(arguments, scripted, tmp_path):
+    """Training goes on and changes the weights while the copy of before is written."""
+    files = []
+    for name, asynchronous in (("now", False), ("meanwhile", True)):
+        extra = ["--checkpoint.every_n_steps=1", f"--checkpoint.asynchronous={asynchronous}", "--checkpoint.keep_last=6"]
+        train.main([*arguments, *LEARNING, *extra, f"--name={name}"])
+        files.append(list_checkpoints(tmp_path / name / "checkpoints"))
+    assert list(files[0]) == list(files[1]) == [1, 2, 3, 4, 5, 6]
+    for step in files[0]:
+        now, meanwhile = (torch.load(paths[step], weights_only=True) for paths in files)
+        for part in ("state_dict", "optimizer_states", "loops"):
+            assert same(now[part], meanwhile[part]), (step, part)
+    links = [(tmp_path / name / "checkpoints" / "best.ckpt").resolve().name for name in ("now", "meanwhile")]
+    assert links[0] == links[1]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("inline_container.cc: unexpected")])
+def test_what_goes_wrong_meanwhile_stops_the_run(arguments, scripted, tmp_path, monkeypatch, error):
+    def fail(path, checkpoint):
+        if "000002" in path.name:
+            path.write_bytes(b"some")
+            raise error
+        return write_file(path, checkpoint)
+
+    monkeypatch.setattr("taro.rl.checkpoint.write_file", fail)
+    extra = ["--checkpoint.every_n_steps=1", "--checkpoint.asynchronous=true"]
+    message = r"step_000002.ckpt can't be written \(.*newest whole checkpoint is .*step_000001.ckpt"
+    with pytest.raises(CheckpointError, match=message):
+        train.main([*arguments, *LEARNING, *extra])
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if "step" in path.name)
+    assert left == ["step_000001.ckpt"]

@@ -518,8 +518,10 @@ def test_a_completion_that_is_cut_is_counted(fit, arguments, steps):
     assert not any(record["finished"] for record in steps.records[0])
 
 
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(fit, arguments, scripted, steps, monkeypatch):
-    """The first step's loss is nan: it is counted and left out, the next ones update."""
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    fit, arguments, scripted, steps, monkeypatch, tmp_path
+):
+    """The first step's loss is nan: it is counted, left out and written down, the next ones update."""
     calls = []
 
     def sometimes_nan(*args, **kwargs):
@@ -528,9 +530,16 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(fit, arguments,
         return replace(output, loss=output.loss * float("nan")) if len(calls) == 1 else output
 
     monkeypatch.setattr("taro.rl.module.policy_loss", sometimes_nan)
-    cli = fit([*arguments, *PLAIN, "--trainer.max_epochs=1"], steps)
+    cli = fit([*arguments, *PLAIN, "--trainer.max_epochs=1"], steps, RunRecords(tmp_path))
     assert steps.column("skipped_steps") == [1.0, 0.0, 0.0]
     assert cli.trainer.global_step == 2
+    (path,) = (tmp_path / "skipped").iterdir()
+    assert path.name == "step_000001_rank0.pt"
+    groups = torch.load(path, weights_only=True)
+    assert [group["sample"]["id"] for group in groups] == [example.sample.id for example in steps.batches[0]]
+    for group, example in zip(groups, steps.batches[0], strict=True):
+        assert group["seeds"] == example.seeds and len(group["completions"]) == len(group["texts"]) == 3
+        assert group["log_probs"].isfinite().all() and group["log_probs"].shape == group["ref_log_probs"].shape
     assert all(parameter.isfinite().all() for parameter in cli.model.policy.parameters())
 
 
