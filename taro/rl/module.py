@@ -433,7 +433,7 @@ class GRPOModule(L.LightningModule):
 
     def log_metrics(self, metrics: GroundingMetrics, prefix: str) -> None:
         for name, value in metrics.compute().items():
-            self.log(f"{prefix}/{name}", value.float(), prog_bar=False)
+            self.log(f"{prefix}/{name}", value.float(), prog_bar=False, sync_dist=True)  # the same on all ranks already
         metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 import lightning as L
 import pytest
 
-from taro.rl.checkpoint import LastCheckpoint
 from taro.rl.curriculum import CurriculumCallback
 
 PLAIN = ["--model.temporal_reward=null", "--model.loss.kl_coefficient=0"]
@@ -66,12 +65,12 @@ def test_linear_falls_within_training(fit, arguments, scripted):
 @pytest.mark.parametrize(
     ("schedule", "expected"), [("epochs", [1, 1, 1, 0, 0, 0]), ("linear", [1, 2 / 3, 1 / 3, 0, 0, 0])]
 )
-def test_a_resumed_run_goes_on_with_the_curriculum(fit, arguments, scripted, steps, stop, schedule, expected, tmp_path):
+def test_a_resumed_run_goes_on_with_the_curriculum(fit, arguments, scripted, steps, stop, schedule, expected):
     """From its first step on."""
-    told, last = Probabilities(), LastCheckpoint(tmp_path)
+    told = Probabilities()
     arguments = [*arguments, *PLAIN, f"--curriculum.schedule={schedule}", "--trainer.val_check_interval=50"]
-    fit([*arguments, f"--trainer.max_steps={stop}"], last)
-    fit([*arguments, f"--ckpt_path={tmp_path}/last.ckpt"], told, steps)
+    fit([*arguments, f"--trainer.max_steps={stop}"])
+    fit([*arguments, "--ckpt_path=last"], told, steps)
     assert told.values == pytest.approx(expected[stop:])
     if schedule == "epochs":
         assert steps.column("taro/constructed_fraction") == expected[stop:]
