@@ -40,8 +40,8 @@ def _free_name(path: Path) -> Path:
 
 @rank_zero_only
 def drop_records_after(folder: Path, step: int) -> None:
-    """Of steps that are made again: their rollouts, and what failed in them."""
-    for path in (folder / "rollouts").glob("step_*.jsonl"):
+    """Of steps that are made again: their rollouts, and what failed in them or was skipped."""
+    for path in (*folder.glob("rollouts/step_*"), *folder.glob("skipped/step_*")):
         if int(re.match(r"step_(\d+)", path.name)[1]) > step:
             path.unlink()
     failed = folder / "failed.jsonl"

@@ -191,11 +191,16 @@ def test_auto_goes_on_if_it_can(whole_run, arguments, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     extra = folder / "rollouts" / "step_000006_rank0.jsonl"  # of a step that got no checkpoint, with other ranks
     extra.write_text("{}\n")
+    (folder / "skipped").mkdir()
+    skipped = [folder / "skipped" / f"step_00000{step}_rank0.pt" for step in (4, 6)]
+    for path in skipped:
+        path.touch()
     lines = ['{"step": "test"}', '{"step": 5}', '{"step": 6}', '{"st']
     (folder / "failed.jsonl").write_text("\n".join(lines))
     assert train.main(arguments)["steps"] == 6
     assert_same_training(checkpoint(tmp_path), whole_run[0])
     assert rollouts(tmp_path) == whole_run[1]
+    assert [path.exists() for path in skipped] == [True, False]
     assert (folder / "failed.jsonl").read_text().splitlines() == lines[:2]
     assert list(tmp_path.glob("run.*")) == []
 
@@ -213,17 +218,17 @@ def test_a_checkpoint_is_never_ahead_of_its_rollouts(arguments, scripted, tmp_pa
     assert seen == [(step, step) for step in range(1, 7)]
 
 
-@pytest.mark.parametrize("stop", [2, 3, 5])
-def test_the_log_goes_on_where_it_was(arguments, scripted, tmp_path, monkeypatch, stop):
-    """Each step once, and each validation; also of steps that got no checkpoint, and of those that are made again."""
-    arguments = [*arguments, *LEARNING]
+@pytest.mark.parametrize(("stop", "last"), [(1, 1), (2, 2), (3, 3), (5, 3), (5, 4)])
+def test_the_log_goes_on_where_it_was(arguments, scripted, tmp_path, monkeypatch, stop, last):
+    """Each step once, and each validation; steps after the last checkpoint are made again."""
+    arguments = [*arguments, *LEARNING, "--checkpoint.every_n_steps=1", "--checkpoint.keep_last=9"]
     restore = stop_in_step(monkeypatch, stop, "rollout")
     with pytest.raises(Stop):
         train.main(arguments)
     restore()
-    for later in list_checkpoints(tmp_path / "run" / "checkpoints").values():
-        if later.name > "step_000002.ckpt":
-            later.unlink()
+    for step, path in list_checkpoints(tmp_path / "run" / "checkpoints").items():
+        if step > last:
+            path.unlink()
     train.main([*arguments, "--ckpt_path=last"])
     logged = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in logged.Scalars("reward")] == [0, 1, 2, 3, 4, 5]

@@ -112,16 +112,18 @@ class Checkpoints(Checkpoint):
         self.finish(trainer)
 
     def on_exception(self, trainer: L.Trainer, module: GRPOModule, exception: BaseException) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.optimizers or isinstance(exception, CheckpointError):
+            return
         # In the middle of an update the weights belong to no step: the checkpoint from before is the one to go on from.
         in_update = module.updated_step > steps_done(trainer)
-        started = trainer.state.fn == TrainerFn.FITTING and trainer.optimizers
-        if not started or in_update or isinstance(exception, CheckpointError):
-            return
         if trainer.world_size == 1 or isinstance(exception, RAISED_BY_ALL):
-            self.save(trainer)
+            if not in_update:
+                self.save(trainer)
             self.finish(trainer)
         elif not isinstance(trainer.strategy, ShardedStrategy):
-            self._save_alone(trainer)
+            self._finish_alone(trainer)
+            if not in_update:
+                self._save_alone(trainer)
 
     # What
 
@@ -207,8 +209,15 @@ class Checkpoints(Checkpoint):
             publish(part, path)
         self._settle(trainer)
 
+    def _finish_alone(self, trainer: L.Trainer) -> None:
+        """Other ranks don't come here with this one, which must not wait for them."""
+        if self.pending is not None and trainer.is_global_zero:
+            path, part, written = self.pending
+            written.result()
+            publish(part, path)
+            link(path, LAST)
+
     def _save_alone(self, trainer: L.Trainer) -> None:
-        """Other ranks don't save with this one, which must not wait for them."""
         step = steps_done(trainer)
         if step != self.saved_step:
             path = checkpoint_path(self.folder, step)

@@ -84,15 +84,16 @@ class StopOnSignal(L.Callback):
                 signal.signal(number, lambda number, frame: self._handle(trainer, number, frame))
 
     def _handle(self, trainer: L.Trainer, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
         training = trainer.state.fn == TrainerFn.FITTING
         if number == signal.SIGINT and (self.number or not training):
             raise KeyboardInterrupt
-        if not training:
-            if trainer.strategy.launcher is not None:
-                trainer.strategy.launcher.kill(signal.SIGKILL)
-            sys.exit(128 + number)
-        self.number = number
         if trainer.is_global_zero:
+            when = "after this step" if training else "at once"
             again = "; once more to stop at once" if number == signal.SIGINT else ""
-            os.write(2, f"\n{name}: stopping after this step{again}\n".encode())
+            os.write(2, f"\n{signal.Signals(number).name}: stopping {when}{again}\n".encode())
+        if training:
+            self.number = number
+            return
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # other ranks may be waiting for this one
+        sys.exit(128 + number)

@@ -2,7 +2,7 @@
 the end with a run that nobody disturbed, bit for bit. On a CPU, in a few minutes:
 
     python tests/faults/kill_resume.py --kills 12
-    python tests/faults/kill_resume.py --kills 6 --ranks 2 --strategy fsdp2
+    python tests/faults/kill_resume.py --kills 6 --trainer.devices=2 --trainer.strategy=fsdp2
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from taro.checkpoints import find_fault, list_checkpoints  # noqa: E402
 from taro.data.samples import save_samples  # noqa: E402
 from taro.data.synthetic import WorldSettings, make_split  # noqa: E402
 
-STEPS_PER_EPOCH, STEPS_PER_KILL = 3, 3
+STEPS_PER_EPOCH, STEPS_PER_KILL, MOST_SAVES = 3, 4, 3
 LIMIT = 600  # seconds of one process
 START = 10  # seconds that one takes, about, to its first step
 
@@ -51,15 +51,13 @@ class Kill:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=12)
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--strategy", default="auto")
     parser.add_argument("--seed", type=int, default=0, help="of when it is killed")
     parser.add_argument("--folder", type=Path, default=None, help="to work in and to leave; a temporary one unless given")
-    args = parser.parse_args()
+    args, extra = parser.parse_known_args()  # the rest is for train.py
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        command = make_command(folder, args)
+        command = make_command(folder, args.kills, extra)
         run(command, folder / "whole")
         kills = run_killed(command, folder / "killed", args.kills, random.Random(args.seed))
         differences = list(compare(folder / "whole", folder / "killed"))
@@ -68,23 +66,22 @@ def main() -> None:
     sys.exit(1 if differences or damaged or len(kills) < args.kills else 0)
 
 
-def make_command(folder: Path, args: argparse.Namespace) -> list[str]:
+def make_command(folder: Path, kills: int, extra: list[str]) -> list[str]:
     """A training with a save after each step, and a validation after every second."""
     model = save_lively(folder / "model", "qwen2_5_vl")
     for split, videos in (("train", 3), ("validation", 1)):
         samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
         save_samples(samples[: 2 * STEPS_PER_EPOCH], folder / f"{split}.jsonl", relative_to=folder)
-    epochs = -(-args.kills * STEPS_PER_KILL // STEPS_PER_EPOCH)
+    epochs = -(-kills * STEPS_PER_KILL // STEPS_PER_EPOCH)
     settings = {
         "output_dir": folder, "ckpt_path": "auto", "model.name_or_path": model, "model.group_size": 2,
         "model.sampling.max_tokens": 96, "model.evaluation_max_tokens": 8, "model.optimizer.learning_rate": 1e-3,
         "data.train_file": folder / "train.jsonl", "data.validation_file": folder / "validation.jsonl",
         "data.test_file": "null", "data.prompts_per_step": 2, "data.workers": 0, "data.grounding.video.fps": 1.0,
         "data.grounding.video.max_tokens": 64, "trainer.max_epochs": epochs, "trainer.val_check_interval": 2,
-        "trainer.accelerator": "cpu", "trainer.devices": args.ranks, "trainer.strategy": args.strategy,
-        "checkpoint.every_n_steps": 1, "progress_bar.refresh_rate": 0,
+        "trainer.accelerator": "cpu", "checkpoint.every_n_steps": 1, "progress_bar.refresh_rate": 0,
     }  # fmt: skip
-    return [sys.executable, str(ROOT / "train.py"), *(f"--{name}={value}" for name, value in settings.items())]
+    return [sys.executable, str(ROOT / "train.py"), *(f"--{name}={value}" for name, value in settings.items()), *extra]
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen:
@@ -123,7 +120,7 @@ def run_killed(command: list[str], folder: Path, count: int, rng: random.Random)
 
 def wait_for_moment(process: subprocess.Popen, checkpoints: Path, rng: random.Random) -> str:
     """Within a save after some whole ones, or any time: while all is loaded, or within the steps that follow."""
-    saves = rng.randrange(STEPS_PER_KILL)
+    saves = rng.randrange(MOST_SAVES)
     in_save = rng.random() < 0.6
     newest = newest_step(checkpoints)
     step = newest + saves
@@ -135,7 +132,7 @@ def wait_for_moment(process: subprocess.Popen, checkpoints: Path, rng: random.Ra
             pass  # a save of so small a model takes some milliseconds
         time.sleep(rng.uniform(0, 0.02))
         return f"in the save after step {step}"
-    time.sleep(rng.uniform(0, 1 if saves else START))
+    time.sleep(rng.uniform(0, 0.5 if saves else START))
     return f"some time after step {step}"
 
 

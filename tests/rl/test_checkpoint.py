@@ -197,11 +197,13 @@ class StopInUpdate(L.Callback):
             raise KeyError("in the middle of an update")
 
 
-def test_a_step_that_was_cut_short_in_its_update_is_not_saved(fit, arguments, scripted, tmp_path):
-    """Its weights belong to no step."""
+@pytest.mark.parametrize(("saved", "asynchronous"), [(2, False), (2, True), (3, True)])
+def test_a_step_that_was_cut_short_in_its_update_is_not_saved(fit, arguments, scripted, tmp_path, saved, asynchronous):
+    """Its weights belong to no step. One from before that is being written is finished."""
+    extra = [f"--trainer.val_check_interval={saved}", f"--checkpoint.asynchronous={asynchronous}"]
     with pytest.raises(KeyError, match="in the middle"):
-        fit([*arguments, *LEARNING], StopInUpdate())
-    assert list(list_checkpoints(tmp_path / "run" / "checkpoints")) == [2]
+        fit([*arguments, *LEARNING, *extra], StopInUpdate())
+    assert list(list_checkpoints(tmp_path / "run" / "checkpoints")) == [saved]
 
 
 FULL = """

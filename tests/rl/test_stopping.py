@@ -16,7 +16,7 @@ from taro.checkpoints import list_checkpoints
 from taro.progress import steps_done
 from taro.resume import ResumePoint
 from taro.rl.module import GRPOModule
-from taro.rl.stopping import SIGNALS, RunStopped
+from taro.rl.stopping import SIGNALS, RunStopped, StopOnSignal
 
 ROOT = Path(__file__).parents[2]
 LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
@@ -94,6 +94,28 @@ def test_in_the_last_step_the_rest_is_left_for_later(arguments, scripted, tmp_pa
     assert list(scores) == ["2", "4", "6"]
 
 
+def test_slurm_is_as_everywhere(arguments, scripted, tmp_path, send, monkeypatch):
+    """Lightning would write a checkpoint of its own in the middle of the step, and requeue the job."""
+    variables = {"JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NTASKS": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", None)
+    requeueing = []
+    take_over = StopOnSignal._take_over
+
+    def looking(self, trainer):
+        requeueing.append(trainer._accelerator_connector.cluster_environment.auto_requeue)
+        take_over(self, trainer)
+
+    monkeypatch.setattr(StopOnSignal, "_take_over", looking)
+    send("training_step", 2, signal.SIGUSR1)
+    with pytest.raises(RunStopped, match="stopped by SIGUSR1 after step 3"):
+        train.main([*arguments, *LEARNING])
+    assert requeueing == [True] and not list(tmp_path.rglob("hpc_ckpt*"))
+    assert list(list_checkpoints(tmp_path / "run" / "checkpoints")) == [2, 3]
+
+
 def test_a_second_ctrl_c_does_not_wait(arguments, scripted, tmp_path, send):
     send("training_step", 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(SystemExit) as leaving:
@@ -101,10 +123,11 @@ def test_a_second_ctrl_c_does_not_wait(arguments, scripted, tmp_path, send):
     assert leaving.value.code == 1 and checkpoint(tmp_path)["global_step"] == 3
 
 
-def test_an_evaluation_is_ended_at_once(arguments, scripted, synthetic, tmp_path, send):
+def test_an_evaluation_is_ended_at_once(arguments, scripted, synthetic, tmp_path, send, capfd):
     send("test_step", 0, signal.SIGTERM)
     with pytest.raises(SystemExit) as leaving:
         train.main([*arguments, *LEARNING, f"--data.test_file={synthetic}/test.jsonl"])
+    assert "SIGTERM: stopping at once" in capfd.readouterr().err
     assert leaving.value.code == 143 and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
