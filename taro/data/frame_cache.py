@@ -6,14 +6,18 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import torch
 
 from taro.data.video import Video, VideoSettings
+from taro.data.video_file import VideoFile
+from taro.data.watched import read_watched
 from taro.disk_cache import TensorCache
 from taro.models.patches import PatchGeometry
 
-VERSION = 1  # to be raised when the code takes other frames than before with the same settings
+VERSION = 2  # to be raised when the code takes other frames than before with the same settings
 
 
 def video_key(
@@ -35,7 +39,7 @@ def file_identity(path: str) -> str | None:
     """Size and time of a file, which differ once it is another; None where there is none to be read."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path at all
         return None
     return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
@@ -54,8 +58,12 @@ class FrameCache:
         geometry: PatchGeometry,
         load: Callable[[], Video],
     ) -> Video:
-        """The kept video, or else the one that `load` gives, which is kept. What `load` raises is not."""
-        identity = file_identity(path)  # before the file is read: what changes meanwhile is noticed next time
+        """The kept video, or else the one that `load` gives, which is kept. What `load` raises is not.
+
+        Raises VideoError where the system does not answer about the file within `settings.timeout`.
+        """
+        # Before the file is read: what changes meanwhile is noticed next time.
+        identity = read_watched(VideoFile.limited(Path(path), settings.timeout), partial(file_identity, path))
         if identity is None:
             return load()
         key = video_key("frames", path, clip, settings, geometry)

@@ -3,9 +3,10 @@
 PyAV decodes only what the wanted pictures need: nothing between the last of them before a keyframe and that keyframe,
 and of H.264 no picture that none refers to. They come out as they would if all were decoded.
 
-Where a decoder reports damage in what it decodes, the video is an error: the pictures that it makes up in place of damaged
-ones, and those that refer to them, are not used. Bytes that are wrong and still make a valid stream go unnoticed: in H.264
-hardly ever, in VP8, VP9 and HEVC mostly.
+Where a decoder notices damage in what it decodes, the video is an error: no picture is used that it made up in place of a
+damaged one, nor one that may refer to such a picture. What it can't notice: wrong bytes that make a valid stream (random
+ones in a tenth of the cases in H.264, in most in HEVC, VP8 and VP9) and, in H.264 with several threads, now and then damage
+to a picture that no other refers to.
 """
 
 import importlib.util
@@ -124,10 +125,9 @@ def _runs(index: PictureIndex, wanted: list[int]) -> list[tuple[int | None, list
 
 
 def _set_up(decoder: av.VideoCodecContext, *, threads: bool, explode: bool) -> None:
-    """Before the first picture. `threads`: decode several pictures at once, and then the marks of corrupt ones may come too
-    late. Threads that share a picture (SLICE, PyAV's default) keep the decoder of H.264 from noticing damage at all.
-
-    `explode`: the decoder raises where anything is wrong, be it without consequences.
+    """Before the first picture. `threads` decode several pictures at once: marks of corrupt ones may come too late. (Those that
+    share a picture, PyAV's default, keep the decoder of H.264 from noticing any damage.) With `explode` the decoder raises
+    where anything is wrong, be it without consequences.
     """
     if threads:
         decoder.thread_type = "AUTO"

@@ -69,7 +69,8 @@ class VideoFile:
         av.logging.set_level(None)
         try:
             self._check_kind()
-            with av.open(str(self.path.absolute()), metadata_errors="ignore", timeout=self.seconds_left) as container:
+            name = str(self.path.absolute())  # what is before a colon in another one counts as a protocol
+            with av.open(name, metadata_errors="ignore", timeout=self.seconds_left) as container:
                 yield container, self._picture_stream(container)
         except (av.FFmpegError, OSError) as error:
             self.check_time()

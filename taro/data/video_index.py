@@ -1,7 +1,9 @@
 """Which pictures a video file holds, and when each is shown: found by demuxing, without decoding, for both backends.
 
 A file must be whole: it may end END_TOLERANCE pictures before its header says, since encoders round that time, and no
-picture that the header lists may be missing. Where a clip is cut from the file, what is read for it must be there.
+picture that the header lists may be missing. Of a file that a clip is cut from, what is read for the clip must be there.
+What can't be noticed: a part that is missing where the header lists nothing (within Matroska, anywhere in MPEG-TS; the times
+of the other pictures stay right), and a damaged header that contradicts nothing, such as one with other times.
 """
 
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import numpy as np
 
 from taro.data.video_file import VideoFile
 
-END_TOLERANCE = 1.5  # pictures by which a file may end before its header says; encoders round that time
+END_TOLERANCE = 1.5
 CLIP_SLACK = 1e-3  # seconds, and no more than half a tick: a clip's limit seldom falls on a tick
 # Zero bytes in a row that no entropy coder writes: a part of the file that was never written. Decoders of some formats make
 # pictures of them without a word.

@@ -59,7 +59,6 @@ def _serve(calls: SimpleQueue) -> None:
             answers.put((read(), None))
         except BaseException as error:
             answers.put((None, error))
-        del call, read, answers  # what was read is the caller's alone
 
 
 _own = threading.local()  # the reader of each thread that asks

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from taro.data import video_backends
-from taro.data.video_backends import decode_pyav
+from taro.data.video_backends import decode_decord, decode_pyav
 from taro.data.video_file import VideoError, VideoFile
 from taro.data.video_index import read_index
 
@@ -137,8 +137,13 @@ def test_damage_is_found_where_it_matters(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["b-pyramid", "open-gop-mkv", "mpeg4", "mpeg4-avi", "interlaced"], indirect=True)
-def test_no_picture_shows_damage(path, tmp_path):
-    """Of a picture that the decoder patches up, those that refer to it are as wrong, also where they are shown before it."""
+def test_no_picture_shows_damage(path, tmp_path, monkeypatch):
+    """Those that refer to a picture that the decoder patched up are as wrong as that one, also where they are shown before it.
+
+    Without threads: with them the decoder may be too late to mark a picture that no other refers to.
+    """
+    set_up = video_backends._set_up
+    monkeypatch.setattr(video_backends, "_set_up", lambda *given, **how: set_up(*given, **how | {"threads": False}))
     plain = [picture for _, picture in decode_all(path)]
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size > 200]
@@ -158,3 +163,46 @@ def test_no_picture_shows_damage(path, tmp_path):
                 assert np.array_equal(picture, plain[place])
                 found.append("same")
     assert found.count("error") >= 10 and found.count("same") >= 10
+
+
+@pytest.mark.parametrize("path", ["b-pyramid"], indirect=True)
+def test_decord_is_not_believed_where_it_patches_up(path, tmp_path):
+    """It gives such pictures as if nothing were wrong."""
+    pytest.importorskip("decord")
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size > 200]
+    file = VideoFile.limited(tmp_path / "v.mp4", 60.0)
+    for packet in packets[4:20:5]:
+        data = bytearray(path.read_bytes())
+        half, end = packet.size // 2, data.index(bytes(packet)) + packet.size
+        data[end - half : end] = b"\xff" * half
+        file.path.write_bytes(data)
+        with pytest.raises(VideoError, match="is damaged, decord's decoder reports: concealing"):
+            list(decode_decord(file, read_index(file, None), list(range(COUNT)), None))
+
+
+@pytest.mark.parametrize("path", ["b-pyramid"], indirect=True)
+def test_the_last_pictures_need_no_second_try(path, monkeypatch):
+    for place in range(COUNT - 8, COUNT):
+        with monkeypatch.context() as patched:
+            count_decoded(patched, path, [place])
+
+
+@pytest.mark.parametrize("path", ["b-pyramid"], indirect=True)
+def test_faults_beside_the_pictures_are_no_damage(path, tmp_path):
+    """Such as a message for the player that is cut short, which some cameras write with each picture."""
+    message = b"\x06\x05\xff\xff\xff\x80"  # user data, of more bytes than there are
+    with av.open(str(path)) as source, av.open(str(tmp_path / "v.mp4"), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                changed = av.Packet(len(message).to_bytes(4, "big") + message + bytes(packet))
+                changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+                changed.is_keyframe, changed.stream = packet.is_keyframe, stream
+                copy.mux(changed)
+    wanted = [0, 30, COUNT - 1]
+    with pytest.raises(av.FFmpegError), av.open(str(tmp_path / "v.mp4")) as container:
+        container.streams.video[0].codec_context.options = {"err_detect": "explode"}
+        list(container.decode(video=0))
+    plain, found = (decode(one, wanted) for one in (path, tmp_path / "v.mp4"))
+    assert all(np.array_equal(found[place], plain[place]) for place in wanted)

@@ -1,8 +1,6 @@
 """Files that are no video, or not a whole one."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -14,7 +12,6 @@ from taro.data.video import VideoError, VideoSettings, load_video
 from taro.data.video_file import VideoFile
 from taro.models.patches import PatchGeometry
 
-ROOT = Path(__file__).parents[2]
 BACKENDS = ["pyav", "decord"]
 
 
@@ -171,32 +168,13 @@ def test_a_hole_is_found(tmp_path, codec, backend):
 
 # Messages ----------------------------------------------------------------------------------------------------------
 
-NOISY = """
-import sys
-import av
-from taro.data.video import VideoError, VideoSettings, load_video
-from taro.models.patches import PatchGeometry
-
-av.logging.set_level(av.logging.ERROR)
-for path in sys.argv[1:]:
+def test_messages_cannot_block(tmp_path):
+    """Another package, as torchvision, may have switched PyAV's logging on. Its callback needs the GIL, in threads that PyAV
+    waits for with the GIL held when it stops a decoder: where they report damage just then, nothing goes on."""
+    file = VideoFile.limited(write_video(tmp_path / "v.mp4"), 60.0)
+    av.logging.set_level(av.logging.ERROR)
     try:
-        load_video(path, clip=None, settings=VideoSettings(), geometry=PatchGeometry())
-    except VideoError as error:
-        print(error.reason)
-"""
-
-
-def test_messages_about_damage_do_not_block(tmp_path):
-    """Another package, as torchvision, may have switched PyAV's logging on, whose callback needs the GIL."""
-    plain = write_video(tmp_path / "v.mp4", size=(320, 240), pictures=100)
-    with av.open(str(plain)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size > 600]
-    data, paths = plain.read_bytes(), []
-    for packet in packets[1::8]:
-        paths.append(tmp_path / f"{packet.pts}.mp4")
-        start = data.index(bytes(packet)) + packet.size // 2
-        paths[-1].write_bytes(data[:start] + b"\xa5" * 300 + data[start + 300 :])
-    command = [sys.executable, "-c", NOISY, *map(str, paths)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(paths) > 4
+        with file.opened():
+            assert av.logging.get_level() is None
+    finally:
+        av.logging.set_level(None)

@@ -13,10 +13,13 @@ import av
 import numpy as np
 import pytest
 
+from taro.data.frame_cache import FrameCache
 from taro.data.video import VideoError, VideoSettings, load_video
+from taro.data.video_backends import decode_pyav
 from taro.data.video_file import VideoFile
 from taro.data.video_index import read_index
 from taro.data.watched import read_watched
+from taro.disk_cache import TensorCache
 from taro.models.patches import PatchGeometry
 
 BACKENDS = ["pyav", "decord"]
@@ -88,23 +91,40 @@ def test_a_call_that_blocks_is_given_up(blocked, backend):
 def test_an_endless_search_ends(tmp_path):
     """libav looks for the next picture in 64 GB of nothing, within one call."""
     path = write_video(tmp_path / "v.mkv")
+    file = VideoFile.limited(path, 60.0)
+    thread = read_watched(file, threading.get_ident)
     try:
         os.truncate(path, 2**36)
     except OSError:
         pytest.skip("the file system has no files with holes")
-    before = readers()
     with pytest.raises(VideoError, match=r"is not read within 0\.5 s"):
         load(path, timeout=0.5)
-    assert wait_until(lambda: readers() <= max(before, 1))
+    assert read_watched(file, threading.get_ident) == thread  # which was not given up
 
 
-@pytest.mark.parametrize("clip", [None, (0.2, 0.6)])
-def test_a_video_that_is_only_long_ends_in_time(tmp_path, clip):
-    """What goes on from packet to packet notices by itself."""
-    file = VideoFile.limited(write_video(tmp_path / "v.mp4"), 0.01)
-    time.sleep(0.02)
-    with pytest.raises(VideoError, match=r"is not read within 0\.01 s"):
-        read_index(file, clip)
+class Clock:
+    """In place of the module `time`: a second passes with each look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("step", ["list the pictures", "list those of a clip", "decode some", "decode all"])
+def test_what_is_only_long_notices_by_itself(tmp_path, monkeypatch, step):
+    path = write_video(tmp_path / ("v.avi" if step == "decode all" else "v.mp4"))
+    index = read_index(VideoFile.limited(path, 60.0), None)
+    monkeypatch.setattr("taro.data.video_file.time", Clock())
+    file = VideoFile.limited(path, 15.0)
+    with pytest.raises(VideoError, match="is not read within 15 s"):
+        if step.startswith("list"):
+            read_index(file, None if step == "list the pictures" else (0.1, 0.9))
+        else:
+            list(decode_pyav(file, index, [0, 24], None))
+    assert file.seconds_left == 0 and 15 <= file.end < 20
 
 
 def test_a_decord_that_hangs_is_killed(tmp_path, monkeypatch):
@@ -116,6 +136,18 @@ def test_a_decord_that_hangs_is_killed(tmp_path, monkeypatch):
         load(path, "decord", timeout=3.0)
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
+
+
+def test_a_cache_does_not_wait_for_the_file_either(tmp_path, monkeypatch):
+    """It asks for size and time first."""
+    answer, settings = threading.Event(), VideoSettings(timeout=0.1)
+    monkeypatch.setattr("taro.data.frame_cache.file_identity", lambda path: answer.wait(20))
+    cache = FrameCache(TensorCache(tmp_path, 1e6))
+    try:
+        with pytest.raises(VideoError, match=r"is not read within 0\.1 s"):
+            cache.video("v.mp4", None, settings, PatchGeometry(), lambda: pytest.fail("the file was read"))
+    finally:
+        answer.set()
 
 
 def test_what_is_read_is_returned_or_raised(file):
