@@ -93,7 +93,9 @@ if __name__ == "__main__":
         print_summary(main())
     except (ConfigError, SampleError, ModelError, EngineError, SeamError, CheckpointError) as error:
         sys.exit(f"error: {error}")
-    except (TooManyFailures, FloatingPointError) as error:
+    except TooManyFailures as error:  # on all ranks
+        sys.exit(f"error: {error}" if rank_zero_only.rank == 0 else 0)
+    except FloatingPointError as error:
         sys.exit(f"error: {error}")
     except RunStopped as stop:
         if rank_zero_only.rank != 0:

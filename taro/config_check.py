@@ -130,6 +130,8 @@ def _conflicts(config: Namespace) -> Iterator[str]:
             "model.temporal_reward.permutation = completion: where weights are sharded (trainer.strategy = "
             f"{trainer.strategy}) all ranks need equally many passes; set group"
         )
+    if config.failure_limit.largest_share > 1:
+        yield f"failure_limit.largest_share = {config.failure_limit.largest_share}: a share of the samples, at most 1"
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"

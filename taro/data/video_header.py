@@ -10,31 +10,29 @@ from pathlib import Path
 
 import av
 
-from taro.data.video_file import VideoError
+from taro.data.video_file import VideoError, VideoFile
+from taro.data.watched import read_watched
+
+TIMEOUT = 60.0  # seconds
 
 
 def read_duration(path: Path) -> float:
     """Seconds of the pictures, as the header has it, or of the whole file where the header says no more.
 
-    Raises VideoError where the file is missing or empty, can't be opened, or holds no pictures or no duration. Damage
-    behind the header is not seen.
+    Raises VideoError where the file is missing or empty, can't be opened within TIMEOUT, or holds no pictures or no duration.
+    Damage behind the header is not seen.
     """
-    if not path.is_file():
-        raise VideoError(path, "is not a file" if path.exists() else "does not exist")
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise VideoError(path, "has no picture stream")
-            if stream.codec_context is None:
-                raise VideoError(path, "its pictures are of a kind that this libav cannot decode")
+    file = VideoFile.limited(path, TIMEOUT)
+
+    def read() -> float:
+        with file.opened() as (container, stream):
             if stream.duration:
                 return float(stream.duration * stream.time_base)
             if container.duration:
                 return container.duration / av.time_base
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"cannot be opened ({type(error).__name__}: {error})") from error
-    raise VideoError(path, "its header has no duration")
+        raise file.error("its header has no duration")
+
+    return read_watched(file, read)
 
 
 def read_all_durations(paths: Iterable[Path], workers: int | None) -> dict[Path, float | VideoError]:
