@@ -43,10 +43,8 @@ train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos wi
 test: $(INSTALLED)  ## all tests that need no vLLM
 	$(RUN) -m pytest $(ARGS)
 
-# The two ranks hung when started by a process that had run vLLM itself: they get one of their own.
 test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv of its own, .venv-vllm
-	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm --ignore tests/with_vllm/test_ranks.py $(ARGS)
-	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm/test_ranks.py
+	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm $(ARGS)
 
 # torchaudio and torchcodec don't load beside a CPU torch and aren't needed; for torchvision see the copied file.
 $(VLLM_INSTALLED): setup.cfg Makefile tests/with_vllm/torchvision_operators.py

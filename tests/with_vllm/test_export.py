@@ -1,6 +1,5 @@
 """A model trained on two ranks with sharded weights, exported, in transformers and in vLLM."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder, prompts, tmp_path, family):
+def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder, prompts, tmp_path, launch_environment):
     extra = [
         f"--model.name_or_path={model_folder}",
         "--trainer.devices=2",
@@ -32,7 +31,7 @@ def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder
         "--model.sampling.max_tokens=64",
     ]
     command = [sys.executable, str(ROOT / "train.py"), *arguments, *extra]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=launch_environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     (checkpoint,) = (path for path in (tmp_path / "run" / "checkpoints").glob("step_*.ckpt") if path.is_dir())
     folder = tmp_path / "exported"
