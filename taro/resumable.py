@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,3 +226,19 @@ def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -
         more = [f"and {len(lines) - LINES_SHOWN} more"] if len(lines) > LINES_SHOWN else []
         shown = "\n".join(lines[:LINES_SHOWN] + more)
         raise ResumeError(f"{folder} holds the results of another configuration; choose another --output.\n{shown}")
+
+
+def file_problems(input: str, target: str, video_root: str | None, *, resumed: bool) -> Iterator[str]:
+    """What of the flags --input, --output and --video_root of a command that rewrites a samples file can't work; `resumed`: an
+    output that is there is the command's own."""
+    output = Path(target)
+    if not Path(input).is_file():
+        yield f"--input {input}: no such file"
+    if output.suffix != ".jsonl":
+        yield f"--output {output}: must end in .jsonl"
+    elif output.resolve() == Path(input).resolve():
+        yield f"--output {output}: is the input; choose another"
+    elif output.exists() and not resumed:
+        yield f"--output {output}: exists already; choose another, or delete it"
+    if video_root is not None and not Path(video_root).is_dir():
+        yield f"--video_root {video_root}: no such folder"

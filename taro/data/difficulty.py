@@ -56,7 +56,7 @@ from taro.evaluation.predictions import Prediction
 from taro.models.families import ModelError
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
-from taro.resumable import ResumableFolder, ResumeError, Shard
+from taro.resumable import ResumableFolder, ResumeError, Shard, file_problems
 from taro.rl.rollout import EngineError, RolloutEngine, SamplingSettings, SeamError, VLLMSettings
 from taro.rl.rollout.local import engine_problems, longest_prompt, resolve_device, resolve_dtype, start_engine
 from taro.seeds import stable_seed
@@ -204,15 +204,14 @@ def _ask(
     settings: DifficultySettings, samples: Sequence[Sample], builder: PromptBuilder, grounding: GroundingSettings
 ) -> Iterator[ScoredSample]:
     """As they come."""
-    device = resolve_device(settings.device)
 
     def start() -> RolloutEngine:
         return start_engine(
             settings.engine,
             builder,
             max_tokens=settings.max_tokens,
-            device=device,
-            dtype=resolve_dtype(settings.dtype, device),
+            device=settings.device,
+            dtype=settings.dtype,
             vllm=settings.vllm,
         )
 
@@ -275,17 +274,7 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
 
 def list_problems(settings: DifficultySettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
-    output = Path(settings.output)
-    if not Path(settings.input).is_file():
-        yield f"--input {settings.input}: no such file"
-    if output.suffix != ".jsonl":
-        yield f"--output {output}: must end in .jsonl"
-    elif output.resolve() == Path(settings.input).resolve():
-        yield f"--output {output}: is the input; choose another"
-    elif output.exists() and not settings.folder.exists():
-        yield f"--output {output}: exists already; choose another, or delete it"
-    if settings.video_root is not None and not Path(settings.video_root).is_dir():
-        yield f"--video_root {settings.video_root}: no such folder"
+    yield from file_problems(settings.input, settings.output, settings.video_root, resumed=settings.folder.exists())
     for name, least in {"samples": 1, "limit": 1, "max_tokens": 1, "batch_size": 1, "workers": 0, "temperature": 0}.items():
         value = getattr(settings, name)
         if value is not None and not least <= value < math.inf:

@@ -11,7 +11,7 @@ from taro.data.video import Video
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.prompts import format_seconds
 from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
-from taro.rl.rollout.local import longest_prompt, resolve_device, resolve_dtype, start_engine
+from taro.rl.rollout.local import longest_prompt, start_engine
 
 
 class EngineCaptioner:
@@ -70,13 +70,12 @@ def start_captioner(settings: CaptionSettings, builder: PromptBuilder) -> Engine
     Raises:
         EngineError: vLLM can't run it.
     """
-    device = resolve_device(settings.device)
     engine = start_engine(
         settings.engine,
         builder,
         max_tokens=settings.max_tokens,
-        device=device,
-        dtype=resolve_dtype(settings.dtype, device),
+        device=settings.device,
+        dtype=settings.dtype,
         vllm=settings.vllm,
     )
     sampling = SamplingSettings(0.0, settings.max_tokens, settings.repetition_penalty)

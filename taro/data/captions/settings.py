@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from taro.data.video import VideoSettings
-from taro.resumable import ResumeError, Shard
+from taro.resumable import ResumeError, Shard, file_problems
 from taro.rl.rollout.local import engine_problems
 from taro.rl.rollout.vllm import VLLMSettings
 
@@ -137,17 +137,8 @@ def list_problems(settings: CaptionSettings) -> list[str]:
 
 
 def _files(settings: CaptionSettings) -> Iterator[str]:
-    output = Path(settings.output)
-    if not Path(settings.input).is_file():
-        yield f"--input {settings.input}: no such file"
-    if output.suffix != ".jsonl":
-        yield f"--output {output}: must end in .jsonl"
-    elif output.resolve() == Path(settings.input).resolve():
-        yield f"--output {output}: is the input; choose another"
-    elif output.exists() and (settings.imports or not settings.folder.exists()):
-        yield f"--output {output}: exists already; choose another, or delete it"
-    if settings.video_root is not None and not Path(settings.video_root).is_dir():
-        yield f"--video_root {settings.video_root}: no such folder"
+    resumed = not settings.imports and settings.folder.exists()
+    return file_problems(settings.input, settings.output, settings.video_root, resumed=resumed)
 
 
 def _source(settings: CaptionSettings) -> Iterator[str]:

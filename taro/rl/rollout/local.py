@@ -53,13 +53,15 @@ def start_engine(
         engine: `native` or `vllm`.
         builder: of the prompts that will be asked.
         max_tokens: of a completion.
-        device, dtype: resolved ones.
+        device, dtype: `auto` is resolved.
         vllm: settings of that engine.
 
     Raises:
         ModelError: the weights can't be loaded.
         EngineError: vLLM is not installed, or can't run the model.
     """
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
     if engine == "native":
         return NativeEngine(QwenVL.from_pretrained(builder.name_or_path, dtype).to(device).eval(), builder.end_ids)
     longest = builder.max_tokens + max_tokens
