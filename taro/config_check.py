@@ -33,6 +33,7 @@ LEAST = {
     "model.loss.dual_clip": (1, False),
     "model.loss.log_ratio_bound": (0, False),
     "model.loss.kl_coefficient": (0, True),
+    "model.loss.kl_bound": (0, False),
     "model.loss.updates": (1, True),
     "model.loss.importance_cap": (0, False),
     "model.lora.rank": (1, True),

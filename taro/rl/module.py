@@ -343,7 +343,14 @@ class GRPOModule(L.LightningModule):
         )
         loss = policy.loss
         if judged.ref_log_probs is not None:
-            kl = kl_loss(log_probs, judged.ref_log_probs, mask, denominator=denominator)
+            kl = kl_loss(
+                log_probs,
+                judged.ref_log_probs,
+                mask,
+                log_ratio_bound=self.loss.log_ratio_bound,
+                value_bound=self.loss.kl_bound,
+                denominator=denominator,
+            )
             loss = loss + self.loss.kl_coefficient * kl.loss
             log.add_mean("kl", kl.kl, mask.sum())
         log.add_mean("clip_ratio/region_mean", policy.clip_ratio, mask.sum())

@@ -55,6 +55,7 @@ class LossSettings:
         dual_clip: bound of the ratio where the advantage is negative.
         log_ratio_bound: bound of the log-ratio.
         kl_coefficient: weight of the KL from the reference; 0 keeps no reference in memory.
+        kl_bound: bound of a token's KL, nats; tokens above it have no KL gradient. `.inf` leaves it out.
         updates: optimizer steps for each batch of rollouts. With 1 the ratio is exactly 1.
         importance_cap: bound of the weights policy / engine by which tokens of another engine than the native one count
             (truncated importance sampling); None counts all alike.
@@ -65,6 +66,7 @@ class LossSettings:
     dual_clip: float = 3.0
     log_ratio_bound: float = 20.0
     kl_coefficient: float = 0.01
+    kl_bound: float = 10.0
     updates: int = 1
     importance_cap: float | None = 2.0
 

@@ -176,16 +176,27 @@ def test_parts_of_a_step_add_up_to_the_whole():
     torch.testing.assert_close(parts, whole)
 
 
+def slow_kl(difference, log_ratio_bound=20.0, value_bound=10.0):
+    """A token's value and its gradient in the log-prob: none where either bound holds the value."""
+    bounded = min(max(difference, -log_ratio_bound), log_ratio_bound)
+    value = math.exp(bounded) - bounded - 1
+    if bounded != difference or value > value_bound:
+        return min(value, value_bound), 0.0
+    return value, 1 - math.exp(difference)
+
+
 @pytest.mark.parametrize("denominator", [None, 50])
-def test_kl_loss_and_gradient_match_the_slow_version(denominator):
+@pytest.mark.parametrize("spread", [1.0, 8.0, 30.0])
+def test_kl_loss_and_gradient_match_the_slow_version(denominator, spread):
     log_probs, ref, _, mask, _ = random_batch(4)
+    ref = log_probs.detach() + spread * (ref - log_probs.detach())
     output = kl_loss(log_probs, ref, mask, denominator=denominator)
     output.loss.backward()
     total, gradient = 0.0, torch.zeros_like(log_probs)
     for row, column in mask.nonzero().tolist():
-        difference = (ref[row, column] - log_probs[row, column]).item()
-        total += math.exp(difference) - difference - 1
-        gradient[row, column] = 1 - math.exp(difference)
+        value, slope = slow_kl((ref[row, column] - log_probs[row, column]).item())
+        total, gradient[row, column] = total + value, slope
+    assert spread == 1.0 or 0 < int((gradient[mask] == 0).sum()) < int(mask.sum())
     count = int(mask.sum() if denominator is None else denominator)
     assert output.loss.item() == pytest.approx(total / count)
     assert output.kl.item() == pytest.approx(total / int(mask.sum()))
@@ -198,12 +209,35 @@ def test_kl_by_hand():
     assert output.loss.item() == pytest.approx((math.e - 2) / 2)
 
 
+@pytest.mark.parametrize(
+    ("difference", "value", "gradient"),
+    [
+        (2.6, math.exp(2.6) - 3.6, 1 - math.exp(2.6)),
+        (2.62, 10.0, 0.0),
+        (12.0, 10.0, 0.0),
+        (900.0, 10.0, 0.0),
+        (-10.9, 9.9 + math.exp(-10.9), 1 - math.exp(-10.9)),
+        (-11.1, 10.0, 0.0),
+    ],
+)
+def test_one_token_weighs_no_more_than_the_bound(difference, value, gradient):
+    """Float32, as in training. Without the bound the token at d = 12 has a value of 163,000."""
+    log_probs = torch.tensor([[-difference]], requires_grad=True)
+    output = kl_loss(log_probs, torch.zeros(1, 1), torch.ones(1, 1))
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(value, rel=1e-5)
+    assert log_probs.grad.item() == pytest.approx(gradient, rel=1e-5)
+    unbounded = kl_loss(log_probs, torch.zeros(1, 1), torch.ones(1, 1), log_ratio_bound=12.0, value_bound=math.inf)
+    bounded = min(max(difference, -12.0), 12.0)
+    assert unbounded.loss.item() == pytest.approx(math.exp(bounded) - bounded - 1, rel=1e-5)
+
+
 def test_kl_is_the_expected_log_ratio_in_the_mean_and_bounded():
     policy, reference = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
     token_kl = torch.stack([kl_loss(p.log()[None, None], r.log()[None, None], torch.ones(1, 1)).kl
                             for p, r in zip(policy, reference, strict=True)])  # fmt: skip
     torch.testing.assert_close((policy * token_kl).sum(), (policy * (policy / reference).log()).sum())
-    far = kl_loss(torch.tensor([[-900.0]]), torch.zeros(1, 1), torch.ones(1, 1), log_ratio_bound=3.0)
+    far = kl_loss(torch.tensor([[-900.0]]), torch.zeros(1, 1), torch.ones(1, 1), log_ratio_bound=3.0, value_bound=99.0)
     assert far.kl.item() == pytest.approx(math.exp(3) - 4)
     assert kl_loss(torch.tensor([[-900.0]]), torch.zeros(1, 1), torch.ones(1, 1)).kl.isfinite()
 
