@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 
 from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
 
 
-class PackError(ValueError):
-    """A group that is larger than a pack may be."""
+BLOCK = 128  # tokens to the side of a block of FlexAttention's masks
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Pack:
         return torch.block_diag(*(group.attention_mask() for group in self.groups)).bool()
 
     def block_mask(self) -> BlockMask:
-        """The same for FlexAttention, (1, 1, N, N)."""
+        """The same for FlexAttention, (1, 1, N, N), from the layout: nothing of the size N * N is made."""
         numbers = [(group.segment_ids.max() + 1) for group in self.groups]  # segments of each group
         first = torch.cat([numbers[0].new_zeros(1), torch.stack(numbers).cumsum(0)[:-1]])  # (groups,) prompts' segments
         sizes = torch.tensor([len(group) for group in self.groups], device=first.device)
@@ -135,23 +134,81 @@ class Pack:
         def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return ((segment[key] == segment[query]) | (segment[key] == prompt[query])) & (query >= key)
 
-        return create_block_mask(sees, None, None, len(segment), len(segment), device=str(segment.device))
+        some, full = classify_blocks(self.segments(), len(segment), BLOCK)
+        return BlockMask.from_kv_blocks(
+            *_in_order(some & ~full, segment.device),
+            *_in_order(full, segment.device),
+            BLOCK_SIZE=BLOCK,
+            mask_mod=sees,
+            seq_lengths=(len(segment), len(segment)),
+        )
+
+    def segments(self) -> list[Segment]:
+        """Prompts and completions that have tokens, in their order in the pack."""
+        found, start = [], 0
+        for group in self.groups:
+            end = start + group.prompt_length
+            prompt = Segment(start, end, start, start)
+            ends = list(itertools.accumulate(group.response_mask.sum(1).tolist(), initial=end))
+            found += [prompt, *(Segment(*place, start, end) for place in itertools.pairwise(ends) if place[0] < place[1])]
+            start = ends[-1]
+        return found
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens of a pack that see each other causally, and all of their group's prompt: first place, and the one after the
+    last. Of a prompt itself `prompt_start` is `prompt_end`: it sees no other."""
+
+    start: int
+    end: int
+    prompt_start: int
+    prompt_end: int
+
+
+def classify_blocks(segments: Sequence[Segment], length: int, size: int) -> tuple[Tensor, Tensor]:
+    """Which blocks of size * size of a pack's mask have anything that is seen, and which have nothing that is not, each
+    (Q, Q) bool for Q = ceil(length / size) blocks of queries (rows) and keys. What is beyond `length` is not seen.
+
+    A segment's last query in a block of queries sees all that its others see, and they see all that its first one sees.
+    """
+    blocks = torch.arange(0, length, size)  # (Q,) where each starts
+    pieces = [  # of each segment in each block of queries: block, first query, last query, and the segment
+        (block, max(segment.start, block * size), min(segment.end, (block + 1) * size) - 1, segment)
+        for segment in segments
+        for block in range(segment.start // size, (segment.end - 1) // size + 1)
+    ]
+
+    def seen(query: Tensor, own: Tensor, prompt: Tensor, prompt_end: Tensor) -> Tensor:
+        """(pieces, Q), how many keys of each block a query, (pieces,), sees."""
+        ranges = ((own, query + 1), (prompt, prompt_end))
+        return sum(
+            (torch.minimum(end[:, None], blocks + size) - torch.maximum(start[:, None], blocks)).clamp(min=0)
+            for start, end in ranges
+        )
+
+    row, first, last = (torch.tensor(column) for column in list(zip(*pieces, strict=True))[:3])
+    places = [(segment.start, segment.prompt_start, segment.prompt_end) for *_, segment in pieces]
+    keys = torch.tensor(places).unbind(1)
+    some, partial = torch.zeros(2, len(blocks), len(blocks), dtype=torch.int32)
+    some.index_add_(0, row, (seen(last, *keys) > 0).int())
+    partial.index_add_(0, row, (seen(first, *keys) < size).int())
+    whole = blocks + size <= length  # (Q,)
+    return some > 0, (partial == 0) & whole[:, None] & whole
+
+
+def _in_order(chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """How many blocks of each row are chosen, (1, 1, Q), and their places, (1, 1, Q, Q): those first, then the others."""
+    counts, places = chosen.sum(1), chosen.int().argsort(dim=1, descending=True, stable=True)
+    return counts.int()[None, None].to(device), places.int()[None, None].to(device)
 
 
 def plan_packs(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Which groups share a pack: their numbers, in order, at most `budget` tokens to a pack.
-
-    Raises:
-        PackError: one alone has more.
-    """
+    """Which groups share a pack: their numbers, in order, at most `budget` tokens to a pack; a group with more has one of its
+    own."""
     packs: list[list[int]] = []
     room = 0
     for number, size in enumerate(sizes):
-        if size > budget:
-            raise PackError(
-                f"a group (a prompt and its completions) has {size} tokens, and model.pack_tokens = {budget}: raise it, or "
-                "lower model.group_size, model.sampling.max_tokens or data.grounding.video.max_tokens"
-            )
         if size > room:
             packs.append([])
             room = budget

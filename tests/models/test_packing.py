@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from taro.models.packing import Pack, PackError, pack_group, plan_packs
+from taro.models.packing import Pack, pack_group, plan_packs
 
 PROMPT = [10, 11, 12]
 COMPLETIONS = [[1, 2, 3], [], [4], [5, 6]]
@@ -103,6 +105,51 @@ def test_the_block_mask_is_the_same_mask(lengths):
     assert torch.equal(pack.block_mask().to_dense()[0, 0].bool(), blocks.any(dim=(1, 3)))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_block_mask_is_that_of_the_dense_mask(seed):
+    """Counts and places of partial and of full blocks, of queries and of keys, as PyTorch finds them in the dense mask.
+    Prompts and completions begin and end at, before and after the edges of blocks."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*sizes):
+        return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+
+    sizes = (1, 5, 127, 128, 129, 256, 300, 500)
+    rows = [[range(draw(0, *sizes)) for _ in range(draw(1, 2, 5))] for _ in range(draw(1, 2, 3))]
+    pack = Pack(tuple(pack_group(range(draw(*sizes)), completions) for completions in rows))
+    found = pack.block_mask()
+    total = len(pack.input_ids)
+    expected = create_block_mask(found.mask_mod, None, None, total, total, device="cpu")
+    assert found.shape == expected.shape == (1, 1, total, total) and found.BLOCK_SIZE == expected.BLOCK_SIZE
+    for name in ("kv", "full_kv", "q", "full_q"):
+        for part in ("num_blocks", "indices"):
+            one, other = (getattr(mask, f"{name}_{part}") for mask in (found, expected))
+            assert one.dtype == other.dtype and torch.equal(one, other), f"{name}_{part}"
+    assert int(expected.full_kv_num_blocks.sum()) > 0 or total < 600
+
+
+class LargestTensor(TorchDispatchMode):
+    """How many elements the largest tensor has that is made under it."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        made = result if isinstance(result, (tuple, list)) else [result]
+        self.elements = max([self.elements, *(value.numel() for value in made if isinstance(value, torch.Tensor))])
+        return result
+
+
+def test_no_mask_over_all_pairs_of_tokens_is_made():
+    """Of 6,600 tokens there are 52 * 52 blocks, and 44 million pairs."""
+    pack = Pack(tuple(pack_group(range(900), [range(300)] * 8) for _ in range(2)))
+    with LargestTensor() as largest:
+        pack.block_mask()
+    blocks = -(-len(pack.input_ids) // 128)
+    segments = 2 * (1 + 8)
+    assert len(pack.input_ids) <= largest.elements <= max(len(pack.input_ids), (blocks + segments) * blocks)
+
+
 @pytest.mark.parametrize(
     ("sizes", "packs"),
     [
@@ -111,12 +158,10 @@ def test_the_block_mask_is_the_same_mask(lengths):
         ([4, 6, 1], [[0, 1], [2]]),
         ([5, 6, 4, 5, 5], [[0], [1, 2], [3, 4]]),
         ([10, 10], [[0], [1]]),
+        ([11], [[0]]),
+        ([3, 11, 4, 6, 12, 30, 1], [[0], [1], [2, 3], [4], [5], [6]]),
     ],
 )
 def test_packs_are_filled_in_order_up_to_the_budget(sizes, packs):
+    """A group that is larger has a pack of its own."""
     assert plan_packs(sizes, budget=10) == packs
-
-
-def test_a_group_over_the_budget_names_the_settings():
-    with pytest.raises(PackError, match=r"has 11 tokens, and model.pack_tokens = 10: raise it, or lower model.group_size"):
-        plan_packs([3, 11], budget=10)
