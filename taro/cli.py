@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from taro.checkpoints import find_checkpoint
-from taro.config_check import list_problems, refuse, run_folder
+from taro.config_check import list_notes, list_problems, refuse, run_folder
 from taro.data.datamodule import GroundingDataModule
 from taro.progress import Plan, ProgressBar
 from taro.resume import ResumePoint, identity_of, list_misfits
@@ -60,6 +61,8 @@ class TaroCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         refuse(list_problems(self.config))
+        for note in list_notes(self.config):
+            rank_zero_info(f"note: {note}")
 
     @property
     def folder(self) -> Path:

@@ -15,6 +15,7 @@ from taro.evaluation.metrics import GroundingMetrics
 from taro.models.adapters import peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
+from taro.models.packing import largest_group
 from taro.prompts import build_request
 from taro.rl.rollout.vllm_prompts import vllm_is_installed
 
@@ -75,6 +76,11 @@ def list_problems(config: Namespace) -> list[str]:
     return [problem for part in parts for problem in part(config)]
 
 
+def list_notes(config: Namespace) -> list[str]:
+    """What works and is worth knowing before the run."""
+    return list(_large_groups(config))
+
+
 def run_folder(config: Namespace) -> Path:
     return Path(config.output_dir, config.name)
 
@@ -108,12 +114,6 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
     if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
         yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
-    largest = data.grounding.max_prompt_tokens + model.group_size * model.sampling.max_tokens
-    if largest > model.pack_tokens:
-        yield (
-            f"model.pack_tokens = {model.pack_tokens} has no room for the largest group: data.grounding.max_prompt_tokens + "
-            f"model.group_size * model.sampling.max_tokens = {largest} tokens; raise it, or lower one of these"
-        )
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
     if model.engine != "native" and not vllm_is_installed():
@@ -144,6 +144,17 @@ def _conflicts(config: Namespace) -> Iterator[str]:
                 f"data.grounding.{limit} = {allowed} leaves no room beside data.grounding.{video}.max_tokens = "
                 f"{settings.max_tokens}: raise the one or lower the other"
             )
+
+
+def _large_groups(config: Namespace) -> Iterator[str]:
+    model = config.model
+    largest = largest_group(model.group_size, model.sampling.max_tokens, config.data.grounding.max_prompt_tokens)
+    if largest > model.pack_tokens:
+        yield (
+            f"a group may have up to {largest} tokens (data.grounding.max_prompt_tokens + model.group_size * "
+            f"model.sampling.max_tokens), more than model.pack_tokens = {model.pack_tokens}: it has a pass of its own, for "
+            "which memory must be enough (python -m taro.memory_plan says how much). To save memory, lower one of the three"
+        )
 
 
 def _lora(config: Namespace) -> Iterator[str]:

@@ -1,11 +1,12 @@
 """What takes how much of a GPU's memory in training, computed from a config without loading a model:
 
     python -m taro.memory_plan --config configs/qwen25_7b.yaml --gpus 8
-    python -m taro.memory_plan --config configs/qwen25_7b.yaml --gpus 16 --gpu_gigabytes 40 model.pack_tokens=12288
+    python -m taro.memory_plan --config configs/qwen25_7b.yaml --gpus 8 --gpu_gigabytes 40 trainer.strategy=fsdp2_sync_each_pack
 
 Weights, gradients and optimizer are counted exactly. Activations are those of a largest pack by formula: with gradient
-checkpointing each layer's input, one layer's inside and one chunk of logits; without, the inside of all layers. Not in the
-plan: CUDA's own memory (about 1 GiB), NCCL's buffers, fragmentation, and vLLM's memory while it sleeps.
+checkpointing each layer's input, one layer's inside and one chunk of logits; without, the inside of all layers. The largest
+pack has model.pack_tokens, or is the largest possible group where that has more: a group is never divided. Not in the plan:
+CUDA's own memory (about 1 GiB), NCCL's buffers, fragmentation, and vLLM's memory while it sleeps.
 
 N ranks, L layers, S tokens of a pack, D hidden, I intermediate size, V vocabulary.
 """
@@ -25,6 +26,7 @@ from rich.table import Table
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from taro.models.families import ModelError, load_config
+from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
 
 BASE_CONFIG = Path(__file__).parent.parent / "configs" / "base.yaml"
@@ -99,18 +101,28 @@ def plan(settings: DictConfig, config: PreTrainedConfig, gpus: int, gpu_gigabyte
     update = kept | {
         "gradients": trained * 4 if whole_gradients else trained * trained_bytes / ranks,
         "gathered weights": (shape.head * 2 + shape.tower + 2 * shape.layer) * computed if sharded else 0,
-        "activations": _activations(shape, model, computed),
+        "activations": _activations(shape, model, largest_pack(settings), computed),
         "logits": HEAD_CHUNK * shape.vocabulary * 4 * 3,
     }
     rollout = kept | _engine(shape, model, computed, gpu_gigabytes)
     return {"update": _gib(update), "rollouts": _gib(rollout)}
 
 
-def _activations(shape: Shape, model: DictConfig, size: int) -> float:
-    """Of one pack: what stays of each layer, and the inside of one (queries, keys, values, output, two norms, and the MLP's
-    three products) in the backward pass."""
-    inside = model.pack_tokens * (8 * shape.hidden + 3 * shape.intermediate) * size
-    inputs = shape.layers * model.pack_tokens * shape.hidden * size
+def largest_pack(settings: DictConfig) -> int:
+    """Tokens."""
+    return max(settings.model.pack_tokens, _largest_group(settings))
+
+
+def _largest_group(settings: DictConfig) -> int:
+    model = settings.model
+    return largest_group(model.group_size, model.sampling.max_tokens, settings.data.grounding.max_prompt_tokens)
+
+
+def _activations(shape: Shape, model: DictConfig, tokens: int, size: int) -> float:
+    """Of a pack of so many tokens: what stays of each layer, and the inside of one (queries, keys, values, output, two norms,
+    and the MLP's three products) in the backward pass."""
+    inside = tokens * (8 * shape.hidden + 3 * shape.intermediate) * size
+    inputs = shape.layers * tokens * shape.hidden * size
     return inputs + inside if model.gradient_checkpointing else shape.layers * inside
 
 
@@ -150,7 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         for row in rows[1:]:
             table.add_row(*row)
         Console().print(table)
+        print(_about_packs(settings))
     return result
+
+
+def _about_packs(settings: DictConfig) -> str:
+    group, budget = _largest_group(settings), settings.model.pack_tokens
+    parts = "data.grounding.max_prompt_tokens + model.group_size * model.sampling.max_tokens"
+    if group > budget:
+        return f"The largest pack is the largest group, {group} tokens ({parts}): more than model.pack_tokens = {budget}."
+    return f"The largest pack has model.pack_tokens = {budget} tokens; the largest group has {group} ({parts})."
 
 
 def _rows(result: dict[str, dict[str, float]], available: float) -> Iterator[list[str]]:

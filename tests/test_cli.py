@@ -106,7 +106,6 @@ MISTAKES = [
     ("--model.attention=flex", "model.attention = flex: FlexAttention has no backward pass on a CPU"),
     ("--model.engine=vllm", "model.engine = vllm: vLLM is not installed; pip install 'taro[vllm]', or set native"),
     ("--model.sampling.repetition_penalty=1.05", "model.sampling.repetition_penalty: samples of the training must be"),
-    ("--model.pack_tokens=1311", "model.group_size * model.sampling.max_tokens = 1312 tokens; raise it, or lower"),
     ("--model.feature_cache={folder: /dev/null/a}", "model.feature_cache.folder = /dev/null/a: no folder that can be made"),
     ("--data.frame_cache={folder: ., max_gigabytes: 0}", "data.frame_cache.max_gigabytes = 0.0: must be above 0"),
     ("--data.prompts_per_step=0", "data.prompts_per_step = 0: must be at least 1"),
@@ -161,6 +160,16 @@ def test_every_bounded_number_is_a_setting(arguments, tmp_path, monkeypatch):
         assert config.get(name) is not None, name
 
 
+def test_a_group_may_be_larger_than_a_pack(arguments, caplog):
+    """It is said before the run, with what it comes from."""
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        parse([*arguments, "--model.pack_tokens=1312"])
+        assert "pack_tokens" not in caplog.text
+        parse([*arguments, "--model.pack_tokens=1311"])
+    assert "note: a group may have up to 1312 tokens (data.grounding.max_prompt_tokens + model.group_size" in caplog.text
+    assert "more than model.pack_tokens = 1311: it has a pass of its own" in caplog.text
+
+
 def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
     monkeypatch.setattr("taro.config_check.vllm_is_installed", lambda: True)
     with pytest.raises(ConfigError, match="max_model_len = 1119 is less than the longest prompt and completion, 1120 tokens"):
@@ -176,7 +185,7 @@ def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
 
 def test_all_contradictions_at_once(arguments, no_weights):
     # Without those that say another thing of a setting that is named already.
-    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex", "pack_tokens")
+    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex")
     chosen = [item for item in MISTAKES if not any(name in item[0] for name in left_out)]
     with pytest.raises(ConfigError) as error:
         train.main([*arguments, *(mistake for mistake, _ in chosen)])

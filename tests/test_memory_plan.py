@@ -51,12 +51,23 @@ def test_what_settings_change():
     assert sixteen["update"]["gradients"] == eight["update"]["gradients"]
     each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
     assert each["update"]["gradients"] == pytest.approx(eight["update"]["gradients"] / 8)
-    short = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=8192")
+    short = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=8192", "model.group_size=1")
     assert short["update"]["activations"] == pytest.approx(eight["update"]["activations"] / 2)
     alone = plan("qwen25_7b", "--gpus=1")
     assert sum(alone["update"].values()) > 80
     lora = plan("qwen25_3b_lora", "--gpus=1")
     assert lora["update"]["reference"] == 0 and sum(lora["update"].values()) < 24
+
+
+def test_the_largest_pack_may_be_a_group(capsys):
+    """Which is never divided: 7168 tokens of the prompt, and 16 times 1024."""
+    small = plan("qwen25_7b", "model.pack_tokens=16384")["update"]["activations"]
+    assert "The largest pack has model.pack_tokens = 16384 tokens; the largest group has 15360 (" in capsys.readouterr().out
+    large = plan("qwen25_7b", "model.group_size=16")["update"]["activations"]
+    assert large == pytest.approx(small * 23552 / 16384)
+    assert "The largest pack is the largest group, 23552 tokens (" in capsys.readouterr().out
+    assert plan("qwen25_7b", "model.group_size=16", "model.pack_tokens=23552")["update"]["activations"] == large
+    assert plan("qwen25_7b", "model.pack_tokens=1")["update"]["activations"] == pytest.approx(small * 15360 / 16384)
 
 
 def test_the_numbers_of_the_docs(capsys):
@@ -70,3 +81,5 @@ def test_the_numbers_of_the_docs(capsys):
         assert sum(plan(name, f"--gpus={gpus}")["update"].values()) == pytest.approx(float(total), abs=0.051), name
     each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
     assert f"takes {sum(each['update'].values()):.1f} GiB in all" in text
+    large = plan("qwen25_7b", "--gpus=8", "model.group_size=16")
+    assert f"the update takes {sum(large['update'].values()):.1f} GiB" in text

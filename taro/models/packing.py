@@ -19,7 +19,6 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
 
-
 BLOCK = 128  # tokens to the side of a block of FlexAttention's masks
 
 
@@ -215,3 +214,8 @@ def plan_packs(sizes: Sequence[int], budget: int) -> list[list[int]]:
         packs[-1].append(number)
         room -= size
     return packs
+
+
+def largest_group(group_size: int, completion_tokens: int, prompt_tokens: int) -> int:
+    """Tokens of a group whose prompt and completions are as long as they may be."""
+    return prompt_tokens + group_size * completion_tokens

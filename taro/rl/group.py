@@ -24,7 +24,7 @@ from taro.rl.rewards import best_truth, format_reward, temporal_reward, timestam
 from taro.rl.rollout import RolloutGroup
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
 from taro.rl.temporal_gap import gap_token_mask, temporal_gaps
-from taro.spans import temporal_iou
+from taro.spans import Span, temporal_iou
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,38 @@ def _each_on_its_own_shuffle(policy: QwenVL, group: Group, radius: float, temper
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a group's completions answer."""
+
+    spans: tuple[Span | None, ...]  # (G) seconds, None where none can be read
+    nearest: tuple[Span, ...]  # (G) the truth that each is compared with, cut to the video
+    ious: Tensor  # (G,) with it
+
+
+def read_answers(group: Group) -> Answers:
+    sample: Sample = group.example.sample
+    truths = [(max(0.0, start), min(sample.duration, end)) for start, end in sample.spans]
+    spans = tuple(parse_answer(text) for text in group.texts)
+    nearest = tuple(best_truth(span, truths) for span in spans)
+    ious = torch.tensor([temporal_iou(span, truth) for span, truth in zip(spans, nearest, strict=True)])
+    return Answers(spans, nearest, ious)
+
+
+def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
+    """Whether the temporal gaps of a group are measured: where they can't change a reward they are not, by default. They can
+    where one of the group's own completions reaches the gate; then those of the others count, too, in the group's mean."""
+    if settings.measured == "all":
+        return True
+    return settings.bonus != 0 and bool((read_answers(group).ious >= settings.iou_gate).any())
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What a group's completions are worth."""
 
-    spans: tuple[tuple[float, float] | None, ...]  # (G) parsed answers, seconds
+    spans: tuple[Span | None, ...]  # (G) parsed answers, seconds
     ious: Tensor  # (G,)
-    gaps: Tensor  # (G,) nats per token, nan where there is none
+    gaps: Tensor | None  # (G,) nats per token, nan where there is none; None where the group's were not measured
     rewards: dict[str, Tensor]  # by name, (G,) each
     weights: Tensor  # (G,) advantages, of constructed completions after the mapping
 
@@ -129,22 +155,19 @@ def compute_gaps(group: Group, log_probs: Tensor, shuffled: Tensor, tokens: str)
 def judge(
     group: Group, gaps: Tensor | None, temporal: TemporalRewardSettings | None, advantages: AdvantageSettings
 ) -> Judgement:
-    """Rewards and advantages of a group. `gaps` (G,) where the temporal reward is on."""
-    sample: Sample = group.example.sample
-    truths = [(max(0.0, start), min(sample.duration, end)) for start, end in sample.spans]
-    spans = tuple(parse_answer(text) for text in group.texts)
-    nearest = [best_truth(span, truths) for span in spans]
-    ious = torch.tensor([temporal_iou(span, truth) for span, truth in zip(spans, nearest, strict=True)])
+    """Rewards and advantages of a group. `gaps` (G,), None where they were not measured: then the temporal reward is 0."""
+    answers, duration = read_answers(group), group.example.sample.duration
+    pairs = zip(answers.spans, answers.nearest, strict=True)
     rewards = {
         "format": torch.tensor([format_reward(text) for text in group.texts]),
-        "timestamp_iou": torch.tensor(
-            [timestamp_iou_reward(span, truth, sample.duration) for span, truth in zip(spans, nearest, strict=True)]
-        ),
+        "timestamp_iou": torch.tensor([timestamp_iou_reward(span, truth, duration) for span, truth in pairs]),
     }
-    if temporal is not None:
+    if temporal is not None and gaps is None:
+        rewards["temporal"] = torch.zeros_like(answers.ious)
+    elif temporal is not None:
         rewards["temporal"] = temporal_reward(
             gaps,
-            ious,
+            answers.ious,
             bonus=temporal.bonus,
             iou_gate=temporal.iou_gate,
             margin=temporal.margin,
@@ -153,7 +176,7 @@ def judge(
     free = group_advantages(_sum(rewards)[None], scale=advantages.scale)[0]  # (G,)
     mapped = constructed_weights(free[None], mode=advantages.constructed, beta=advantages.beta)[0]
     weights = torch.where(group.example.constructed, mapped, free)
-    return Judgement(spans, ious, torch.full_like(ious, float("nan")) if gaps is None else gaps, rewards, weights)
+    return Judgement(answers.spans, answers.ious, gaps, rewards, weights)
 
 
 def _sum(rewards: dict[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0), 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -31,7 +32,7 @@ from taro.models.weights import whole_weight
 from taro.progress import steps_done
 from taro.prompts import parse_answer
 from taro.ranks import gather, sum_gradients, world_size
-from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, score, shuffled_log_probs
+from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, needs_gaps, score, shuffled_log_probs
 from taro.rl.importance import importance_weights, measure_mismatch
 from taro.rl.losses import kl_loss, policy_loss
 from taro.rl.rollout import (
@@ -70,7 +71,8 @@ class GRPOModule(L.LightningModule):
         lora: train low-rank adapters alone; None trains all of the decoder and the head.
         attention: of the decoder: `shared_prefix`; `flex`, FlexAttention's block masks, to train on GPUs; or `sdpa` with a
             dense mask.
-        pack_tokens: groups share a forward pass while they have at most this many tokens together; each must fit by itself.
+        pack_tokens: groups share a forward pass while they have at most this many tokens together; one with more has a pass
+            of its own.
         gradient_checkpointing: trade compute for memory in the decoder.
         engine: what makes rollouts: the policy itself (`native`), vLLM in this process (`vllm`), or a vLLM server on other
             GPUs (`vllm_server`).
@@ -116,6 +118,7 @@ class GRPOModule(L.LightningModule):
         self.engine_name, self.vllm, self.vllm_server = engine, vllm, vllm_server
         self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
+        self.logged: tuple[str, ...] = ()  # names
         self.updated_step = 0  # the last step, from 1, that has changed the weights
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
@@ -167,9 +170,12 @@ class GRPOModule(L.LightningModule):
         groups = self.rollout(batch, log)
         tokens = sum(gather(sum(int(self.learned_mask(group).sum()) for group in groups)))
         plan = plan_packs([len(group.packed) for group in groups], self.pack_tokens)
+        packed = [[groups[i] for i in members] for members in plan]
+        with_shuffle = self.passes_with_shuffle(packed)
         packs: list[list[JudgedGroup]] = []
-        for pack in self.passes([[groups[i] for i in members] for members in plan]):
-            shuffled, reference = self.score_shuffled(pack, log), self.score_reference(pack, log)
+        for number, pack in enumerate(self.passes(packed)):
+            shuffled = self.score_shuffled(pack, with_shuffle[number], log)
+            reference = self.score_reference(pack, log)
             with log.timed("update"):
                 scores = self.score_with_gradient(pack)
                 judged = self.judge_pack(pack, scores, shuffled, reference, log)
@@ -197,6 +203,14 @@ class GRPOModule(L.LightningModule):
                 last = number == count - 1
                 self.policy.set_requires_gradient_sync(last or self.trainer.strategy.gradient_sync == "pack")
                 yield packs[number] if number < len(packs) else []
+
+    def passes_with_shuffle(self, packs: list[list[Group]]) -> list[bool]:
+        """Of each of the passes, whether it has shuffled videos to score. Where weights are sharded this takes all ranks, and
+        so is what any of them needs."""
+        reward = self.temporal_reward
+        own = [reward is not None and any(needs_gaps(group, reward) for group in pack) for pack in packs]
+        ranks = gather(own) if self.sharded else [own]
+        return [any(flags) for flags in itertools.zip_longest(*ranks, fillvalue=False)]
 
     @property
     def sharded(self) -> bool:
@@ -242,12 +256,17 @@ class GRPOModule(L.LightningModule):
         settings = (grounding if self.trainer.training else grounding.for_evaluation()).video
         return self.features.features(sample.video, sample.clip, settings, frames, encode)
 
-    def score_shuffled(self, pack: list[Group], log: StepLog) -> list[Tensor | None]:
-        """Log-probs on the shuffled videos, (G, C) each; None without the temporal reward."""
-        if self.temporal_reward is None:
+    def score_shuffled(self, pack: list[Group], needed: bool, log: StepLog) -> list[Tensor | None]:
+        """Log-probs on the shuffled videos, (G, C) each; None where the gaps are not measured. `needed`: by any rank."""
+        reward = self.temporal_reward
+        if reward is None:
             return [None] * len(pack)
         with log.timed("shuffled"):
-            return shuffled_log_probs(self.policy, pack, self.temporal_reward, self.sampling.temperature)
+            chosen = [needs_gaps(group, reward) for group in pack]
+            groups = list(itertools.compress(pack, chosen))
+            found = shuffled_log_probs(self.policy, groups, reward, self.sampling.temperature) if needed else []
+        scored = iter(found)
+        return [next(scored) if measured else None for measured in chosen]
 
     @torch.no_grad()
     def score_reference(self, pack: list[Group], log: StepLog) -> list[Tensor | None]:
@@ -404,7 +423,10 @@ class GRPOModule(L.LightningModule):
             for name, count in asdict(self.features.cache.counts).items():  # of the run so far
                 log.add_sum(f"feature_cache/{name}", float(count))
         shown = {"loss", "reward", "kl", "timing_s/step"}
-        for name, value in log.values().items():
+        # Lightning writes what it was given last until the epoch is over: what this step has no value for is nan.
+        values = dict.fromkeys(self.logged, float("nan")) | log.values()
+        self.logged = tuple(values)
+        for name, value in values.items():
             self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
 
     # Validation and test: greedy answers.

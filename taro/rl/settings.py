@@ -19,6 +19,8 @@ class TemporalRewardSettings:
         tokens: what the gap averages over: all of the `response` (released code), the `think` block (paper), or the
             numbers of its time ranges (`timestamps`).
         permutation: one shuffled video for the `group` (its gaps compare like with like), or one for each `completion`.
+        measured: the gaps of which groups are measured: of `payable` ones, in which a completion reaches the gate, since the
+            others' change no reward; or of `all`, for the log. The shuffled passes are left out for the rest.
     """
 
     bonus: float = 0.3
@@ -28,6 +30,7 @@ class TemporalRewardSettings:
     radius: float = 3.0
     tokens: Literal["response", "think", "timestamps"] = "response"
     permutation: Literal["group", "completion"] = "group"
+    measured: Literal["payable", "all"] = "payable"
 
 
 @dataclass(frozen=True)

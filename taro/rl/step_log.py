@@ -58,22 +58,28 @@ class StepLog:
         self.add_mean("completions/clipped_ratio", 1 - sum(group.rollout.finished) / len(mask), 1)
         self.add_mean("entropy", entropy.sum() / mask.sum(), mask.sum())
         self.add_mean("taro/constructed_fraction", group.example.constructed.float().mean(), 1)
-        finite = judgement.gaps[judgement.gaps.isfinite()]
-        if len(finite):
-            self.add_mean("taro/temporal_gap", finite.mean(), 1)
+        if "temporal" in judgement.rewards:
+            self.add_mean("taro/gap_skipped", float(judgement.gaps is None), 1)
+            finite = [] if judgement.gaps is None else judgement.gaps[judgement.gaps.isfinite()]
+            self.add_mean("taro/temporal_gap", finite.mean() if len(finite) else 0.0, len(finite) > 0)
         self.add_mean("rollout/IoU", judgement.ious.mean(), 1)
         named = [reasoning_has_timestamp(text) for text in group.texts]
         self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
         self.records += list(_records(group, judgement))
 
     def values(self) -> dict[str, float]:
-        """All logged values, over the prompts of all ranks; times in seconds as `timing_s/...`, those of the slowest."""
+        """All logged values, over the prompts of all ranks: a mean over nothing is nan; times are seconds, `timing_s/...`,
+        those of the slowest rank."""
         self.seconds["step"] = time.perf_counter() - self.started
         ranks = gather((dict(self.sums), dict(self.weights), self.maxima, dict(self.seconds)))
         sums, weights = (_added(rank[part] for rank in ranks) for part in (0, 1))
         maxima, seconds = (_largest(rank[part] for rank in ranks) for part in (2, 3))
-        means = {name: value / ((weights[name] or 1.0) if name in weights else 1.0) for name, value in sums.items()}
+        means = {name: _mean(value, weights[name]) if name in weights else value for name, value in sums.items()}
         return means | maxima | {f"timing_s/{name}": value for name, value in seconds.items()}
+
+
+def _mean(total: float, weight: float) -> float:
+    return total / weight if weight else float("nan")
 
 
 def _added(parts: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -94,7 +100,8 @@ def _largest(parts: Iterable[dict[str, float]]) -> dict[str, float]:
 
 def _records(group: Group, judgement: Judgement) -> Iterator[dict[str, Any]]:
     sample = group.example.sample
-    gaps = [gap if gap == gap else None for gap in judgement.gaps.tolist()]
+    measured = [None] * len(group.texts) if judgement.gaps is None else judgement.gaps.tolist()
+    gaps = [gap if gap == gap else None for gap in measured]
     for row, text in enumerate(group.texts):
         yield {
             "id": sample.id,

@@ -5,7 +5,7 @@ import torch
 
 from taro.data.examples import TrainingExample
 from taro.data.samples import Caption, Sample
-from taro.rl.group import compute_gaps, judge, make_group, shuffled_log_probs
+from taro.rl.group import compute_gaps, judge, make_group, needs_gaps, shuffled_log_probs
 from taro.rl.perturbation import FrameShuffle
 from taro.rl.rollout import RolloutGroup
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
@@ -164,7 +164,7 @@ def test_rewards_by_hand(group):
     std = (sum((value - mean) ** 2 for value in totals) / 2) ** 0.5
     assert judgement.weights.tolist() == pytest.approx([(value - mean) / std for value in totals], abs=1e-4)
     plain = judge(group, None, None, AdvantageSettings(scale="none"))
-    assert plain.rewards.keys() == {"format", "timestamp_iou"} and plain.gaps.isnan().all()
+    assert plain.rewards.keys() == {"format", "timestamp_iou"} and plain.gaps is None
     assert plain.weights.tolist() == pytest.approx([t - (mean - 0.1) for t in (2.0, *totals[1:])], abs=1e-5)
 
 
@@ -188,6 +188,40 @@ def test_a_truth_is_cut_to_the_video_and_the_nearest_truth_counts(builder, polic
 def test_settings_of_the_temporal_reward_are_used(group, settings, paid):
     judgement = judge(group, GAPS, TemporalRewardSettings(**settings), AdvantageSettings())
     assert judgement.rewards["temporal"].tolist() == pytest.approx(paid)
+
+
+WRONG = ("<think>a</think><answer>6.0s to 8.0s</answer>", "nothing of the kind", "<answer>9.0s to 11.0s</answer>")
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts", "needed"),
+    [
+        ({}, TEXTS, True),
+        ({}, WRONG, False),
+        ({}, ("nothing", "of the kind", "at all"), False),
+        ({"iou_gate": 0.25}, WRONG, True),  # 2 of 7 seconds of the second truth
+        ({"iou_gate": 0.3}, WRONG, False),
+        ({"iou_gate": 0.0}, ("nothing", "of the kind", "at all"), True),  # what can't be read has an IoU of 0
+        ({"iou_gate": 1.0}, TEXTS, True),
+        ({"iou_gate": 1.01}, TEXTS, False),
+        ({"bonus": 0.0}, TEXTS, False),
+        ({"bonus": 0.0, "measured": "all"}, TEXTS, True),
+        ({"measured": "all"}, WRONG, True),
+    ],
+)
+def test_gaps_are_measured_where_they_can_be_paid(builder, policy, prompts, settings, texts, needed):
+    """And where they can't be, no gaps change a reward."""
+    settings = TemporalRewardSettings(**settings)
+    group = group_of(builder, policy, prompts[0], texts=texts)
+    assert needs_gaps(group, settings) == needed
+    without = judge(group, None, settings, AdvantageSettings())
+    paid = False
+    for threshold in ("mean", -1.0):
+        for gaps in (GAPS, GAPS.flip(0), GAPS.roll(1)):
+            given = judge(group, gaps, replace(settings, threshold=threshold), AdvantageSettings())
+            paid |= not torch.equal(given.weights, without.weights)
+            assert torch.equal(given.rewards["temporal"], without.rewards["temporal"]) or needed
+    assert without.gaps is None and paid == (needed and settings.measured == "payable")
 
 
 @pytest.mark.parametrize(

@@ -355,7 +355,7 @@ def test_smaller_packs_change_no_number(fit, arguments, uneven, steps, monkeypat
     plan = taro.rl.module.plan_packs
     monkeypatch.setattr("taro.rl.module.plan_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
     limits = ["--data.grounding.max_prompt_tokens=70", "--model.sampling.max_tokens=66"]
-    extra = ["--trainer.max_steps=1", "--model.optimizer.clip_norm=1e9", *limits]
+    extra = ["--trainer.max_steps=1", "--model.optimizer.clip_norm=1e9", "--model.temporal_reward.measured=all", *limits]
     fit([*arguments, *extra], watch, steps)
     fit([*arguments, *extra, "--model.pack_tokens=268"], watch, steps)
     assert passes == [[[0, 1]], [[0], [1]]]
@@ -427,25 +427,35 @@ def test_without_temporal_reward_nothing_is_shuffled(fit, arguments, uneven, ste
         assert record["temporal_gap"] is None and record["rewards"].keys() == {"format", "timestamp_iou"}
 
 
-def test_the_temporal_reward_is_paid_for_gaps_above_the_mean(fit, arguments, scripted, steps, tiny_builder, synthetic):
-    """Completions with the true answer and different reasoning."""
+@pytest.fixture
+def answering(scripted, tiny_builder, synthetic):
+    """Scripts completions with different reasoning, and the true answer where `right(number)` of the prompt says so, else a
+    wrong one; gives the callback that knows what was asked."""
     spans = {sample.query: sample.spans[0] for sample in load_samples(synthetic / "train.jsonl")}
     reasons = ("no", "From 1.0s to 3.0s, the red square moves left", "the blue circle blinks")
     asked = []
-
-    def script(row, seed, number):
-        start, end = spans[asked[number]]
-        text = f"<think>{reasons[row]}</think><answer>{start}s to {end}s</answer>"
-        return [*tiny_builder.encode(text), tiny_builder.eos_id]
 
     class Ask(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             asked[:] = [example.sample.query for example in batch]
 
-    scripted(script)
+    def install(right):
+        def script(row, seed, number):
+            start, end = spans[asked[number]] if right(number) else (0.0, 0.1 * row)
+            text = f"<think>{reasons[row]}</think><answer>{start}s to {end}s</answer>"
+            return [*tiny_builder.encode(text), tiny_builder.eos_id]
+
+        scripted(script)
+        return Ask()
+
+    return install
+
+
+def test_the_temporal_reward_is_paid_for_gaps_above_the_mean(fit, arguments, answering, steps):
+    """Completions with the true answer and different reasoning."""
     extra = ["--curriculum.warmup_epochs=0", "--trainer.max_steps=3", "--model.temporal_reward.bonus=0.25",
              "--model.temporal_reward.tokens=response"]  # fmt: skip
-    fit([*arguments, *extra], steps, Ask())
+    fit([*arguments, *extra], steps, answering(lambda number: True))
     for records, metrics in zip(steps.records, steps.metrics, strict=True):
         paid = []
         for group in (records[:3], records[3:]):
@@ -458,6 +468,67 @@ def test_the_temporal_reward_is_paid_for_gaps_above_the_mean(fit, arguments, scr
         assert metrics["rewards/temporal/mean"] == pytest.approx(sum(paid) / 6)
         assert metrics["reward"] == pytest.approx(sum(sum(r["rewards"].values()) for r in records) / 6)
         assert metrics["taro/temporal_gap"] == pytest.approx(sum(r["temporal_gap"] for r in records) / 6, abs=1e-6)
+
+
+@pytest.mark.parametrize("pack_tokens", [16384, 1])
+@pytest.mark.parametrize("threshold", ["mean", "-9.0"])
+def test_what_can_not_be_paid_is_not_computed(fit, arguments, answering, steps, monkeypatch, pack_tokens, threshold):
+    """Rewards, weights and gradients have the same bits as with all gaps, in one pack and in packs of their own; the log
+    covers the groups that were measured, and says how many were not."""
+    scored, shuffled = [], taro.rl.module.shuffled_log_probs
+    monkeypatch.setattr(
+        "taro.rl.module.shuffled_log_probs", lambda *given: scored.append(len(given[1])) or shuffled(*given)
+    )
+    found = {}
+    for measured in ("payable", "all"):
+        watch = Watch()
+        extra = ["--curriculum.warmup_epochs=0", "--trainer.max_steps=2", f"--model.temporal_reward.threshold={threshold}",
+                 "--model.temporal_reward.tokens=response", f"--model.pack_tokens={pack_tokens}",
+                 f"--model.temporal_reward.measured={measured}", "--model.optimizer.learning_rate=1e-3"]  # fmt: skip
+        fit([*arguments, *extra], watch, steps, answering(lambda number: number == 1))
+        found[measured] = watch
+    one_pack = pack_tokens > 1
+    assert scored == [1, 1, *((2, 2) if one_pack else (1, 1, 1, 1))]
+    assert len(found["all"].gradients) == 2
+    for cheap, whole in zip(found["payable"].gradients, found["all"].gradients, strict=True):
+        assert cheap.keys() == whole.keys() and all(torch.equal(cheap[name], whole[name]) for name in whole)
+    for cheap, whole in zip(steps.records[:2], steps.records[2:], strict=True):
+        for name in ("rewards", "weight", "completion"):
+            assert [record[name] for record in cheap] == [record[name] for record in whole]
+        assert [record["temporal_gap"] is None for record in cheap] == [True] * 3 + [False] * 3
+        assert all(record["temporal_gap"] is not None for record in whole)
+        assert sum(record["rewards"]["temporal"] > 0 for record in cheap[3:]) in ((1, 2) if threshold == "mean" else (3,))
+    for cheap, records in zip(steps.metrics[:2], steps.records[:2], strict=True):
+        gaps = [record["temporal_gap"] for record in records[3:]]
+        assert cheap["taro/temporal_gap"] == pytest.approx(sum(gaps) / 3) and cheap["taro/gap_skipped"] == 0.5
+    assert steps.column("taro/gap_skipped") == [0.5, 0.5, 0.0, 0.0]
+
+
+def test_a_step_without_a_gap_logs_none(fit, arguments, answering, steps):
+    """Not the one of the step before, nor 0."""
+    ask = answering(lambda number: len(steps.metrics) != 1)
+    extra = ["--curriculum.warmup_epochs=0", "--trainer.max_steps=3", "--model.temporal_reward.tokens=response"]
+    fit([*arguments, *extra, "--trainer.limit_val_batches=0"], steps, ask)
+    gaps = steps.column("taro/temporal_gap")
+    assert gaps[1] != gaps[1] and gaps[0] == gaps[0] != gaps[2] == gaps[2]
+    assert steps.column("taro/gap_skipped") == [0.0, 1.0, 0.0]
+
+
+def test_what_a_step_has_no_value_for_is_not_that_of_the_step_before(
+    fit, arguments, uneven, steps
+):
+    """One step has no prompt that could be built."""
+
+    class Hide(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if batch_idx == 1:
+                batch[:] = [replace(example, prompt=None, failure="hidden") for example in batch]
+
+    fit([*arguments, *PLAIN, "--trainer.limit_val_batches=0", "--trainer.max_epochs=1"], steps, Hide())
+    for name in ("reward", "kl", "completions/mean_length"):
+        first, second, third = steps.column(name)
+        assert first == first and second != second and third == third, name
+    assert steps.column("data/failed") == [0.0, 2.0, 0.0]
 
 
 def test_on_policy_nothing_is_clipped_and_the_start_is_the_reference(fit, arguments, uneven, steps):

@@ -21,14 +21,17 @@ import lightning as L
 import torch
 from taro.cli import parse
 from taro.models.weights import whole_weight
+from taro.rl.group import shuffled_log_probs
 from taro.rl.module import plan_packs
 import taro.rl.module
 import taro.rl.group
 from taro.seeds import stable_seed
 
-# A random model earns nothing: each text gets a reward of its own.
+# A random model earns nothing: each text gets a reward and an answer of its own.
 taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4
-passes = []
+taro.rl.group.parse_answer = lambda text: ((start := stable_seed("answer", text) % 12), start + 4.0)
+shuffled, passes = [], []
+taro.rl.module.shuffled_log_probs = lambda *given: shuffled.append(len(given[1])) or shuffled_log_probs(*given)
 taro.rl.module.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
 
 
@@ -43,7 +46,8 @@ cli = parse(sys.argv[2:])
 cli.trainer.callbacks.append(Metrics())
 cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
 weights = {name: whole_weight(value) for name, value in cli.model.state_dict().items()}
-torch.save({"weights": weights, "metrics": Metrics.rows, "passes": passes}, f"{sys.argv[1]}-{cli.trainer.global_rank}.pt")
+result = {"weights": weights, "metrics": Metrics.rows, "passes": passes, "shuffled": shuffled}
+torch.save(result, f"{sys.argv[1]}-{cli.trainer.global_rank}.pt")
 """
 
 
@@ -64,7 +68,8 @@ def train(output, arguments, ranks):
     [("ddp", False), ("ddp", True), ("fsdp2", False), ("fsdp2", True), ("fsdp2_sync_each_pack", True)],
 )
 def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken, strategy):
-    """Also where they have different numbers of packs, and where a rank's video is missing."""
+    """Also where they have different numbers of packs, where a rank's video is missing, and where only one of them has a group
+    that can earn the temporal reward."""
     samples = load_samples(synthetic / "train.jsonl")
     gone = str(tmp_path / "gone.mp4")
     rows = [replace(sample, video=gone) if broken and number < 3 else sample for number, sample in enumerate(samples)]
@@ -79,6 +84,8 @@ def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken, strategy):
         "--model.optimizer.learning_rate=1e-2",
         "--data.grounding.max_prompt_tokens=100",
         "--model.pack_tokens=400",
+        "--model.temporal_reward.tokens=response",
+        "--model.temporal_reward.iou_gate=0.5",
     ]
     (one,) = train(tmp_path / "one", [*arguments, *extra], 1)
     checkpointing = f"--model.gradient_checkpointing={strategy == 'fsdp2'}"
@@ -95,6 +102,11 @@ def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken, strategy):
                 if not name.startswith("timing_s/"):
                     assert got[name] == pytest.approx(value, abs=2e-4, rel=1e-3), name
     assert not broken or two[0]["passes"] != two[1]["passes"]
+    assert all(0 < row["taro/gap_skipped"] < 1 and row["rewards/temporal/mean"] > 0 for row in one["metrics"])
+    first, second = (rank["shuffled"] for rank in two)
+    assert sum(first) + sum(second) == sum(one["shuffled"]) > 0
+    if strategy != "ddp":  # all ranks take part in a pass that one of them needs
+        assert len(first) == len(second) and all(max(both) > 0 for both in zip(first, second, strict=True))
 
 
 @pytest.mark.distributed
