@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     """Metrics before, training, metrics after with the best checkpoint, export; returns the summary."""
     cli = parse(arguments)
     cli.datamodule.setup("fit")  # bad rows are reported before anything is written
+    cli.check_plan()
     folder, point = cli.folder, cli.resume_point()
     if point is not None and cli.plan.is_over(point.step, point.optimizer_steps):
         print_finished(folder, point.step, cli.plan)

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from taro.checkpoints import find_checkpoint
-from taro.config_check import list_notes, list_problems, refuse, run_folder
+from taro.config_check import list_notes, list_plan_problems, list_problems, refuse, run_folder
 from taro.data.datamodule import GroundingDataModule
 from taro.progress import Plan, ProgressBar
 from taro.resume import ResumePoint, identity_of, list_misfits
@@ -78,6 +78,10 @@ class TaroCLI(LightningCLI):
         """Of the steps; known when the samples are read."""
         data = self.datamodule
         return Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.model.loss.updates)
+
+    def check_plan(self) -> None:
+        """Raises ConfigError where settings do not fit the number of steps."""
+        refuse(list_plan_problems(self.config, self.plan))
 
     def resume_point(self) -> ResumePoint | None:
         """Where the run goes on, None for a new run.

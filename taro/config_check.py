@@ -16,6 +16,7 @@ from taro.models.adapters import peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.models.packing import largest_group
+from taro.progress import Plan
 from taro.prompts import build_request
 from taro.rl.rollout.vllm_prompts import vllm_is_installed
 
@@ -40,6 +41,8 @@ LEAST = {
     "model.lora.rank": (1, True),
     "model.lora.alpha": (0, False),
     "model.optimizer.learning_rate": (0, False),
+    "model.optimizer.warmup_steps": (0, True),
+    "model.optimizer.final_share": (0, True),
     "model.optimizer.weight_decay": (0, True),
     "model.optimizer.clip_norm": (0, False),
     "model.optimizer.most_skipped": (1, True),
@@ -74,6 +77,17 @@ def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
     parts = (_numbers, _conflicts, _parts, _files, _monitor, _cache_folders)
     return [problem for part in parts for problem in part(config)]
+
+
+def list_plan_problems(config: Namespace, plan: Plan) -> list[str]:
+    """What can't work with so many steps, known when the samples are read."""
+    warmup = config.model.optimizer.warmup_steps
+    if 0 < warmup >= plan.steps > 0:
+        return [
+            f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
+            "or raise trainer.max_epochs or trainer.max_steps"
+        ]
+    return []
 
 
 def list_notes(config: Namespace) -> list[str]:
@@ -114,6 +128,13 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
     if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
         yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
+    if model.optimizer.final_share > 1:
+        yield f"model.optimizer.final_share = {model.optimizer.final_share}: a share of the learning rate, at most 1"
+    if model.optimizer.schedule != "constant" and trainer.max_epochs == trainer.max_steps == -1:
+        yield (
+            f"model.optimizer.schedule = {model.optimizer.schedule}: the run has no end to decay to; set trainer.max_epochs or "
+            "trainer.max_steps, or constant"
+        )
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
     if model.engine != "native" and not vllm_is_installed():

@@ -117,6 +117,10 @@ MISTAKES = [
     ("--model.dtype=float8", "model.dtype: dtype 'float8', allowed: float32, bfloat16, float16"),
     ("--model.attention=flash_attention_2", "model.attention = flash_attention_2: allowed are shared_prefix"),
     ("--model.optimizer.learning_rate=-1", "model.optimizer.learning_rate = -1.0: must be above 0"),
+    ("--model.optimizer.warmup_steps=-1", "model.optimizer.warmup_steps = -1: must be at least 0"),
+    ("--model.optimizer.warmup_steps=6", "model.optimizer.warmup_steps = 6: the run has 6 steps and would not get beyond"),
+    ("--model.optimizer.final_share=1.5", "model.optimizer.final_share = 1.5: a share of the learning rate, at most 1"),
+    ("--model.loss.kl_bound=0", "model.loss.kl_bound = 0.0: must be above 0"),
     ("--model.advantages.beta=0", "model.advantages.beta = 0.0: must be above 0"),
     ("--data.evaluation_batch=0", "data.evaluation_batch = 0: must be at least 1"),
     ("--data.grounding.max_prompt_tokens=60", "leaves no room beside data.grounding.video.max_tokens = 64"),
@@ -149,6 +153,15 @@ def test_each_contradiction_is_named(arguments, no_weights, mistake, message):
     head, *problems = str(error.value).splitlines()
     assert head == "the configuration can't work:"
     assert len(problems) == 1 and message in problems[0]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_decay_needs_an_end(arguments, no_weights, schedule):
+    endless = [*arguments, f"--model.optimizer.schedule={schedule}", "--trainer.max_epochs=-1"]
+    with pytest.raises(ConfigError, match=rf"schedule = {schedule}: the run has no end to decay to; set trainer.max_epochs or"):
+        train.main(endless)
+    parse([*endless, "--trainer.max_steps=4"])
+    parse([*arguments, "--trainer.max_epochs=-1"])
 
 
 def test_every_bounded_number_is_a_setting(arguments, tmp_path, monkeypatch):
@@ -185,7 +198,7 @@ def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
 
 def test_all_contradictions_at_once(arguments, no_weights):
     # Without those that say another thing of a setting that is named already.
-    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex")
+    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex", "warmup_steps=6")
     chosen = [item for item in MISTAKES if not any(name in item[0] for name in left_out)]
     with pytest.raises(ConfigError) as error:
         train.main([*arguments, *(mistake for mistake, _ in chosen)])

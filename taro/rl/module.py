@@ -29,7 +29,7 @@ from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.scoring import GroupScores, score_nothing
 from taro.models.sharding import gathered, reshard
 from taro.models.weights import whole_weight
-from taro.progress import steps_done
+from taro.progress import Plan, steps_done
 from taro.prompts import parse_answer
 from taro.ranks import gather, sum_gradients, world_size
 from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, needs_gaps, score, shuffled_log_probs
@@ -47,9 +47,11 @@ from taro.rl.rollout import (
     VLLMServerSettings,
     VLLMSettings,
 )
+from taro.rl.schedule import learning_rate_factor
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
 from taro.rl.strategy import ShardedStrategy
+from taro.rl.usage import peak_memory
 from taro.seeds import seed_step
 
 LARGEST_MISMATCH = 0.02  # nats per token; a stale engine has about 0.2
@@ -390,11 +392,25 @@ class GRPOModule(L.LightningModule):
             self.engine.weights_changed()
             self.skipped_in_a_row = 0
             log.add_mean("grad_norm", norm, 1)
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
             optimizer.step()
         else:
             self.skipped_in_a_row += 1
         optimizer.zero_grad()
         return finite
+
+    def learning_rate(self) -> float:
+        """Of this step. It follows from the step and the settings alone: no checkpoint has to keep it."""
+        settings, data = self.optimizer_settings, self.trainer.datamodule
+        plan = Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.loss.updates)
+        return settings.learning_rate * learning_rate_factor(
+            steps_done(self.trainer),
+            plan.steps,
+            schedule=settings.schedule,
+            warmup_steps=settings.warmup_steps,
+            final_share=settings.final_share,
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """
@@ -419,6 +435,8 @@ class GRPOModule(L.LightningModule):
 
     def log_step(self, log: StepLog, failed: list[TrainingExample]) -> None:
         log.add_sum("data/failed", float(len(failed)))
+        for name, value in {"learning_rate": self.learning_rate(), **peak_memory(self.device)}.items():
+            log.add_max(name, value)
         if self.features is not None:
             for name, count in asdict(self.features.cache.counts).items():  # of the run so far
                 log.add_sum(f"feature_cache/{name}", float(count))

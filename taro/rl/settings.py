@@ -76,16 +76,23 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with a constant learning rate.
+    """AdamW.
 
     Args:
-        learning_rate: constant.
+        learning_rate: the highest; `constant` keeps it.
+        schedule: of the learning rate after the warm-up, over the steps of the whole run: `constant`, or down to `final_share`
+            by a `linear` or a `cosine` decay (`taro.rl.schedule`). All updates of a step have the same rate.
+        warmup_steps: training steps in which the rate rises.
+        final_share: of `learning_rate`, where a decay ends.
         weight_decay: decoupled.
         clip_norm: the gradient's norm is clipped to this.
         most_skipped: steps in a row with a gradient that is not finite, and so without an update, before the run stops.
     """
 
     learning_rate: float = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    final_share: float = 0.0
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     most_skipped: int = 5

@@ -27,6 +27,7 @@ class StepLog:
         self.seconds: dict[str, float] = defaultdict(float)
         self.maxima: dict[str, float] = {}
         self.records: list[dict[str, Any]] = []
+        self.tokens = 0
         self.started = time.perf_counter()
 
     def add_sum(self, name: str, value: Tensor | float) -> None:
@@ -66,16 +67,18 @@ class StepLog:
         named = [reasoning_has_timestamp(text) for text in group.texts]
         self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
         self.records += list(_records(group, judgement))
+        self.tokens += len(group.packed)
 
     def values(self) -> dict[str, float]:
         """All logged values, over the prompts of all ranks: a mean over nothing is nan; times are seconds, `timing_s/...`,
-        those of the slowest rank."""
+        those of the slowest rank; `tokens_per_second` are prompt and completion tokens of all ranks, each prompt once."""
         self.seconds["step"] = time.perf_counter() - self.started
-        ranks = gather((dict(self.sums), dict(self.weights), self.maxima, dict(self.seconds)))
+        ranks = gather((dict(self.sums), dict(self.weights), self.maxima, dict(self.seconds), self.tokens))
         sums, weights = (_added(rank[part] for rank in ranks) for part in (0, 1))
         maxima, seconds = (_largest(rank[part] for rank in ranks) for part in (2, 3))
         means = {name: _mean(value, weights[name]) if name in weights else value for name, value in sums.items()}
-        return means | maxima | {f"timing_s/{name}": value for name, value in seconds.items()}
+        rate = sum(tokens for *_, tokens in ranks) / seconds["step"]
+        return means | maxima | {f"timing_s/{name}": value for name, value in seconds.items()} | {"tokens_per_second": rate}
 
 
 def _mean(total: float, weight: float) -> float:

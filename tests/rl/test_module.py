@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import lightning as L
@@ -15,6 +16,7 @@ from taro.rl.records import RunRecords
 from taro.rl.rollout import EngineError
 
 PLAIN = ["--model.temporal_reward=null", "--model.optimizer.clip_norm=1e9"]
+MEASURED = ("timing_s/", "memory/", "tokens_per_second")  # different in each run
 SHORT, LONG = "</think><answer>2.0s to 9.0s</answer>", "From 1.0s to 9.0s the red square moves left\n" * 2
 
 
@@ -88,8 +90,9 @@ def slow_gradients(policy, reference, examples, completions, advantages, plain_l
             log_probs = plain_log_probs(policy, example.prompt, completion)
             with torch.no_grad():
                 difference = plain_log_probs(reference, example.prompt, completion) - log_probs.detach()
-            # d/dx of exp(r - x) - (r - x) - 1 at the current x
-            kl = ((1 - difference.exp()) * log_probs).sum()
+            # d/dx of exp(r - x) - (r - x) - 1 at the current x; 0 where that is above 10
+            slope = torch.where(difference.exp() - difference - 1 > 10, 0.0, 1 - difference.exp())
+            kl = (slope * log_probs).sum()
             loss = token_loss(log_probs, advantage, bool(example.prefixes[row]), (example.sample.id, row)) + 0.5 * kl
             (loss / tokens).backward()
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
@@ -331,6 +334,67 @@ def test_the_gradient_is_clipped_as_a_whole(fit, arguments, uneven, steps):
         torch.testing.assert_close(bound.gradients[0][name], value * 0.01 / whole, atol=1e-6, rtol=1e-3)
 
 
+class Rates(L.Callback):
+    """The optimizer's learning rate at each update."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_start(self, trainer, module):
+        trainer.optimizers[0].register_step_pre_hook(lambda *_: self.rates.append(trainer.optimizers[0].param_groups[0]["lr"]))
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_the_learning_rate_follows_the_schedule(fit, arguments, uneven, steps, updates):
+    """Over the training steps of the whole run, which has 6; all updates of a step have its rate."""
+    seen = Rates()
+    extra = ["--model.optimizer.learning_rate=0.01", "--model.optimizer.schedule=linear", "--model.optimizer.warmup_steps=2",
+             "--model.optimizer.final_share=0.2", f"--model.loss.updates={updates}"]  # fmt: skip
+    fit([*arguments, *PLAIN, *extra], steps, seen)
+    expected = [0.01 / 3, 0.02 / 3, 0.01, 0.008, 0.006, 0.004]
+    assert steps.column("learning_rate") == pytest.approx(expected)
+    assert seen.rates == pytest.approx([rate for rate in expected for _ in range(updates)], rel=1e-12)
+
+
+def test_the_learning_rate_goes_on_after_a_resume(fit, arguments, uneven, monkeypatch):
+    """Where the run was, and with the learning rate that the settings have now."""
+    extra = [*PLAIN, "--model.optimizer.schedule=cosine", "--trainer.limit_val_batches=0"]
+    rollout = taro.rl.module.GRPOModule.rollout
+    factors = [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+
+    class Stop(Exception):
+        pass
+
+    def stopping(module, *given):
+        if module.trainer.global_step == 2:
+            raise Stop
+        return rollout(module, *given)
+
+    seen = Rates()
+    with pytest.raises(Stop), monkeypatch.context() as patch:
+        patch.setattr("taro.rl.module.GRPOModule.rollout", stopping)
+        fit([*arguments, *extra, "--model.optimizer.learning_rate=0.01"], seen)
+    fit([*arguments, *extra, "--model.optimizer.learning_rate=0.02", "--ckpt_path=last"], seen)
+    expected = [0.01 * factor for factor in factors[:2]] + [0.02 * factor for factor in factors[2:]]
+    assert seen.rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_constant_learning_rate_is_that_of_the_setting(fit, arguments, uneven, steps):
+    seen = Rates()
+    fit([*arguments, *PLAIN, "--trainer.max_steps=2", "--model.optimizer.learning_rate=3e-5"], steps, seen)
+    assert seen.rates == [3e-5, 3e-5]
+
+
+def test_memory_and_tokens_per_second_are_logged(fit, arguments, uneven, steps, tiny_builder):
+    """Tokens: of prompts and completions, each prompt once."""
+    fit([*arguments, *PLAIN, "--trainer.max_steps=1"], steps)
+    metrics, batch = steps.metrics[0], steps.batches[0]
+    completions = completions_of(batch, steps.records[0], tiny_builder)
+    tokens = sum(len(example.prompt.input_ids) for example in batch) + sum(len(c) for group in completions for c in group)
+    assert metrics["tokens_per_second"] * metrics["timing_s/step"] == pytest.approx(tokens, rel=1e-4)
+    assert 0.1 < metrics["memory/cpu_peak_gib"] < 64 and "memory/gpu_peak_gib" not in metrics
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradient_checkpointing_changes_no_number(fit, arguments, uneven, steps, monkeypatch, checkpointing):
     """And it is really on: the decoder runs again in the backward pass."""
@@ -362,7 +426,7 @@ def test_smaller_packs_change_no_number(fit, arguments, uneven, steps, monkeypat
     assert_close_gradients(watch.gradients[1], watch.gradients[0], tolerance=1e-5)
     together, alone = steps.metrics
     for name, value in together.items():
-        if not name.startswith("timing_s/"):
+        if not name.startswith(MEASURED):
             assert alone[name] == pytest.approx(value, abs=1e-5), name
     assert together["grad_norm"] > 1e-3
 
@@ -391,7 +455,7 @@ def test_kept_features_change_no_number(fit, arguments, steps, tmp_path):
     for rows in (first, second):
         for row, expected in zip(rows, plain, strict=True):
             for name, value in expected.items():
-                assert name.startswith("timing_s/") or row[name] == pytest.approx(value, abs=1e-7, nan_ok=True), name
+                assert name.startswith(MEASURED) or row[name] == pytest.approx(value, abs=1e-7, nan_ok=True), name
     assert not any(name.startswith("feature_cache/") for name in plain[0])
     assert first[-1]["feature_cache/misses"] == len(files)
     assert first[-1]["feature_cache/hits"] > len(files)

@@ -17,19 +17,27 @@ from taro.data.samples import load_samples, save_samples
 ROOT = Path(__file__).parents[2]
 RUN = """
 import json, sys
+from dataclasses import replace
 import lightning as L
 import torch
 from taro.cli import parse
 from taro.models.weights import whole_weight
-from taro.rl.group import shuffled_log_probs
+from taro.rl.group import read_answers, shuffled_log_probs
 from taro.rl.module import plan_packs
 import taro.rl.module
 import taro.rl.group
 from taro.seeds import stable_seed
 
-# A random model earns nothing: each text gets a reward and an answer of its own.
+# A random model earns nothing: each text gets a reward of its own, and all answers to some of the samples are right.
 taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4
-taro.rl.group.parse_answer = lambda text: ((start := stable_seed("answer", text) % 12), start + 4.0)
+
+
+def half_right(group):
+    answers = read_answers(group)
+    return replace(answers, ious=torch.full_like(answers.ious, stable_seed(group.example.sample.id) % 2))
+
+
+taro.rl.group.read_answers = half_right
 shuffled, passes = [], []
 taro.rl.module.shuffled_log_probs = lambda *given: shuffled.append(len(given[1])) or shuffled_log_probs(*given)
 taro.rl.module.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
@@ -61,6 +69,13 @@ def train(output, arguments, ranks):
     return [torch.load(f"{output}-{rank}.pt") for rank in range(ranks)]
 
 
+def assert_close_but_for_roundings(found, expected):
+    """AdamW makes a full step (1e-2) of a gradient that is nearly zero, so that here and there a rounding shows."""
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    apart = (found - expected).abs() > 1e-5 + 1e-5 * expected.abs()
+    assert int(apart.sum()) <= max(1, apart.numel() // 1000)
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -85,7 +100,6 @@ def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken, strategy):
         "--data.grounding.max_prompt_tokens=100",
         "--model.pack_tokens=400",
         "--model.temporal_reward.tokens=response",
-        "--model.temporal_reward.iou_gate=0.5",
     ]
     (one,) = train(tmp_path / "one", [*arguments, *extra], 1)
     checkpointing = f"--model.gradient_checkpointing={strategy == 'fsdp2'}"
@@ -95,11 +109,11 @@ def test_two_ranks_are_as_one(arguments, synthetic, tmp_path, broken, strategy):
         assert one["metrics"][0]["data/failed"] == 3.0
     for rank in two:
         for name, value in one["weights"].items():
-            torch.testing.assert_close(rank["weights"][name], value, atol=1e-5, rtol=1e-5)
+            assert_close_but_for_roundings(rank["weights"][name], value)
         for expected, got in zip(one["metrics"], rank["metrics"], strict=True):
             assert got.keys() == expected.keys()
             for name, value in expected.items():
-                if not name.startswith("timing_s/"):
+                if not name.startswith(("timing_s/", "memory/", "tokens_per_second")):
                     assert got[name] == pytest.approx(value, abs=2e-4, rel=1e-3), name
     assert not broken or two[0]["passes"] != two[1]["passes"]
     assert all(0 < row["taro/gap_skipped"] < 1 and row["rewards/temporal/mean"] > 0 for row in one["metrics"])
