@@ -1,6 +1,8 @@
-"""Every command of the README and the guides exists, with the flags that are shown. What they do is tested elsewhere."""
+"""Every command of the README and the guides exists, with the flags that are shown, and those that train and evaluate pass
+every check that is made before a model is loaded. What they do is tested elsewhere."""
 
 import re
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -8,11 +10,24 @@ from pathlib import Path
 
 import pytest
 
+import eval as evaluation
+from taro import memory_plan
+from taro.cli import parse
+from taro.data.caption import parse as parse_caption
+from taro.data.difficulty import parse as parse_difficulty
+from taro.evaluation.settings import resolve
+
 ROOT = Path(__file__).parents[1]
 TEXTS = [(ROOT / name).read_text() for name in ("README.md", "docs/data.md", "docs/scaling.md")]
 BLOCKS = [block for text in TEXTS for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)]
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = sorted({line for line in LINES if line.startswith(("python ", "make "))})
+
+
+def arguments_of(program):
+    """Of each command that runs it, by torchrun and srun too; optional ones (in brackets) are given."""
+    found = {match[1] for line in LINES if (match := re.search(rf"{re.escape(program)}(?![\w.])(.*)", line))}
+    return sorted(line.replace("[", "").replace("]", "").strip() for line in found if "--help" not in line)
 
 
 @cache
@@ -33,7 +48,59 @@ def test_make_targets(command):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python ")])
+@pytest.fixture
+def equipped(monkeypatch):
+    """All packages and a GPU are there."""
+    monkeypatch.chdir(ROOT)
+    for place in ("taro.config_check.vllm_is_installed", "taro.rl.rollout.local.vllm_is_installed"):
+        monkeypatch.setattr(place, lambda: True)
+    monkeypatch.setattr("taro.config_check.peft_is_installed", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+
+@pytest.mark.parametrize("line", arguments_of("train.py"), ids=lambda line: line or "(none)")
+def test_training_commands_pass_all_checks(line, equipped, synthetic, tiny_folder, tmp_path):
+    """With a model and samples in place of those that are downloaded or made first, and a checkpoint to go on from."""
+    (tmp_path / "tiny" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "tiny" / "checkpoints" / "step_000001.ckpt").touch()
+    local = [
+        f"--output_dir={tmp_path}",
+        f"--model.name_or_path={tiny_folder}",
+        *(f"--data.{split}_file={synthetic}/{split}.jsonl" for split in ("train", "validation", "test")),
+    ]
+    parse([*shlex.split(line), *local])
+
+
+@pytest.mark.parametrize("line", arguments_of("eval.py"))
+def test_evaluation_commands_pass_all_checks(line, equipped, synthetic):
+    annotations = f"--annotations={synthetic}/test.jsonl"
+    settings = evaluation.parse([*shlex.split(line.replace("--limit N", "--limit 2")), annotations])
+    assert resolve(settings).benchmark.name == settings.dataset
+
+
+@pytest.mark.parametrize("line", arguments_of("taro.memory_plan"))
+def test_memory_plans_are_made(line, equipped):
+    name = re.search(r"configs/qwen25_(\w+)\.yaml", line)[1]
+    result = memory_plan.main([*shlex.split(line), f"--shape=assets/shapes/qwen2.5-vl-{name}"])
+    assert all(sum(parts.values()) < (40 if "gigabytes 40" in line else 80) for parts in result.values())
+
+
+@pytest.mark.parametrize("line", arguments_of("taro.data.caption"))
+def test_caption_commands_parse(line):
+    assert parse_caption(shlex.split(line)).output
+
+
+@pytest.mark.parametrize("line", [line for line in arguments_of("taro.data.difficulty") if not line.startswith("select")])
+def test_difficulty_commands_parse(line):
+    assert parse_difficulty(shlex.split(line)).output
+
+
+CHECKED = tuple(f"python {name}" for name in ("train.py", "eval.py", "-m taro.memory_plan", "-m taro.data.caption"))
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in COMMANDS if line.startswith("python ") and not line.startswith(CHECKED)]
+)
 def test_python_commands(command):
     words = command.split()[1:]
     program = tuple(words[:2]) if words[0] == "-m" else (words[0],)
