@@ -82,13 +82,19 @@ def shuffled_log_probs(
 
 def shuffled_videos(policy: QwenVL, group: Group, radius: float) -> Iterator[VisionFeatures]:
     """Features of the group's video with one permutation after the other, without end."""
-    video, shuffle = group.example.prompt.video, FrameShuffle(radius)
+    frames = group.example.prompt.video.frames
+    for permutation, moved in _shuffles(group, radius):
+        yield policy.reencode_video(group.features, frames[permutation.to(frames.device)], moved)
+
+
+def _shuffles(group: Group, radius: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """One permutation after the other, without end, with the frames that it moves."""
+    shuffle, timestamps = FrameShuffle(radius), group.example.prompt.video.timestamps
     boundaries = torch.tensor(group.example.sample.spans, dtype=torch.float64).flatten()
     generator = torch.Generator().manual_seed(group.example.shuffle_seed)
     while True:
-        permutation = shuffle(video.timestamps, boundaries, generator)  # (F,)
-        moved = permutation != torch.arange(len(permutation))
-        yield policy.reencode_video(group.features, video.frames[permutation.to(video.frames.device)], moved)
+        permutation = shuffle(timestamps, boundaries, generator)  # (F,)
+        yield permutation, permutation != torch.arange(len(permutation))
 
 
 def _each_on_its_own_shuffle(policy: QwenVL, group: Group, radius: float, temperature: float) -> Tensor:
@@ -121,7 +127,11 @@ def read_answers(group: Group) -> Answers:
 
 def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
     """Whether the temporal gaps of a group are measured: where they can't change a reward they are not, by default. They can
-    where one of the group's own completions reaches the gate; then those of the others count, too, in the group's mean."""
+    where one of the group's own completions reaches the gate; then those of the others count, too, in the group's mean. Where
+    no frame moves there is nothing to measure: what two passes differ by would be roundings."""
+    _, moved = next(_shuffles(group, settings.radius))
+    if not moved.any():
+        return False
     if settings.measured == "all":
         return True
     return settings.bonus != 0 and bool((read_answers(group).ious >= settings.iou_gate).any())

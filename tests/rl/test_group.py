@@ -224,6 +224,17 @@ def test_gaps_are_measured_where_they_can_be_paid(builder, policy, prompts, sett
     assert without.gaps is None and paid == (needed and settings.measured == "payable")
 
 
+@pytest.mark.parametrize(("seconds", "measured"), [(5.0, False), (1.0, True)])
+def test_where_no_frame_moves_nothing_is_measured(group, seconds, measured):
+    """With few frames a second no boundary (2, 6, 9 and 30 s) has two of them within the radius: the log-probs of two passes
+    on the same video would differ by roundings, and the group's mean would make a reward of them."""
+    prompt = group.example.prompt
+    video = replace(prompt.video, timestamps=seconds * torch.arange(len(prompt.video.timestamps), dtype=torch.float64))
+    sparse = replace(group, example=replace(group.example, prompt=replace(prompt, video=video)))
+    for chosen in ("payable", "all"):
+        assert needs_gaps(sparse, TemporalRewardSettings(radius=1.0, measured=chosen)) == measured
+
+
 @pytest.mark.parametrize(
     ("mode", "mapped"),
     [
