@@ -18,12 +18,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.checkpoint_folder import CheckpointError
+from taro.checkpoints import checkpoint_path
 from taro.cli import TaroCLI, parse, resolved_config
 from taro.config_check import ConfigError
 from taro.data.samples import SampleError
 from taro.models.export import export_policy, load_policy_weights
 from taro.models.families import ModelError
 from taro.progress import steps_done
+from taro.resume import describe_test
 from taro.rl.failures import TooManyFailures
 from taro.rl.records import RunRecords
 from taro.rl.rollout import EngineError, SeamError
@@ -31,11 +33,14 @@ from taro.rl.stopping import RunStopped, StopOnSignal
 from taro.rl.watch import SignalWatch
 from taro.run_folder import (
     drop_records_after,
+    keep_config,
     make_summary,
     prepare_folder,
     print_finished,
     print_summary,
+    read_before,
     read_summary,
+    write_before,
     write_environment,
     write_summary,
 )
@@ -61,31 +66,54 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     prepare_folder(folder, resuming=own)
     if own:
         drop_records_after(folder, point.step)
+        keep_config(folder, resolved_config(cli), point.step)
     write_environment(folder, resolved_config(cli))
     purge_step = None if point is None else point.step  # of the log: steps that are made again
     cli.trainer.logger = TensorBoardLogger(folder.parent, name=folder.name, version="", purge_step=purge_step)
     # A checkpoint of a step is written after its rollouts; where a signal ends the run, the step's checkpoint comes first.
     records = RunRecords(folder, cli.config.rollouts_every)
     cli.trainer.callbacks = [records, SignalWatch(), *cli.trainer.callbacks, StopOnSignal()]
-    return run(cli, folder)
+    return run(cli, folder, own)
 
 
-def run(cli: TaroCLI, folder: Path) -> dict:
+def run(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
     trainer, module, data, checkpoints = cli.trainer, cli.model, cli.datamodule, cli.trainer.checkpoint_callback
-    testing = data.files["test"] is not None
     started = time.time()
-    before = trainer.test(module, data, verbose=False)[0] if testing else {}
+    before = measure_base(cli, folder, resuming)
     trainer.fit(module, data, ckpt_path=cli.checkpoint)
-    if checkpoints.validation_due:  # of the last step of a run that is over
+    steps = steps_done(trainer)
+    if steps not in checkpoints.scores:
         trainer.validate(module, data, verbose=False)
     seconds = time.time() - started
-    if checkpoints.best_path is not None:
-        load_policy_weights(module.policy, checkpoints.best_path)
-    after = trainer.test(module, data, verbose=False)[0] if testing else {}
+    best = steps if checkpoints.best_step is None else checkpoints.best_step  # without validations it is the last
+    if best == 0:
+        module.restore_base()
+    elif best in checkpoints.scores:
+        load_policy_weights(module.policy, checkpoint_path(checkpoints.folder, best))
+    after = trainer.test(module, data, verbose=False)[0] if before and best > 0 else before
     export_policy(module.policy, module.name_or_path, folder / "hf", data.grounding)
-    summary = make_summary(before, after, steps_done(trainer), seconds)
+    scored = {"step": best, checkpoints.monitor: checkpoints.scores.get(best)}
+    summary = make_summary(before, after, scored, steps, seconds)
     write_summary(folder, summary)
     return summary
+
+
+def measure_base(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
+    """The base model's metrics on the test file, empty without one; and its score in validation, which is that of step 0. A run
+    that goes on has them from its beginning."""
+    trainer, module, data, checkpoints = cli.trainer, cli.model, cli.datamodule, cli.trainer.checkpoint_callback
+    testing = data.files["test"] is not None
+    about = describe_test(module, data) if testing else {}
+    known = read_before(folder, about) if resuming and testing else None
+    if resuming:
+        checkpoints.read_earlier_scores()
+    before = known or {}
+    if testing and known is None:
+        before = trainer.test(module, data, verbose=False)[0]
+        write_before(folder, about, before)
+    if 0 not in checkpoints.scores:
+        trainer.validate(module, data, verbose=False)
+    return before
 
 
 if __name__ == "__main__":

@@ -11,16 +11,20 @@ import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
 from taro.checkpoints import write_text
 from taro.progress import Plan
+from taro.resumable import list_differences
 
 PACKAGES = ("taro", "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
-SUMMARY = "summary.json"
+SUMMARY, BEFORE, ENVIRONMENT = "summary.json", "before.json", "environment.json"
+NOT_SETTINGS = ("ckpt_path",)  # that is another in every resume
 
 
 @rank_zero_only
@@ -57,9 +61,24 @@ def _is_after(when: int | str, step: int) -> bool:
 
 
 @rank_zero_only
+def keep_config(folder: Path, config: str, step: int) -> None:
+    """Where a run goes on after so many steps with other settings: print which, and keep the `config.yaml` until then."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    earlier = path.read_text()
+    differences = list_differences(yaml.safe_load(earlier) or {}, yaml.safe_load(config))
+    lines = [f"- {name}: {there} -> {here}" for name, (there, here) in differences.items() if name not in NOT_SETTINGS]
+    if lines:
+        kept = folder / f"config.step_{step}.yaml"
+        if not kept.exists():  # else no step that is left was made with what is there now
+            write_text(kept, earlier)
+        print("\n".join([f"settings that are others after step {step} (those until then are kept in {kept}):", *lines]))
+
+
+@rank_zero_only
 def write_environment(folder: Path, config: str) -> None:
     """`config.yaml` with every setting, `environment.json` with commit and package versions."""
-    write_text(folder / "config.yaml", config)
     versions = {}
     for package in PACKAGES:
         try:
@@ -67,7 +86,8 @@ def write_environment(folder: Path, config: str) -> None:
         except PackageNotFoundError:
             versions[package] = None
     environment = {"git_commit": git_commit(), "python": platform.python_version(), "packages": versions}
-    write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+    write_text(folder / "config.yaml", config)
 
 
 def git_commit() -> str | None:
@@ -81,11 +101,28 @@ def git_commit() -> str | None:
         return None
 
 
-def make_summary(before: dict, after: dict, steps: int, seconds: float) -> dict:
-    """What `summary.json` holds: metrics under their own names, without the logger's prefix."""
+@rank_zero_only
+def write_before(folder: Path, about: dict, metrics: dict) -> None:
+    """The base model's metrics on the test file, and what they follow from."""
+    write_text(folder / BEFORE, json.dumps({"metrics": metrics, "about": about}, indent=2) + "\n")
+
+
+def read_before(folder: Path, about: dict) -> dict | None:
+    """The metrics that an earlier part of the run has measured; None where it has not, or of something else."""
+    path = folder / BEFORE
+    stored = json.loads(path.read_text()) if path.is_file() else {"about": None}
+    return stored["metrics"] if stored["about"] == about else None
+
+
+def make_summary(before: dict, after: dict, best: dict, steps: int, seconds: float) -> dict:
+    """What `summary.json` holds: metrics under their own names, without the logger's prefix.
+
+    Args:
+        best: the step whose weights are exported and its score in validation.
+    """
     parts = {"before": before, "after": after}
     named = {part: {name.removeprefix("test/"): value for name, value in parts[part].items()} for part in parts}
-    return named | {"steps": steps, "seconds": seconds}
+    return named | {"best": best, "steps": steps, "seconds": seconds}
 
 
 @rank_zero_only
@@ -110,15 +147,31 @@ def print_finished(folder: Path, step: int, plan: Plan) -> None:
 
 @rank_zero_only
 def print_summary(summary: dict) -> None:
-    """Steps and time, and the metrics before and after as a table where there are any."""
+    """Steps and time, the metrics before and after as a table where there are any, and which step was exported."""
     title = f"{summary['steps']} steps, {summary['seconds']:.0f} s"
-    if not summary["before"]:
+    if summary["before"]:
+        Console().print(_compare(title, summary))
+    else:
         print(title)
-        return
+    if "best" in summary:
+        print(describe_best(summary["best"], summary["steps"]))
+
+
+def describe_best(best: dict[str, Any], steps: int) -> str:
+    """Which step `hf/` is, and how it scored."""
+    (monitor, score), step = next((name, value) for name, value in best.items() if name != "step"), best["step"]
+    if score is None:
+        return f"hf/ is step {step} of {steps}, the last one: nothing was validated"
+    if step == 0:
+        return f"hf/ is the base model: no step scored more than its {monitor} {score:.3f} in validation"
+    return f"hf/ is step {step} of {steps}, the best in validation: {monitor} {score:.3f}"
+
+
+def _compare(title: str, summary: dict) -> Table:
     table = Table(title=title)
     for column in ("held-out", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "held-out" else "right")
     for name, before in summary["before"].items():
         after = summary["after"][name]
         table.add_row(name, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
-    Console().print(table)
+    return table

@@ -174,7 +174,7 @@ def test_before_the_first_step_there_is_nothing_to_go_on_from(whole_run, argumen
     with pytest.raises(Stop):
         train.main(arguments)
     restore()
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["scores.json"]  # of the base model
     train.main(arguments)
     assert_same_training(checkpoint(tmp_path), whole_run[0])
 
@@ -232,7 +232,7 @@ def test_the_log_goes_on_where_it_was(arguments, scripted, tmp_path, monkeypatch
     train.main([*arguments, "--ckpt_path=last"])
     logged = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in logged.Scalars("reward")] == [0, 1, 2, 3, 4, 5]
-    assert [event.step for event in logged.Scalars("vtg/mIoU")] == [1, 3, 5]
+    assert [event.step for event in logged.Scalars("vtg/mIoU")] == [0, 1, 3, 5]  # the first is that of the base model
 
 
 def test_a_finished_run_says_so(whole_run, arguments, synthetic, tmp_path, capsys, monkeypatch):
@@ -275,7 +275,7 @@ def scores(monkeypatch):
 
     def log_score(module):
         validated.append(steps_done(module.trainer))
-        module.log("vtg/mIoU", torch.tensor({2: 0.1, 4: 0.3, 6: 0.2}[validated[-1]]))
+        module.log("vtg/mIoU", torch.tensor({0: 0.0, 2: 0.1, 4: 0.3, 6: 0.2}[validated[-1]]))
 
     monkeypatch.setattr(GRPOModule, "on_validation_epoch_end", log_score)
     return validated
@@ -313,15 +313,15 @@ def test_a_run_that_is_cut_short_in_a_validation_begins_with_it(
         patched.setattr(GRPOModule, "validation_step", stopping)
         with pytest.raises(Stop):
             train.main(arguments)
-    assert checkpoint(tmp_path)["global_step"] == stop and scores == list(range(2, stop, 2))
+    assert checkpoint(tmp_path)["global_step"] == stop and scores == list(range(0, stop, 2))
     train.main([*arguments, "--ckpt_path=last"])
-    assert scores == [2, 4, 6] and checkpoint(tmp_path, "best")["global_step"] == 4
+    assert scores == [0, 2, 4, 6] and checkpoint(tmp_path, "best")["global_step"] == 4
     assert_same_training(checkpoint(tmp_path), whole_run[0])
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "hf").state_dict()
     for name, value in checkpoint(tmp_path, "best")["state_dict"].items():
         assert torch.equal(exported[name.removeprefix("policy.model.")], value)
     train.main([*arguments, "--ckpt_path=last"])
-    assert scores == [2, 4, 6]  # none is made twice
+    assert scores == [0, 2, 4, 6]  # none is made twice
 
 
 def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
@@ -330,7 +330,7 @@ def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
     summary = train.main(arguments)
     folder = tmp_path / "run"
     assert json.loads((folder / "summary.json").read_text()) == summary
-    assert summary.keys() == {"before", "after", "steps", "seconds"} and summary["steps"] == 2 and summary["seconds"] > 0
+    assert summary.keys() == {"before", "after", "best", "steps", "seconds"} and summary["steps"] == 2 and summary["seconds"] > 0
     tested = len(read_rows(synthetic / "test.jsonl"))
     for part in ("before", "after"):
         assert summary[part].keys() >= {"mIoU", "R1@0.3", "R1@0.5", "R1@0.7", "parse_rate", "timestamp_rate", "failed"}
