@@ -56,9 +56,8 @@ class TaroCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        """And check them: before Lightning seeds and makes anything."""
         self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
         refuse(list_problems(self.config))
 
     @property

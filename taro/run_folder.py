@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import time
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,30 @@ from rich.console import Console
 from rich.table import Table
 
 from taro.checkpoints import write_text
+from taro.config_check import ENVIRONMENT, ConfigError
 from taro.progress import Plan
 from taro.resumable import list_differences
+from taro.run_lock import FolderLock
 
 PACKAGES = ("taro", "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
-SUMMARY, BEFORE, ENVIRONMENT = "summary.json", "before.json", "environment.json"
+SUMMARY, BEFORE, FAILED = "summary.json", "before.json", "failed.jsonl"
 NOT_SETTINGS = ("ckpt_path",)  # that is another in every resume
+
+
+def lock_folder(folder: Path) -> AbstractContextManager[object]:
+    """Keep every other run out of a run's folder, whatever is made of the folder meanwhile. Rank 0 holds the lock for all.
+
+    Raises:
+        FolderInUse: another run is alive in it.
+        ConfigError: nothing can be written there.
+    """
+    if rank_zero_only.rank != 0:
+        return nullcontext()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return FolderLock(folder.with_name(f".{folder.name}.lock"), folder, "wait for its end, or give this run another name")
+    except OSError as error:
+        raise ConfigError(f"output_dir = {folder.parent}: can't be written to ({error.strerror})") from None
 
 
 @rank_zero_only
@@ -48,7 +67,7 @@ def drop_records_after(folder: Path, step: int) -> None:
     for path in (*folder.glob("rollouts/step_*"), *folder.glob("skipped/step_*")):
         if int(re.match(r"step_(\d+)", path.name)[1]) > step:
             path.unlink()
-    failed = folder / "failed.jsonl"
+    failed = folder / FAILED
     if failed.is_file():
         lines = [line for line in failed.read_text().splitlines() if line.endswith("}")]  # a last one may be cut off
         kept = [line for line in lines if not _is_after(json.loads(line)["step"], step)]
@@ -114,15 +133,27 @@ def read_before(folder: Path, about: dict) -> dict | None:
     return stored["metrics"] if stored["about"] == about else None
 
 
-def make_summary(before: dict, after: dict, best: dict, steps: int, seconds: float) -> dict:
+def count_failed(folder: Path) -> dict[str, int]:
+    """Samples that gave no prompt, each once, of training, validation and test."""
+    path = folder / FAILED
+    lines = path.read_text().splitlines() if path.is_file() else []
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # other ranks may be writing
+    ids: dict[str, set[str]] = {"training": set(), "validation": set(), "test": set()}
+    for row in rows:
+        ids["training" if isinstance(row["step"], int) else row["step"]].add(row["id"])
+    return {when: len(found) for when, found in ids.items()}
+
+
+def make_summary(before: dict, after: dict, best: dict, failed: dict[str, int], steps: int, seconds: float) -> dict:
     """What `summary.json` holds: metrics under their own names, without the logger's prefix.
 
     Args:
         best: the step whose weights are exported and its score in validation.
+        failed: see `count_failed`.
     """
     parts = {"before": before, "after": after}
     named = {part: {name.removeprefix("test/"): value for name, value in parts[part].items()} for part in parts}
-    return named | {"best": best, "steps": steps, "seconds": seconds}
+    return named | {"best": best, "failed": failed, "steps": steps, "seconds": seconds}
 
 
 @rank_zero_only
@@ -155,6 +186,10 @@ def print_summary(summary: dict) -> None:
         print(title)
     if "best" in summary:
         print(describe_best(summary["best"], summary["steps"]))
+    failed = {when: count for when, count in summary.get("failed", {}).items() if count}
+    if failed:
+        parts = ", ".join(f"{count} of {when}" for when, count in failed.items())
+        print(f"{sum(failed.values())} samples failed ({parts}): see {FAILED} in the run's folder")
 
 
 def describe_best(best: dict[str, Any], steps: int) -> str:

@@ -330,7 +330,8 @@ def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
     summary = train.main(arguments)
     folder = tmp_path / "run"
     assert json.loads((folder / "summary.json").read_text()) == summary
-    assert summary.keys() == {"before", "after", "best", "steps", "seconds"} and summary["steps"] == 2 and summary["seconds"] > 0
+    assert summary.keys() == {"before", "after", "best", "failed", "steps", "seconds"}
+    assert summary["steps"] == 2 and summary["seconds"] > 0
     tested = len(read_rows(synthetic / "test.jsonl"))
     for part in ("before", "after"):
         assert summary[part].keys() >= {"mIoU", "R1@0.3", "R1@0.5", "R1@0.7", "parse_rate", "timestamp_rate", "failed"}

@@ -90,6 +90,7 @@ class Checkpoints(Checkpoint):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear_future()
         if self.saved_step > 0:
+            self._settle(trainer)  # a killed run may not have come to it
             self._go_on(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: GRPOModule, outputs: Any, batch: Any, batch_idx: int) -> None:
