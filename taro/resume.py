@@ -75,7 +75,7 @@ def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]
         "data.prompts_per_step": data.prompts_per_step,
         "data.grounding.prompt": data.grounding.prompt,
         "data.grounding.video": _describe_video(data.grounding.video),
-        "data.grounding.evaluation_video": _describe_video(data.grounding.for_evaluation().video),
+        "data.grounding.evaluation_video": _describe_video(data.grounding.evaluation_video),
         "data.train_file": _describe_samples(data.samples["train"]),
         "data.validation_file": _describe_samples(data.samples["validation"]),
     }
@@ -168,8 +168,10 @@ def _sample_weights(folder: Path) -> str | None:
     return digest.hexdigest() if files else None
 
 
-def _describe_video(video: VideoSettings) -> dict[str, Any]:
+def _describe_video(video: VideoSettings | None) -> dict[str, Any] | None:
     """What decides the pixels; both backends give the same."""
+    if video is None:
+        return None
     return {name: value for name, value in asdict(video).items() if name not in ("timeout", "backend")}
 
 
