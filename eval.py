@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
 from taro.data.samples import SampleError
+from taro.endings import endings
 from taro.evaluation.evaluate import Evaluation, evaluate
 from taro.evaluation.predictions import EvaluationError
 from taro.evaluation.qvhighlights import SubmissionError
@@ -37,8 +37,8 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
 
 
 if __name__ == "__main__":
-    try:
+    interrupted = "stopped by Ctrl-C; with --output the same command goes on with what is missing"
+    errors = (EvaluationError, SampleError, ResumeError, ModelError, EngineError, SeamError, SubmissionError)
+    with endings(*errors, interrupted=interrupted):
         evaluation = main()
-    except (EvaluationError, SampleError, ResumeError, ModelError, EngineError, SeamError, SubmissionError) as error:
-        sys.exit(f"error: {error}")
     print_report(evaluation.report, evaluation.predictions, evaluation.asked)

@@ -57,9 +57,8 @@ class TaroCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        """And check them: before Lightning seeds and makes anything."""
         self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
         refuse(list_problems(self.config))
         for note in list_notes(self.config):
             rank_zero_info(f"note: {note}")

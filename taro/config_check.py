@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
-from taro.checkpoints import list_checkpoints, none_yet
+from taro.checkpoints import PART, list_checkpoints, none_yet
 from taro.data.video import VideoSettings
 from taro.evaluation.metrics import GroundingMetrics
 from taro.models.adapters import peft_is_installed
@@ -69,13 +69,17 @@ LEAST = {
 }
 
 
+ENVIRONMENT = "environment.json"  # the first file of a run's folder
+RUN_FILES = (ENVIRONMENT, f"{ENVIRONMENT}{PART}", "checkpoints")  # a folder that has none of them is no run's
+
+
 class ConfigError(ValueError):
     """Settings that can't work, alone or together; lists all of them."""
 
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
-    parts = (_numbers, _conflicts, _parts, _files, _monitor, _cache_folders)
+    parts = (_numbers, _conflicts, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
     return [problem for part in parts for problem in part(config)]
 
 
@@ -235,6 +239,35 @@ def _parts(config: Namespace) -> Iterator[str]:
             check()
         except (ModelError, ValueError) as error:
             yield f"{name}: {error}"
+
+
+def _trainer(config: Namespace) -> Iterator[str]:
+    """What Lightning would refuse when it is asked to train, or not at all."""
+    trainer, seed = config.trainer, config.seed_everything
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+        yield f"seed_everything = {seed}: must be from 0 to {2**32 - 1}"
+    if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        yield f"trainer.accelerator = {trainer.accelerator}: PyTorch sees no GPU here; set cpu, or auto"
+    interval = trainer.val_check_interval
+    if trainer.check_val_every_n_epoch is None and not (isinstance(interval, int) and interval > 0):
+        yield (
+            f"trainer.val_check_interval = {interval}: counts training steps, a whole number from 1 (as "
+            "trainer.check_val_every_n_epoch is null)"
+        )
+    if trainer.enable_checkpointing is False:
+        yield "trainer.enable_checkpointing = false: what is exported comes from checkpoints; see checkpoint.keep_last"
+
+
+def _folder(config: Namespace) -> Iterator[str]:
+    """An earlier run's folder is renamed, so it has to be one."""
+    name, folder = config.name, run_folder(config)
+    if not name or name in (".", "..") or Path(name).name != name:
+        yield f"name = {name!r}: the run's folder in output_dir is called so; give one name without a path"
+    elif folder.is_dir():
+        if any(folder.iterdir()) and not any((folder / file).exists() for file in RUN_FILES):
+            yield f"name = {name}: {folder} is there and holds no run; give another name, or another output_dir"
+    elif folder.exists():
+        yield f"name = {name}: {folder} is there and is no folder; give another name, or another output_dir"
 
 
 def _files(config: Namespace) -> Iterator[str]:

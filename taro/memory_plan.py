@@ -14,7 +14,6 @@ N ranks, L layers, S tokens of a pack, D hidden, I intermediate size, V vocabula
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
+from taro.endings import endings
 from taro.models.families import ModelError, load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
@@ -182,7 +182,5 @@ def _rows(result: dict[str, dict[str, float]], available: float) -> Iterator[lis
 
 
 if __name__ == "__main__":
-    try:
+    with endings(ModelError, OmegaConfBaseException):
         main()
-    except (ModelError, OSError, OmegaConfBaseException) as error:
-        sys.exit(f"error: {error}")

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from taro.run_lock import FolderInUse, FolderLock
+
 CONFIG_NAME = "config.yaml"
 LINES_SHOWN = 20
 
@@ -62,7 +64,8 @@ class ResumableFolder:
         name: of the file of rows.
 
     Raises:
-        ResumeError: the folder holds rows of another configuration, or of other shards, or can't be made.
+        ResumeError: the folder holds rows of another configuration, or of other shards, or can't be made; or another process
+            is at work on the same part.
     """
 
     def __init__(self, folder: str | Path, about: dict[str, Any], shard: Shard = Shard(), name: str = "predictions") -> None:
@@ -71,6 +74,12 @@ class ResumableFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResumeError(f"--output {folder}: no folder can be made there ({error.strerror})") from None
+        try:
+            self.lock = FolderLock(self.folder / f".{self.path.stem}.lock", self.folder, "wait for its end")
+        except FolderInUse as error:
+            raise ResumeError(f"--output {error}") from None
+        except OSError as error:
+            raise ResumeError(f"--output {folder}: can't be written to ({error.strerror})") from None
         about = json.loads(json.dumps(about | {"shards": shard.count}))
         self._create(CONFIG_NAME, dump_config(about))
         _require_same(self.folder, read_config(self.folder), about)

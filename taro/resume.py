@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.utils import cached_file
 
 from taro.checkpoint_folder import CheckpointError, read_rest
 from taro.checkpoints import list_checkpoints
 from taro.data.datamodule import GroundingDataModule
 from taro.data.samples import Sample
+from taro.data.video import VideoSettings
 from taro.models.families import load_config
 from taro.rl.module import GRPOModule
 
 KEY = "taro_resume"  # of what is kept in a checkpoint for this
+FILES = {
+    "data.train_file": ("training", "; look at data.limit_train and data.bad_rows, too"),
+    "data.validation_file": ("validation", ", so that their scores can't be compared"),
+}
+WEIGHTS = "digest of the weights"
+PLACES, CHUNK = 16, 2**12  # of a file of weights: so many places, with so many bytes each
 # The sizes that give a model's weights their shapes.
 DECODER_SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -55,18 +63,39 @@ class ResumePoint:
 
 
 def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]:
-    """What a run can't change half way, by the setting it comes from: what decides the shapes of the weights and which
-    samples each step has."""
+    """What a run can't change half way, by the setting it comes from: the model, the shapes of the weights, which samples each
+    step has, what the model sees of them, and what makes scores of validations comparable."""
     identity = {
-        "model.name_or_path": _architecture(load_config(module.name_or_path)[0]),
+        "model.name_or_path": _describe_model(module.name_or_path),
         "model.dtype": module.dtype_name,
         "model.lora": None if module.lora is None else asdict(module.lora),
         "model.group_size": module.group_size,
+        "model.evaluation_max_tokens": module.greedy.max_tokens,
         "seed_everything": data.seed,
         "data.prompts_per_step": data.prompts_per_step,
-        "data.train_file": {"samples": len(data.samples["train"]), "digest": _digest(data.samples["train"])},
+        "data.grounding.prompt": data.grounding.prompt,
+        "data.grounding.video": _describe_video(data.grounding.video),
+        "data.grounding.evaluation_video": _describe_video(data.grounding.evaluation_video),
+        "data.train_file": _describe_samples(data.samples["train"]),
+        "data.validation_file": _describe_samples(data.samples["validation"]),
     }
     return json.loads(json.dumps(identity))  # plain types, as they come back from a checkpoint
+
+
+def describe_test(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]:
+    """All that metrics of the base model on the test file follow from."""
+    grounding = data.grounding.for_evaluation()
+    about = {
+        "model.name_or_path": _describe_model(module.name_or_path),
+        "model.dtype": module.dtype_name,
+        "model.engine": module.engine_name,
+        "model.evaluation_max_tokens": module.greedy.max_tokens,
+        "data.grounding.prompt": grounding.prompt,
+        "data.grounding.evaluation_max_prompt_tokens": grounding.max_prompt_tokens,
+        "data.grounding.evaluation_video": _describe_video(grounding.video),
+        "data.test_file": _describe_samples(data.samples["test"]),
+    }
+    return json.loads(json.dumps(about))
 
 
 def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, names_path: bool) -> list[str]:
@@ -94,23 +123,60 @@ def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, nam
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
     for setting, value in here.items():
-        was = there.get(setting)
+        was = there.get(setting, value)  # a checkpoint of an earlier version has fewer
         if was == value:
             continue
-        if setting == "data.train_file":
-            yield (
-                f"data.train_file: not the training samples of the checkpoint ({value['samples']} here, {was['samples']} "
-                "there); look at data.limit_train and data.bad_rows, too"
-            )
+        if setting in FILES:
+            kind, advice = FILES[setting]
+            counts = f"({value['samples']} here, {was['samples']} there)"
+            yield f"{setting}: not the {kind} samples of the checkpoint {counts}{advice}"
         elif isinstance(value, dict) and isinstance(was, dict):
-            parts = [f"{name} {value.get(name)} ({was.get(name)} there)" for name in value if value.get(name) != was.get(name)]
-            yield f"{setting}: not that of the checkpoint: {', '.join(parts)}"
+            parts = [f"{name} {value.get(name)} ({was.get(name)} there)" for name in value if _differ(name, value, was)]
+            if parts:
+                yield f"{setting}: not that of the checkpoint: {', '.join(parts)}"
         else:
             yield f"{setting} = {_shown(value)}: the checkpoint's run has {_shown(was)}"
 
 
+def _differ(name: str, here: dict[str, Any], there: dict[str, Any]) -> bool:
+    pair = here.get(name), there.get(name)
+    return pair[0] != pair[1] and not (name == WEIGHTS and None in pair)
+
+
 def _shown(value: Any) -> str:
     return "null" if value is None else json.dumps(value).strip('"')
+
+
+def _describe_model(name_or_path: str) -> dict[str, Any]:
+    """Sizes, and which weights they are, wherever they have been moved to; None for those that are not on this machine yet."""
+    config = load_config(name_or_path)[0]
+    folder = Path(cached_file(name_or_path, "config.json")).parent
+    return _architecture(config) | {WEIGHTS: _sample_weights(folder)}
+
+
+def _sample_weights(folder: Path) -> str | None:
+    """A digest of places in the files of the weights, of which all are others after a training."""
+    files = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for place in range(PLACES):
+                file.seek(size * place // PLACES)
+                digest.update(file.read(CHUNK))
+    return digest.hexdigest() if files else None
+
+
+def _describe_video(video: VideoSettings | None) -> dict[str, Any] | None:
+    """What decides the pixels; both backends give the same."""
+    if video is None:
+        return None
+    return {name: value for name, value in asdict(video).items() if name not in ("timeout", "backend")}
+
+
+def _describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
+    return {"samples": len(samples), "digest": _digest(samples)}
 
 
 def _architecture(config: PreTrainedConfig) -> dict[str, Any]:

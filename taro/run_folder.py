@@ -9,18 +9,41 @@ import platform
 import re
 import subprocess
 import time
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
 from taro.checkpoints import write_text
+from taro.config_check import ENVIRONMENT, ConfigError
 from taro.progress import Plan
+from taro.resumable import list_differences
+from taro.run_lock import FolderLock
 
 PACKAGES = ("taro", "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
-SUMMARY = "summary.json"
+SUMMARY, BEFORE, FAILED = "summary.json", "before.json", "failed.jsonl"
+NOT_SETTINGS = ("ckpt_path",)  # that is another in every resume
+
+
+def lock_folder(folder: Path) -> AbstractContextManager[object]:
+    """Keep every other run out of a run's folder, whatever is made of the folder meanwhile. Rank 0 holds the lock for all.
+
+    Raises:
+        FolderInUse: another run is alive in it.
+        ConfigError: nothing can be written there.
+    """
+    if rank_zero_only.rank != 0:
+        return nullcontext()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return FolderLock(folder.with_name(f".{folder.name}.lock"), folder, "wait for its end, or give this run another name")
+    except OSError as error:
+        raise ConfigError(f"output_dir = {folder.parent}: can't be written to ({error.strerror})") from None
 
 
 @rank_zero_only
@@ -44,7 +67,7 @@ def drop_records_after(folder: Path, step: int) -> None:
     for path in (*folder.glob("rollouts/step_*"), *folder.glob("skipped/step_*")):
         if int(re.match(r"step_(\d+)", path.name)[1]) > step:
             path.unlink()
-    failed = folder / "failed.jsonl"
+    failed = folder / FAILED
     if failed.is_file():
         lines = [line for line in failed.read_text().splitlines() if line.endswith("}")]  # a last one may be cut off
         kept = [line for line in lines if not _is_after(json.loads(line)["step"], step)]
@@ -57,9 +80,24 @@ def _is_after(when: int | str, step: int) -> bool:
 
 
 @rank_zero_only
+def keep_config(folder: Path, config: str, step: int) -> None:
+    """Where a run goes on after so many steps with other settings: print which, and keep the `config.yaml` until then."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    earlier = path.read_text()
+    differences = list_differences(yaml.safe_load(earlier) or {}, yaml.safe_load(config))
+    lines = [f"- {name}: {there} -> {here}" for name, (there, here) in differences.items() if name not in NOT_SETTINGS]
+    if lines:
+        kept = folder / f"config.step_{step}.yaml"
+        if not kept.exists():  # else no step that is left was made with what is there now
+            write_text(kept, earlier)
+        print("\n".join([f"settings that are others after step {step} (those until then are kept in {kept}):", *lines]))
+
+
+@rank_zero_only
 def write_environment(folder: Path, config: str) -> None:
     """`config.yaml` with every setting, `environment.json` with commit and package versions."""
-    write_text(folder / "config.yaml", config)
     versions = {}
     for package in PACKAGES:
         try:
@@ -67,7 +105,8 @@ def write_environment(folder: Path, config: str) -> None:
         except PackageNotFoundError:
             versions[package] = None
     environment = {"git_commit": git_commit(), "python": platform.python_version(), "packages": versions}
-    write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+    write_text(folder / "config.yaml", config)
 
 
 def git_commit() -> str | None:
@@ -81,11 +120,40 @@ def git_commit() -> str | None:
         return None
 
 
-def make_summary(before: dict, after: dict, steps: int, seconds: float) -> dict:
-    """What `summary.json` holds: metrics under their own names, without the logger's prefix."""
+@rank_zero_only
+def write_before(folder: Path, about: dict, metrics: dict) -> None:
+    """The base model's metrics on the test file, and what they follow from."""
+    write_text(folder / BEFORE, json.dumps({"metrics": metrics, "about": about}, indent=2) + "\n")
+
+
+def read_before(folder: Path, about: dict) -> dict | None:
+    """The metrics that an earlier part of the run has measured; None where it has not, or of something else."""
+    path = folder / BEFORE
+    stored = json.loads(path.read_text()) if path.is_file() else {"about": None}
+    return stored["metrics"] if stored["about"] == about else None
+
+
+def count_failed(folder: Path) -> dict[str, int]:
+    """Samples that gave no prompt, each once, of training, validation and test."""
+    path = folder / FAILED
+    lines = path.read_text().splitlines() if path.is_file() else []
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # other ranks may be writing
+    ids: dict[str, set[str]] = {"training": set(), "validation": set(), "test": set()}
+    for row in rows:
+        ids["training" if isinstance(row["step"], int) else row["step"]].add(row["id"])
+    return {when: len(found) for when, found in ids.items()}
+
+
+def make_summary(before: dict, after: dict, best: dict, failed: dict[str, int], steps: int, seconds: float) -> dict:
+    """What `summary.json` holds: metrics under their own names, without the logger's prefix.
+
+    Args:
+        best: the step whose weights are exported and its score in validation.
+        failed: see `count_failed`.
+    """
     parts = {"before": before, "after": after}
     named = {part: {name.removeprefix("test/"): value for name, value in parts[part].items()} for part in parts}
-    return named | {"steps": steps, "seconds": seconds}
+    return named | {"best": best, "failed": failed, "steps": steps, "seconds": seconds}
 
 
 @rank_zero_only
@@ -110,15 +178,35 @@ def print_finished(folder: Path, step: int, plan: Plan) -> None:
 
 @rank_zero_only
 def print_summary(summary: dict) -> None:
-    """Steps and time, and the metrics before and after as a table where there are any."""
+    """Steps and time, the metrics before and after as a table where there are any, and which step was exported."""
     title = f"{summary['steps']} steps, {summary['seconds']:.0f} s"
-    if not summary["before"]:
+    if summary["before"]:
+        Console().print(_compare(title, summary))
+    else:
         print(title)
-        return
+    if "best" in summary:
+        print(describe_best(summary["best"], summary["steps"]))
+    failed = {when: count for when, count in summary.get("failed", {}).items() if count}
+    if failed:
+        parts = ", ".join(f"{count} of {when}" for when, count in failed.items())
+        print(f"{sum(failed.values())} samples failed ({parts}): see {FAILED} in the run's folder")
+
+
+def describe_best(best: dict[str, Any], steps: int) -> str:
+    """Which step `hf/` is, and how it scored."""
+    (monitor, score), step = next((name, value) for name, value in best.items() if name != "step"), best["step"]
+    if score is None:
+        return f"hf/ is step {step} of {steps}, the last one: nothing was validated"
+    if step == 0:
+        return f"hf/ is the base model: no step scored more than its {monitor} {score:.3f} in validation"
+    return f"hf/ is step {step} of {steps}, the best in validation: {monitor} {score:.3f}"
+
+
+def _compare(title: str, summary: dict) -> Table:
     table = Table(title=title)
     for column in ("held-out", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "held-out" else "right")
     for name, before in summary["before"].items():
         after = summary["after"][name]
         table.add_row(name, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
-    Console().print(table)
+    return table

@@ -142,6 +142,9 @@ MISTAKES = [
     ("--checkpoint.keep_last=0", "checkpoint.keep_last = 0: must be at least 1"),
     ("--checkpoint.keep_best=-1", "checkpoint.keep_best = -1: must be at least 0"),
     ("--checkpoint.every_n_steps=0", "checkpoint.every_n_steps = 0: must be at least 1"),
+    ("--seed_everything=-1", "seed_everything = -1: must be from 0 to 4294967295"),
+    ("--trainer.val_check_interval=0.5", "trainer.val_check_interval = 0.5: counts training steps, a whole number from 1"),
+    ("--trainer.enable_checkpointing=false", "trainer.enable_checkpointing = false: what is exported comes from checkpoints"),
     ("--checkpoint.monitor=mIoU", "checkpoint.monitor = mIoU: a validation has vtg/mIoU, vtg/R1@0.3"),
 ]
 
@@ -162,6 +165,35 @@ def test_a_decay_needs_an_end(arguments, no_weights, schedule):
         train.main(endless)
     parse([*endless, "--trainer.max_steps=4"])
     parse([*arguments, "--trainer.max_epochs=-1"])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/b", "/tmp/other"])
+def test_a_name_is_no_path(arguments, no_weights, name):
+    with pytest.raises(ConfigError, match="the run's folder in output_dir is called so; give one name without a path"):
+        train.main([*arguments, f"--name={name}"])
+
+
+def test_a_folder_that_is_no_run_s_is_left_alone(arguments, no_weights, tmp_path):
+    file = tmp_path / "run" / "config.yaml"  # as an evaluation has one, too
+    file.parent.mkdir()
+    file.touch()
+    with pytest.raises(ConfigError, match="run is there and holds no run; give another name, or another output_dir"):
+        train.main(arguments)
+    with pytest.raises(ConfigError, match=r"config.yaml is there and is no folder"):
+        train.main([*arguments, f"--output_dir={tmp_path}/run", "--name=config.yaml"])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_no_gpu(arguments, no_weights, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"trainer.accelerator = gpu: PyTorch sees no GPU here; set cpu, or auto"):
+        train.main([*arguments, "--trainer.accelerator=gpu"])
+
+
+@pytest.mark.parametrize("output", ["/dev/null/outputs", "/proc/outputs"])
+def test_an_output_folder_that_can_not_be_written_to(arguments, no_weights, output):
+    with pytest.raises(ConfigError, match=rf"output_dir = {output}: can't be written to \("):
+        train.main([*arguments, f"--output_dir={output}"])
 
 
 def test_every_bounded_number_is_a_setting(arguments, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -81,6 +82,17 @@ def test_shards_share_a_folder(tmp_path):
     assert [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()] == ROWS
     with pytest.raises(ResumeError, match="- shards: 3 there, 2 now"):
         ResumableFolder(tmp_path, ABOUT, Shard(0, 2))
+
+
+def test_two_processes_share_no_part(tmp_path, monkeypatch):
+    def held(file, how):
+        if ".predictions.lock" in file.name:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    ResumableFolder(tmp_path, ABOUT)
+    monkeypatch.setattr("fcntl.lockf", held)
+    with pytest.raises(ResumeError, match=rf"--output {tmp_path} is in use by process \d+ on .*: wait for its end"):
+        ResumableFolder(tmp_path, ABOUT)
 
 
 def test_shards_together_are_the_whole():

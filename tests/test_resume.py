@@ -102,6 +102,55 @@ def test_other_adapters_are_told_by_their_settings(tmp_path):
     ]
 
 
+def identity(arguments):
+    cli = parse(arguments)
+    cli.datamodule.setup("fit")
+    return identity_of(cli.model, cli.datamodule)
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        ("--data.grounding.prompt=When: {query}?", "data.grounding.prompt = When: {query}?: the checkpoint's run has "),
+        ("--data.grounding.video.fps=2.0", "data.grounding.video: not that of the checkpoint: fps 2.0 (1.0 there)"),
+        ("--data.grounding.video.resize=swscale", "data.grounding.video: not that of the checkpoint: resize swscale (torch "),
+        ("--data.grounding.evaluation_video={max_tokens: 64}", 'data.grounding.evaluation_video = {"fps": 2.0, '),
+        ("--model.evaluation_max_tokens=9", "model.evaluation_max_tokens = 9: the checkpoint's run has 8"),
+        ("--data.validation_file=TEST", "data.validation_file: not the validation samples of the checkpoint ("),
+        ("--data.grounding.video.timeout=9", None),
+        ("--data.grounding.video.backend=decord", None),
+        ("--model.sampling.max_tokens=97", None),
+        ("--model.loss.kl_coefficient=0", None),
+    ],
+)
+def test_what_can_not_change(arguments, synthetic, tmp_path, extra, line):
+    point = ResumePoint(None, step=1, optimizer_steps=1, validation_due=False, identity=identity(arguments))
+    here = identity([*arguments, extra.replace("TEST", f"{synthetic}/test.jsonl")])
+    misfits = list_misfits(point, here, tmp_path, names_path=False)
+    assert len(misfits) == (line is not None) and all(misfit.startswith(line) for misfit in misfits)
+
+
+def test_other_weights_of_the_same_sizes(arguments, tmp_path):
+    """A model may be moved, and a part that is not on this machine yet is not compared."""
+    source = next(argument for argument in arguments if argument.startswith("--model.name_or_path=")).split("=")[1]
+    folder = shutil.copytree(source, tmp_path / "moved")
+    there, named = identity(arguments), f"--model.name_or_path={folder}"
+    point = ResumePoint(None, step=1, optimizer_steps=1, validation_due=False, identity=there)
+    assert list_misfits(point, identity([*arguments, named]), tmp_path, names_path=False) == []
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[len(weights) // 2 :] = bytes(len(weights) - len(weights) // 2)
+    (folder / "model.safetensors").write_bytes(weights)
+    (line,) = list_misfits(point, identity([*arguments, named]), tmp_path, names_path=False)
+    assert line.startswith("model.name_or_path: not that of the checkpoint: digest of the weights ")
+    (folder / "model.safetensors").unlink()
+    assert list_misfits(point, identity([*arguments, named]), tmp_path, names_path=False) == []
+
+
+def test_a_checkpoint_of_an_earlier_version_says_less(arguments, tmp_path):
+    point = ResumePoint(None, step=1, optimizer_steps=1, validation_due=False, identity={"model.group_size": 3})
+    assert list_misfits(point, identity(arguments), tmp_path, names_path=False) == []
+
+
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
@@ -158,7 +207,7 @@ def test_an_older_one_is_gone_on_from_under_another_name(run, no_weights, tmp_pa
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     weights = [torch.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("run", "other")]
     assert [one["global_step"] for one in weights] == [4, 6]
-    assert train.main(run)["steps"] == 6  # the same, in one folder
+    assert train.main([*run, "--checkpoint.keep_last=9"])["steps"] == 6  # the same, in one folder
     again = torch.load(folder / "last.ckpt")["state_dict"]
     assert all(torch.equal(value, weights[1]["state_dict"][name]) for name, value in again.items())
     no_weights()

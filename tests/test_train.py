@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,10 +17,14 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 import train
 from taro.checkpoints import list_checkpoints, write_file
 from taro.cli import parse, resolved_config
+from taro.models.export import ExportError
+from taro.models.export import main as export
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done
 from taro.rl.module import GRPOModule
 from taro.rl.records import RunRecords
+from taro.run_folder import print_summary
+from taro.run_lock import FolderInUse
 
 ROOT = Path(__file__).parent.parent
 LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
@@ -52,6 +58,11 @@ def assert_equal_states(one, other):
 def assert_same_training(one, other):
     for key in ("state_dict", "optimizer_states", "global_step"):
         assert_equal_states(one[key], other[key])
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    monkeypatch.setattr("taro.models.qwen_vl.QwenVL.from_pretrained", None)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +185,7 @@ def test_before_the_first_step_there_is_nothing_to_go_on_from(whole_run, argumen
     with pytest.raises(Stop):
         train.main(arguments)
     restore()
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["scores.json"]  # of the base model
     train.main(arguments)
     assert_same_training(checkpoint(tmp_path), whole_run[0])
 
@@ -232,7 +243,7 @@ def test_the_log_goes_on_where_it_was(arguments, scripted, tmp_path, monkeypatch
     train.main([*arguments, "--ckpt_path=last"])
     logged = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in logged.Scalars("reward")] == [0, 1, 2, 3, 4, 5]
-    assert [event.step for event in logged.Scalars("vtg/mIoU")] == [1, 3, 5]
+    assert [event.step for event in logged.Scalars("vtg/mIoU")] == [0, 1, 3, 5]  # the first is that of the base model
 
 
 def test_a_finished_run_says_so(whole_run, arguments, synthetic, tmp_path, capsys, monkeypatch):
@@ -268,6 +279,9 @@ def test_a_summary_of_an_earlier_end_is_made_again(whole_run, arguments, tmp_pat
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 6
 
 
+SCORES = {0: 0.0, 2: 0.1, 4: 0.3, 6: 0.2}
+
+
 @pytest.fixture
 def scores(monkeypatch):
     """What the validation after each step gives; the returned list says after which there was one."""
@@ -275,7 +289,7 @@ def scores(monkeypatch):
 
     def log_score(module):
         validated.append(steps_done(module.trainer))
-        module.log("vtg/mIoU", torch.tensor({2: 0.1, 4: 0.3, 6: 0.2}[validated[-1]]))
+        module.log("vtg/mIoU", torch.tensor(SCORES[validated[-1]]))
 
     monkeypatch.setattr(GRPOModule, "on_validation_epoch_end", log_score)
     return validated
@@ -313,15 +327,135 @@ def test_a_run_that_is_cut_short_in_a_validation_begins_with_it(
         patched.setattr(GRPOModule, "validation_step", stopping)
         with pytest.raises(Stop):
             train.main(arguments)
-    assert checkpoint(tmp_path)["global_step"] == stop and scores == list(range(2, stop, 2))
+    assert checkpoint(tmp_path)["global_step"] == stop and scores == list(range(0, stop, 2))
     train.main([*arguments, "--ckpt_path=last"])
-    assert scores == [2, 4, 6] and checkpoint(tmp_path, "best")["global_step"] == 4
+    assert scores == [0, 2, 4, 6] and checkpoint(tmp_path, "best")["global_step"] == 4
     assert_same_training(checkpoint(tmp_path), whole_run[0])
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "hf").state_dict()
     for name, value in checkpoint(tmp_path, "best")["state_dict"].items():
         assert torch.equal(exported[name.removeprefix("policy.model.")], value)
     train.main([*arguments, "--ckpt_path=last"])
-    assert scores == [2, 4, 6]  # none is made twice
+    assert scores == [0, 2, 4, 6]  # none is made twice
+
+
+def exported_weights(folder):
+    weights = AutoModelForImageTextToText.from_pretrained(folder / "run" / "hf").state_dict()
+    return {f"policy.model.{name}": value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+def test_the_last_step_is_validated(arguments, scripted, tmp_path, monkeypatch, capsys, scores, cut_short):
+    """Once, whatever the interval, also in a run that goes on after its end; and the summary says which step was exported."""
+    arguments = [*arguments, *LEARNING, "--trainer.val_check_interval=50"]
+    if cut_short:
+        with monkeypatch.context() as patched, pytest.raises(Stop):
+            patched.setattr(RunRecords, "on_train_end", lambda *args: (_ for _ in ()).throw(Stop))
+            train.main(arguments)
+        assert scores == [0]
+    summary = train.main([*arguments, "--ckpt_path=auto"])
+    assert scores == [0, 6]
+    assert summary["best"] == {"step": 6, "vtg/mIoU": pytest.approx(0.2)}
+    assert checkpoint(tmp_path, "best")["global_step"] == 6
+    weights = exported_weights(tmp_path)
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint(tmp_path)["state_dict"].items())
+    print_summary(summary)
+    assert "hf/ is step 6 of 6, the best in validation: vtg/mIoU 0.200" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_where_no_step_is_better_the_base_is_exported(
+    arguments, scripted, synthetic, tmp_path, monkeypatch, capsys, scores, lora
+):
+    monkeypatch.setitem(SCORES, 0, 0.4)
+    extra = [f"--data.test_file={synthetic}/test.jsonl", *(["--model.lora={rank: 2}"] if lora else [])]
+    if lora:
+        pytest.importorskip("peft")
+    summary = train.main([*arguments, *LEARNING, *extra])
+    assert scores == [0, 2, 4, 6] and summary["best"] == {"step": 0, "vtg/mIoU": pytest.approx(0.4)}
+    weights, start = exported_weights(tmp_path), start_weights(arguments)
+    assert len(weights) == len(start) and all(torch.equal(weights[f"policy.model.{name}"], start[name]) for name in start)
+    assert summary["after"] == summary["before"]
+    print_summary(summary)
+    assert "hf/ is the base model: no step scored more than its vtg/mIoU 0.400 in validation" in capsys.readouterr().out
+
+
+def test_without_validations_the_last_step_is_exported(arguments, scripted, tmp_path, capsys):
+    summary = train.main([*arguments, *LEARNING, "--trainer.limit_val_batches=0", "--trainer.max_steps=1"])
+    assert summary["best"] == {"step": 1, "vtg/mIoU": None}
+    print_summary(summary)
+    assert "hf/ is step 1 of 1, the last one: nothing was validated" in capsys.readouterr().out
+
+
+def test_the_base_model_is_measured_once(arguments, scripted, synthetic, tmp_path, monkeypatch):
+    """Also where its run goes on, unless it is asked about something else."""
+    measured = []
+    evaluate = GRPOModule.evaluate_batch
+
+    def counting(module, batch, metrics):
+        if steps_done(module.trainer) == 0:
+            measured.append("test" if metrics is module.test_metrics else "validation")
+        evaluate(module, batch, metrics)
+
+    monkeypatch.setattr(GRPOModule, "evaluate_batch", counting)
+    arguments = [*arguments, *LEARNING, f"--data.test_file={synthetic}/test.jsonl", "--ckpt_path=auto"]
+    restore = stop_in_step(monkeypatch, 3, "rollout")
+    with pytest.raises(Stop):
+        train.main(arguments)
+    restore()
+    assert measured == ["test", "validation"]
+    before = train.main(arguments)["before"]
+    assert before["samples"] == len(read_rows(synthetic / "test.jsonl")) and measured == ["test", "validation"]
+    other = f"--data.test_file={synthetic}/validation.jsonl"
+    assert train.main([*arguments, other, "--trainer.max_epochs=3"])["before"]["failed"] == 0
+    assert measured == ["test", "validation", "test"]
+
+
+def test_settings_that_change_in_a_run_hold(arguments, scripted, tmp_path, capsys):
+    """Those of the optimizer against its checkpoint's; the config until then is kept, and what differs is printed."""
+    arguments = [*arguments, *LEARNING]
+    train.main([*arguments, "--trainer.max_steps=2"])
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    train.main([*arguments, "--trainer.max_steps=2", "--ckpt_path=last", "--trainer.max_epochs=1"])  # over already
+    capsys.readouterr()
+    new = ["--model.optimizer.learning_rate=1e-5", "--model.optimizer.weight_decay=0.5", "--trainer.max_steps=4"]
+    train.main([*arguments, *new, "--ckpt_path=last"])
+    (group,) = checkpoint(tmp_path)["optimizer_states"][0]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (1e-5, 0.5)
+    assert (tmp_path / "run" / "config.step_2.yaml").read_text() == before
+    printed = capsys.readouterr().out
+    for line in ("learning_rate: 0.001 -> 1e-05", "weight_decay: 0.01 -> 0.5"):
+        assert f"- model.optimizer.{line}\n" in printed
+    assert "ckpt_path" not in printed
+    train.main([*arguments, *new, "--trainer.max_steps=5", "--ckpt_path=auto"])
+    assert "- trainer.max_steps: 4 -> 5\n" in capsys.readouterr().out
+
+
+def test_a_live_run_s_folder_is_left_alone(arguments, no_weights, tmp_path, monkeypatch):
+    def held(*args):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / ".run.lock").write_text('{"pid": 12, "host": "there"}\n')
+    monkeypatch.setattr("fcntl.lockf", held)
+    with pytest.raises(FolderInUse, match=r"run is in use by process 12 on there: wait for its end, or give this run another"):
+        train.main(arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.lock", "run"]
+
+
+def test_a_full_disk_at_the_end_names_the_way_back(arguments, scripted, tmp_path, monkeypatch):
+    def full(*args):
+        raise ExportError("hf can't be written (No space left on device)")
+
+    monkeypatch.setattr("train.export_policy", full)
+    with pytest.raises(ExportError) as error:
+        train.main([*arguments, *LEARNING, "--trainer.max_steps=2"])
+    head, command = str(error.value).split(" python -m taro.models.export ")
+    assert head == (
+        "hf can't be written (No space left on device). The training is over and saved; with room, this makes it:"
+    )
+    export(shlex.split(command))
+    weights = exported_weights(tmp_path)
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint(tmp_path)["state_dict"].items())
 
 
 def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
@@ -330,7 +464,8 @@ def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
     summary = train.main(arguments)
     folder = tmp_path / "run"
     assert json.loads((folder / "summary.json").read_text()) == summary
-    assert summary.keys() == {"before", "after", "steps", "seconds"} and summary["steps"] == 2 and summary["seconds"] > 0
+    assert summary.keys() == {"before", "after", "best", "failed", "steps", "seconds"}
+    assert summary["steps"] == 2 and summary["seconds"] > 0
     tested = len(read_rows(synthetic / "test.jsonl"))
     for part in ("before", "after"):
         assert summary[part].keys() >= {"mIoU", "R1@0.3", "R1@0.5", "R1@0.7", "parse_rate", "timestamp_rate", "failed"}

@@ -36,6 +36,7 @@ from taro.data.captions.settings import CaptionSettings, list_problems
 from taro.data.captions.videos import CaptionedVideo, CaptionError, SourceVideo, source_videos, video_id
 from taro.data.captions.windows import read_windows
 from taro.data.samples import Sample, SampleError, load_samples, save_samples
+from taro.endings import endings
 from taro.evaluation.fingerprints import describe_model
 from taro.models.families import ModelError
 from taro.models.patches import PatchGeometry
@@ -158,11 +159,9 @@ def _underscored(argument: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with endings(CaptionError, SampleError, ResumeError, ModelError, EngineError, SeamError):
         settings = parse()
         report = caption(settings)
-    except (CaptionError, SampleError, ResumeError, ModelError, EngineError, SeamError, OSError) as error:
-        sys.exit(f"error: {error}")
     print_report(report)
     print(f"{settings.output} is written" if report.open == 0 else f"{report.open} videos are left to other shards")
     if report.done == 0:

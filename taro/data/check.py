@@ -29,6 +29,7 @@ from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample, read_rows
 from taro.data.samples import save_samples, write_json_lines
 from taro.data.video_file import VideoError
 from taro.data.video_header import read_all_durations
+from taro.endings import endings
 
 # What loading a file finds, and what only this command looks for.
 CHECKS = {
@@ -267,7 +268,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with endings(CheckError):
         sys.exit(main())
-    except (CheckError, OSError) as error:
-        sys.exit(f"error: {error}")

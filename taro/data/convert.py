@@ -15,7 +15,6 @@ from 0: the same input gives the same ids. `video` is the file's name, relative 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from typing import Any, Literal, get_args
 from taro.data.rows import FAULTS, Caption, Fault, Row, list_rows, parse_row, span_fault
 from taro.data.samples import Sample, save_samples
 from taro.data.sources import SOURCES, SourceError, SourceRow, read_durations
+from taro.endings import endings
 
 UnusableRows = Literal["error", "drop"]
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts")
@@ -233,7 +233,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with endings(ConvertError, SourceError):
         main()
-    except (ConvertError, SourceError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -50,6 +50,7 @@ from rich.progress import track
 from taro.data import selection
 from taro.data.sample_ious import SHOWN, SelectionError, histogram, with_ious
 from taro.data.samples import Sample, SampleError, load_samples
+from taro.endings import endings
 from taro.evaluation.answers import answer_samples, still_to_ask
 from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
 from taro.evaluation.predictions import Prediction
@@ -321,7 +322,5 @@ def parse(arguments: Sequence[str]) -> DifficultySettings:
 
 
 if __name__ == "__main__":
-    try:
+    with endings(DifficultyError, SelectionError, SampleError, ResumeError, ModelError, EngineError, SeamError):
         main()
-    except (DifficultyError, SelectionError, SampleError, ResumeError, ModelError, EngineError, SeamError, OSError) as error:
-        sys.exit(f"error: {error}")

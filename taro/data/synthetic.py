@@ -25,6 +25,7 @@ import av
 import numpy as np
 
 from taro.data.samples import Caption, Sample, save_samples
+from taro.endings import endings
 
 COLORS = {
     "red": (225, 40, 40),
@@ -308,4 +309,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with endings():
+        main()

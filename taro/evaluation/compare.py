@@ -8,7 +8,6 @@ Both folders are those of `eval.py --output`. `R` resamples, `K` metrics.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taro.endings import endings
 from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means, two_sided_p_values
 from taro.evaluation.predictions import EvaluationError, Prediction, count_failures, load_predictions
 from taro.evaluation.report import score_matrix
@@ -149,7 +149,5 @@ def main(arguments: list[str] | None = None) -> Comparison:
 
 
 if __name__ == "__main__":
-    try:
+    with endings(EvaluationError, ResumeError):
         main()
-    except (EvaluationError, ResumeError) as error:
-        sys.exit(f"error: {error}")

@@ -49,6 +49,14 @@ def add_adapters(model: PreTrainedModel, settings: LoRASettings, seed: int = 0) 
             parameter.data = parameter.data.float()
 
 
+@torch.no_grad()
+def reset_adapters(model: PreTrainedModel) -> None:
+    """The adapters change nothing again, as before training."""
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.zero_()
+
+
 @contextmanager
 def adapters_off(model: PreTrainedModel) -> Iterator[None]:
     """The model as it was before its adapters, for passes without gradient."""

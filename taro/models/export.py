@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from taro.checkpoint_folder import CheckpointError, read_into, read_rest
+from taro.checkpoints import PART, publish, remove
+from taro.endings import endings
 from taro.models.adapters import LoRASettings, add_adapters
 from taro.models.families import ModelError
 from taro.models.qwen_vl import QwenVL
@@ -32,21 +36,59 @@ COMPANIONS = (
 )
 
 
+class ExportError(RuntimeError):
+    """A model folder that can't be written."""
+
+
 def export_policy(
     policy: QwenVL, source: str, output: Path, settings: GroundingSettings | None, dtype: str | None = None
 ) -> None:
-    """Write weights, config, tokenizer, the files that `source` has beside them, and the grounding settings. Of a sharded
-    policy all ranks call this, and rank 0 writes."""
-    policy.save_pretrained(output, dtype)
+    """Write weights, config, tokenizer, the files that `source` has beside them, and the grounding settings: the folder is
+    whole or as it was. Of a sharded policy all ranks call this, and rank 0 writes.
+
+    Raises:
+        ExportError: it can't be written, or the folder holds something else than a model.
+    """
+    if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
+        raise ExportError(f"{output} holds files that are no model's: choose another folder")
+    part = output.with_name(f"{output.name}{PART}")
+    try:
+        if global_rank() == 0:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            remove(part)
+        _write(policy, source, part, settings, dtype)
+        if global_rank() == 0:
+            publish(part, output)
+    except (OSError, SafetensorError) as error:
+        if global_rank() == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        raise ExportError(f"{output} can't be written ({_reason(error)})") from error
+
+
+def _write(policy: QwenVL, source: str, folder: Path, settings: GroundingSettings | None, dtype: str | None) -> None:
+    policy.save_pretrained(folder, dtype)
     if global_rank() != 0:
         return
-    AutoTokenizer.from_pretrained(source).save_pretrained(output)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     for name in COMPANIONS:
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        if found is not None and not (output / name).exists():
-            shutil.copy(found, output / name)
+        if found is not None and not (folder / name).exists():
+            shutil.copy(found, folder / name)
     if settings is not None:
-        settings.save(output)
+        settings.save(folder)
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words, which safetensors puts into a text: `... message: "No space left on device" ...`."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    quoted = re.search(r'message: "([^"]+)"', str(error))
+    return quoted[1] if quoted else " ".join(str(error).split())
+
+
+def export_command(checkpoint: str | Path, output: Path) -> str:
+    """That makes the same folder."""
+    return f"python -m taro.models.export --checkpoint {shlex.quote(str(checkpoint))} --output {shlex.quote(str(output))}"
 
 
 def load_policy_weights(policy: QwenVL, checkpoint: str | Path) -> dict[str, Any]:
@@ -76,7 +118,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with endings(CheckpointError, ModelError, ExportError):
         main()
-    except (CheckpointError, ModelError) as error:
-        sys.exit(f"error: {error}")

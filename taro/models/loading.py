@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 
-from taro.models.adapters import LoRASettings, add_adapters
+from taro.models.adapters import LoRASettings, add_adapters, reset_adapters
 from taro.models.qwen_vl import QwenVL
-from taro.models.sharding import fill, shard
+from taro.models.sharding import fill, reshard, shard, spread
 from taro.ranks import global_rank
 
 
@@ -47,3 +48,19 @@ def load_policy(
             shard(policy, mesh, compute_dtype)
             fill(policy, source)
     return policy, reference
+
+
+@torch.no_grad()
+def reload_policy(policy: QwenVL, name_or_path: str, dtype: str, lora: LoRASettings | None = None) -> None:
+    """Give a policy, sharded or whole, the weights back that its training started from. Of a sharded policy all ranks call
+    this; the settings are those of `load_policy`."""
+    reshard(policy)
+    if lora is not None:
+        reset_adapters(policy.model)
+        return
+    with torch.device("cpu"):
+        needed = global_rank() == 0 or not isinstance(policy, FSDPModule)
+        source = QwenVL.from_pretrained(name_or_path, dtype) if needed else None
+    whole = {} if source is None else {f"policy.{name}": value for name, value in source.named_parameters()}
+    for name, parameter in policy.trained_weights().items():
+        parameter.copy_(spread(whole.get(name), parameter))

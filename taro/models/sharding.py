@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from taro.models.qwen_vl import QwenVL
 
@@ -45,14 +45,21 @@ def fill(model: QwenVL, source: QwenVL | None) -> None:
     state = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter not in filled:
-            device = parameter.device_mesh.device_type
-            value = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-            if source is not None:
-                value.copy_(whole[name])
-            shards = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            shards = spread(whole.get(name), parameter)
             filled[parameter] = nn.Parameter(shards, requires_grad=parameter.requires_grad)
         state[name] = filled[parameter]
     model.load_state_dict(state, strict=False, assign=True)
+
+
+def spread(value: Tensor | None, parameter: nn.Parameter) -> Tensor:
+    """The shards of a whole value for a sharded parameter, which rank 0 alone needs to have; all ranks call this. For a
+    parameter that is not sharded the value itself."""
+    if not isinstance(parameter, DTensor):
+        return value
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device_mesh.device_type)
+    if value is not None:
+        whole.copy_(value)
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: of the checkpoints (follows `output_dir` and `name`).
-        monitor: what a validation logs and the best checkpoint is chosen by.
+        monitor: what a validation logs and the best step is chosen by; step 0 is the base model, which has no checkpoint.
         mode: whether more of it is better (`max`), or less (`min`).
         keep_last: newest checkpoints that are kept.
         keep_best: best checkpoints that are kept; one that is also among the last takes no room of its own.
@@ -90,6 +90,7 @@ class Checkpoints(Checkpoint):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear_future()
         if self.saved_step > 0:
+            self._settle(trainer)  # a killed run may not have come to it
             self._go_on(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: GRPOModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -103,6 +104,8 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, module: GRPOModule) -> None:
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.scores[steps_done(trainer)] = float(trainer.callback_metrics[self.monitor])
         self.validation_due = False
         self._on_all_ranks(self.folder / SCORES, partial(self._settle, trainer))
@@ -247,16 +250,20 @@ class Checkpoints(Checkpoint):
     # Which
 
     @property
-    def best_path(self) -> Path | None:
-        """Of those that there are."""
-        best = self._best(list_checkpoints(self.folder))
-        return checkpoint_path(self.folder, best[0]) if best else None
+    def best_step(self) -> int | None:
+        """Of those that there are, step 0 among them; None where nothing was validated."""
+        best = self._best([0, *list_checkpoints(self.folder)])
+        return best[0] if best else None
 
-    def _best(self, steps: dict[int, Path]) -> list[int]:
-        """The steps whose validation is over, best first, of equal ones the earlier."""
+    def read_earlier_scores(self) -> None:
+        """Those in the run's folder, for a validation before its checkpoint is loaded."""
+        self.scores = self._read_scores()
+
+    def _best(self, steps: Iterable[int]) -> list[int]:
+        """The steps whose validation is over, best first, of equal ones the later."""
         sign = -1 if self.mode == "max" else 1
         scored = [step for step in steps if not math.isnan(self.scores.get(step, math.nan))]
-        return sorted(scored, key=lambda step: (sign * self.scores[step], step))
+        return sorted(scored, key=lambda step: (sign * self.scores[step], -step))
 
     def _settle(self, trainer: L.Trainer) -> None:
         """Write down the scores, show which checkpoints are the last and the best, and delete those that are neither."""

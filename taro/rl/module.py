@@ -22,7 +22,7 @@ from taro.disk_cache import DiskCacheSettings, TensorCache
 from taro.evaluation.metrics import GroundingMetrics
 from taro.models.adapters import LoRASettings, adapters_off
 from taro.models.feature_cache import FeatureCache
-from taro.models.loading import load_policy
+from taro.models.loading import load_policy, reload_policy
 from taro.models.packing import plan_packs
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
@@ -148,6 +148,10 @@ class GRPOModule(L.LightningModule):
             self.features = FeatureCache(cache, self.policy.tower, self.policy.geometry)
         self.engine = PolicyEngine(self.make_engine(), self.policy)
 
+    def restore_base(self) -> None:
+        """Give the policy back the weights that training started from. Called by all ranks."""
+        reload_policy(self.policy, self.name_or_path, self.dtype_name, self.lora)
+
     def make_engine(self) -> RolloutEngine:
         if self.engine_name == "native":
             return NativeEngine(self.policy, self.builder.end_ids, self.rollout_rows)
@@ -239,7 +243,14 @@ class GRPOModule(L.LightningModule):
         """Weights may have been loaded meanwhile."""
         self.engine.weights_changed()
 
-    on_train_start = on_validation_start = on_test_start = forget_sync
+    on_validation_start = on_test_start = forget_sync
+
+    def on_train_start(self) -> None:
+        """A checkpoint brings the settings of its optimizer along; those of this run hold."""
+        self.forget_sync()
+        settings = self.optimizer_settings
+        for group in self.optimizers().param_groups:
+            group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     def learned_mask(self, group: Group) -> Tensor:
         """(G, C) bool, the tokens that count: of another engine those without a finite log-prob can't be weighted."""

@@ -31,6 +31,7 @@ def damaged_run(arguments, synthetic, damages, tmp_path):
             rows.append(sample)
         save_samples(rows, tmp_path / "train.jsonl")
         extra = [f"--data.train_file={tmp_path}/train.jsonl", "--data.workers=2", "--trainer.limit_val_batches=0"]
+        extra.append("--failure_limit.largest_share=1")  # the tests bring limits of theirs
         return [*arguments, *extra], ids
 
     return make

@@ -2,9 +2,10 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from taro.models.export import export_policy, load_policy_weights, main
+from taro.models.export import ExportError, export_policy, load_policy_weights, main
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.models.tiny.architecture import save_random
@@ -66,6 +67,56 @@ def test_both_families_come_back_as_they_were(own_policy, model_folder, tmp_path
     for name, value in own_policy.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     assert GroundingSettings.load(tmp_path / "exported") is None
+
+
+class Full:
+    """A disk that is full as soon as the weights are written, or after them."""
+
+    def __init__(self, monkeypatch, kind):
+        self.monkeypatch, self.kind = monkeypatch, kind
+
+    def __enter__(self):
+        self.context = self.monkeypatch.context()
+        patched = self.context.__enter__()
+        if self.kind == "weights":
+            patched.setattr("safetensors.torch.serialize_file", self.fail)
+        else:
+            patched.setattr(GroundingSettings, "save", self.fail)
+
+    def __exit__(self, *error):
+        self.context.__exit__(*error)
+
+    def fail(self, *args, **kwargs):
+        if self.kind == "weights":  # as safetensors puts it
+            kind = 'Os { code: 28, kind: StorageFull, message: "No space left on device" }'
+            raise SafetensorError(f"Error while serializing: I/O error: {kind}")
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", ["weights", "rest"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_full_disk_leaves_what_was_there(own_policy, model_folder, tmp_path, monkeypatch, kind, earlier):
+    output = tmp_path / "hf"
+    if earlier:
+        export_policy(own_policy, model_folder, output, GroundingSettings())
+    before = {path.name: path.read_bytes() for path in output.glob("*")}
+    with torch.no_grad():
+        own_policy.model.lm_head.weight.add_(1)
+    message = rf"^{output} can't be written \(No space left on device\)$"
+    with Full(monkeypatch, kind), pytest.raises(ExportError, match=message):
+        export_policy(own_policy, model_folder, output, GroundingSettings())
+    assert {path.name: path.read_bytes() for path in output.glob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == (["hf"] if earlier else [])
+    export_policy(own_policy, model_folder, output, GroundingSettings())
+    again = QwenVL.from_pretrained(str(output))
+    assert torch.equal(again.model.lm_head.weight, own_policy.model.lm_head.weight)
+
+
+def test_a_folder_of_other_things_is_not_replaced(own_policy, model_folder, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ExportError, match="holds files that are no model's: choose another folder"):
+        export_policy(own_policy, model_folder, tmp_path, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):

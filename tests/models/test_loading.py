@@ -6,7 +6,8 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from taro.models.loading import load_policy
+from taro.models.adapters import LoRASettings
+from taro.models.loading import load_policy, reload_policy
 from taro.models.packing import pack_group
 from taro.models.qwen_vl import QwenVL
 from taro.models.scoring import GroupInputs, score_groups, score_nothing
@@ -56,6 +57,23 @@ def test_sharded_weights_are_the_same(model_folder, mesh):
         whole_weights(policy.named_weights()), whole_weights(plain.named_weights()), strict=True
     ):
         assert name == other and torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("kind", ["whole", "sharded", "adapters"])
+def test_the_weights_of_the_start_come_back(tiny_folder, mesh, kind):
+    lora = LoRASettings(rank=2, alpha=4) if kind == "adapters" else None
+    policy, _ = load_policy(
+        tiny_folder, "float32", "shared_prefix", lora=lora, with_reference=False, mesh=mesh if kind == "sharded" else None
+    )
+    before = {name: value.clone() for name, value in whole_weights(policy.named_weights())}
+    with torch.no_grad():
+        for parameter in policy.trained_weights().values():
+            parameter.add_(1.0)
+    changed = dict(whole_weights(policy.named_weights()))
+    assert any(not torch.equal(value, before[name]) for name, value in changed.items())
+    reload_policy(policy, tiny_folder, "float32", lora)
+    after = dict(whole_weights(policy.named_weights()))
+    assert after.keys() == before.keys() and all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 def group_of(prompt, policy):

@@ -75,12 +75,12 @@ class Run:
 @pytest.mark.parametrize(
     ("settings", "kept", "best"),
     [
-        ({}, {2, 5, 6}, 2),
-        ({"keep_last": 1}, {2, 6}, 2),
+        ({}, {4, 5, 6}, 4),  # of equal ones the later
+        ({"keep_last": 1}, {4, 6}, 4),
         ({"keep_last": 1, "keep_best": 0}, {6}, 6),
-        ({"keep_last": 5}, {2, 3, 4, 5, 6}, 2),
-        ({"keep_last": 1, "keep_best": 2}, {2, 4, 6}, 2),
-        ({"keep_last": 1, "keep_best": 9}, {1, 2, 3, 4, 6}, 2),  # one without a score is none of the best
+        ({"keep_last": 5}, {2, 3, 4, 5, 6}, 4),
+        ({"keep_last": 1, "keep_best": 2}, {2, 4, 6}, 4),
+        ({"keep_last": 1, "keep_best": 9}, {1, 2, 3, 4, 6}, 4),  # one without a score is none of the best
         ({"keep_last": 1, "mode": "min"}, {1, 6}, 1),
         ({"keep_last": 6, "mode": "min"}, {1, 2, 3, 4, 5, 6}, 1),
     ],
@@ -88,12 +88,12 @@ class Run:
 def test_which_are_kept(tmp_path, settings, kept, best):
     checkpoints = Run("file").train(Checkpoints(tmp_path, **settings))
     assert set(list_checkpoints(tmp_path)) == kept
-    assert checkpoints.best_path == tmp_path / f"step_{best:06d}.ckpt"
+    assert checkpoints.best_step == best
     assert (tmp_path / "last.ckpt").resolve().name == "step_000006.ckpt"
     if settings.get("keep_best", 1):
-        assert (tmp_path / "best.ckpt").resolve() == checkpoints.best_path
+        assert (tmp_path / "best.ckpt").resolve() == tmp_path / f"step_{best:06d}.ckpt"
     again = Run("file").train(Checkpoints(tmp_path, **settings))  # what is best is known after a restart
-    assert again.best_path == checkpoints.best_path and set(list_checkpoints(tmp_path)) == kept
+    assert again.best_step == best and set(list_checkpoints(tmp_path)) == kept
 
 
 def test_scores_of_another_metric_choose_nothing(tmp_path):
@@ -102,7 +102,20 @@ def test_scores_of_another_metric_choose_nothing(tmp_path):
     assert stored["monitor"] == "vtg/mIoU" and stored["scores"]["2"] == 0.5
     (tmp_path / "scores.json").write_text(json.dumps(stored | {"monitor": "vtg/R1@0.5"}))
     checkpoints = Run("file").train(Checkpoints(tmp_path))
-    assert checkpoints.scores == {6: pytest.approx(0.3)} and checkpoints.best_path.name == "step_000006.ckpt"
+    assert checkpoints.scores == {6: pytest.approx(0.3)} and checkpoints.best_step == 6
+
+
+@pytest.mark.parametrize(("score", "best"), [(0.6, 0), (0.5, 4), (0.1, 4), (float("nan"), 4)])
+def test_the_base_model_is_step_zero(tmp_path, score, best):
+    """It has no checkpoint; links and what is kept are of those that there are. Its score is known after a restart."""
+    for _ in range(2):
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.read_earlier_scores()
+        assert bool(checkpoints.scores) == (tmp_path / "scores.json").exists()
+        checkpoints.scores[0] = score
+        Run("file").train(checkpoints)
+        assert checkpoints.best_step == best
+        assert (tmp_path / "best.ckpt").resolve().name == "step_000004.ckpt"
 
 
 class Killed(BaseException):
@@ -153,10 +166,10 @@ def test_killed_at_any_point(tmp_path, monkeypatch, kind):
         scored = json.loads((folder / "scores.json").read_text())["scores"] if (folder / "scores.json").exists() else {}
         known = {int(step): score for step, score in scored.items() if score == score}
         if known:
-            assert max(known, key=lambda step: (known[step], -step)) in paths, number
+            assert max(known, key=lambda step: (known[step], step)) in paths, number
         after = Run(kind).train(Checkpoints(folder, keep_last=1), last=4)
         assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.folder.iterdir()), number
-        assert after.best_path.name == whole.best_path.name
+        assert after.best_step == whole.best_step
         assert (folder / "scores.json").read_text() == (whole.folder / "scores.json").read_text()
     assert number > 40
 
@@ -170,7 +183,7 @@ def test_damaged_ones_are_set_aside(tmp_path, kind):
         checkpoints = Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=3)
     assert set(checkpoints.scores) == {1, 2, 3}  # that of a step that is made again is not known yet
     Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=6)
-    assert set(list_checkpoints(tmp_path)) == {2, 4, 5, 6} and (tmp_path / "step_000004.ckpt.damaged").exists()
+    assert set(list_checkpoints(tmp_path)) == {4, 5, 6} and (tmp_path / "step_000004.ckpt.damaged").exists()
     assert all(find_fault(path) is None for path in list_checkpoints(tmp_path).values())
 
 
@@ -188,7 +201,7 @@ def test_an_interval_saves_between_validations(arguments, scripted, tmp_path):
     points = [ResumePoint.read(path) for path in paths.values()]
     assert [point.step for point in points] == [1, 2, 3, 4, 5, 6] == [point.optimizer_steps for point in points]
     assert [point.validation_due for point in points] == [False, True] * 3
-    assert list(json.loads((tmp_path / "run" / "checkpoints" / "scores.json").read_text())["scores"]) == ["2", "4", "6"]
+    assert list(json.loads((tmp_path / "run" / "checkpoints" / "scores.json").read_text())["scores"]) == ["0", "2", "4", "6"]
 
 
 class StopInUpdate(L.Callback):

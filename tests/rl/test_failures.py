@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import train
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.rl.failures import FailureLimit, TooManyFailures
 from taro.rl.records import RunRecords
+from taro.run_folder import print_summary
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,9 +29,8 @@ def feed(limit, steps):
         for failed in failures:
             batch.append(example(number, f"VideoError: v{number}.mp4: is empty" if failed else None))
             number += 1
-        outputs = {"failed": [one for one in batch if one.failure is not None]}
         try:
-            limit.on_train_batch_end(None, None, outputs, batch, step)
+            limit.on_train_batch_end(None, None, {}, batch, step)
         except TooManyFailures:
             return step
     return None
@@ -55,7 +56,7 @@ def test_the_error_lists_failures_and_says_what_to_do(tmp_path):
     limit = FailureLimit(tmp_path, 0.2, 30)
     batch = [example(number, f"VideoError: v{number}.mp4: is empty") for number in range(30)]
     with pytest.raises(TooManyFailures) as error:
-        limit.on_train_batch_end(None, None, {"failed": batch}, batch, 0)
+        limit.on_train_batch_end(None, None, {}, batch, 0)
     lines = str(error.value).splitlines()
     assert lines[0] == "30 of 30 training samples so far gave no prompt, more than 20%:"
     assert lines[1:21] == [f"- s{number}: VideoError: v{number}.mp4: is empty" for number in range(20)]
@@ -68,7 +69,7 @@ def test_counts_survive_a_resume():
     assert feed(before, [[1, 0], [0, 1], [0, 0]]) is None
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
     assert feed(after, [[1, 0]]) == 1
-    assert "3 of 8" in after.describe() and after.describe().count("is empty") == 3
+    assert (after.training.failed, after.training.seen, len(after.training.first)) == (3, 8, 3)
 
 
 def test_a_run_whose_videos_were_mended_goes_on():
@@ -98,7 +99,8 @@ def half_missing(arguments, synthetic, tmp_path):
     samples = load_samples(synthetic / "train.jsonl")
     rows = [replace(sample, video=str(tmp_path / "gone.mp4")) if n % 2 else sample for n, sample in enumerate(samples)]
     save_samples(rows, tmp_path / "train.jsonl")
-    return [*arguments, f"--data.train_file={tmp_path}/train.jsonl", "--trainer.limit_val_batches=0"]
+    own = ["--failure_limit.largest_share=1", "--trainer.limit_val_batches=0"]  # the tests bring limits of theirs
+    return [*arguments, f"--data.train_file={tmp_path}/train.jsonl", *own]
 
 
 def test_training_ends_with_the_list(half_missing, fit, scripted, tmp_path):
@@ -116,8 +118,53 @@ def test_training_ends_with_the_list(half_missing, fit, scripted, tmp_path):
 def test_training_goes_on_below_the_share(half_missing, fit, scripted, steps, tmp_path):
     folder, limit = tmp_path / "run", FailureLimit(tmp_path / "run", 0.5, at_least=6)
     fit(half_missing, RunRecords(folder), limit, steps)
-    assert (limit.seen, limit.failed) == (12, 6) and sum(steps.column("data/failed")) == 6.0
+    assert (limit.training.seen, limit.training.failed) == (12, 6) and sum(steps.column("data/failed")) == 6.0
     assert len((folder / "failed.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "enough"),
+    [
+        ([], 6),  # all that there are
+        (["--failure_limit.at_least=3"], 3),
+        (["--trainer.max_steps=2"], 4),  # all that the run sees
+        (["--data.prompts_per_step=4"], 4),  # the other two fill no step
+    ],
+)
+def test_few_samples_are_enough_where_there_are_no_more(arguments, fit, scripted, settings, enough):
+    cli = fit([*arguments, "--trainer.limit_val_batches=0", *settings])
+    (limit,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, FailureLimit))
+    assert limit.enough == enough
+
+
+def without_videos(file, tmp_path):
+    save_samples([replace(sample, video=str(tmp_path / "gone.mp4")) for sample in load_samples(file)], tmp_path / file.name)
+    return tmp_path / file.name
+
+
+@pytest.mark.parametrize(("split", "seen", "steps"), [("train", 4, 2), ("validation", None, 0)])
+def test_nothing_is_exported_where_all_videos_are_missing(arguments, synthetic, scripted, tmp_path, split, seen, steps):
+    """In a run that is too short for the usual number of samples; of a validation before the first step."""
+    file = without_videos(synthetic / f"{split}.jsonl", tmp_path)
+    seen = seen or len(load_samples(file))
+    with pytest.raises(TooManyFailures, match=f"^{seen} of {seen} {split}.* samples .*gave no prompt") as error:
+        train.main([*arguments, f"--data.{split}_file={file}", "--trainer.max_steps=2"])
+    assert f"take them out of data.{split}_file" in str(error.value)
+    folder = tmp_path / "run"
+    assert not (folder / "hf").exists() and len(list(folder.glob("rollouts/*"))) == steps
+    assert len((folder / "failed.jsonl").read_text().splitlines()) == seen
+
+
+def test_the_end_counts_samples_that_failed(arguments, synthetic, scripted, tmp_path, capsys):
+    """Each once, however often it was met."""
+    files = {split: without_videos(synthetic / f"{split}.jsonl", tmp_path) for split in ("train", "validation")}
+    extra = [f"--data.{split}_file={file}" for split, file in files.items()]
+    train.main([*arguments, *extra, "--failure_limit.largest_share=1"])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    count = len(load_samples(synthetic / "validation.jsonl"))
+    assert summary["failed"] == {"training": 6, "validation": count, "test": 0}
+    print_summary(summary)
+    assert f"{6 + count} samples failed (6 of training, {count} of validation): see failed.jsonl" in capsys.readouterr().out
 
 
 RANK = """
@@ -129,11 +176,12 @@ from taro.rl.failures import FailureLimit, TooManyFailures
 rank, store = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
 limit = FailureLimit("run", 0.2, at_least=8)
-broken = SimpleNamespace(sample=SimpleNamespace(id=f"rank{rank}"), failure="VideoError: is empty")
+sample = SimpleNamespace(id=f"rank{rank}")
+fine, broken = (SimpleNamespace(sample=sample, failure=failure) for failure in (None, "VideoError: is empty"))
 try:
     for step in range(6):
-        failed = [broken] * 2 if rank == 1 and step > 1 else []
-        limit.on_train_batch_end(None, None, {"failed": failed}, [None] * 2, step)
+        batch = [broken if rank == 1 and step > 1 else fine] * 2
+        limit.on_train_batch_end(None, None, {}, batch, step)
 except TooManyFailures as error:
     print(step, limit.state_dict(), flush=True)
 distributed.destroy_process_group()

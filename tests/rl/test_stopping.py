@@ -65,21 +65,26 @@ def test_before_a_validation_it_is_left_for_later(arguments, scripted, tmp_path,
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[4]
     assert ResumePoint.read(newest).validation_due
     scores = tmp_path / "run" / "checkpoints" / "scores.json"
-    assert list(json.loads(scores.read_text())["scores"]) == ["2"]
+    assert list(json.loads(scores.read_text())["scores"]) == ["0", "2"]
     send("training_step", 4, signal.SIGTERM)
     with pytest.raises(RunStopped, match="after step 5"):
         train.main([*arguments, *LEARNING, "--ckpt_path=auto"])
-    assert list(json.loads(scores.read_text())["scores"]) == ["2", "4"]
+    assert list(json.loads(scores.read_text())["scores"]) == ["0", "2", "4"]
 
 
 def test_in_a_validation_after_its_batch(arguments, scripted, tmp_path, send, monkeypatch):
     batches = []
     evaluate = GRPOModule.evaluate_batch
-    monkeypatch.setattr(GRPOModule, "evaluate_batch", lambda *args: batches.append(1) or evaluate(*args))
+
+    def counting(module, *args):
+        batches.append(steps_done(module.trainer))
+        evaluate(module, *args)
+
+    monkeypatch.setattr(GRPOModule, "evaluate_batch", counting)
     send("validation_step", 2, signal.SIGTERM)
     with pytest.raises(RunStopped, match="after step 2"):
         train.main([*arguments, *LEARNING, "--data.evaluation_batch=1"])
-    assert len(batches) == 1 and ResumePoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt").validation_due
+    assert batches.count(2) == 1 and ResumePoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt").validation_due
     assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
@@ -91,7 +96,7 @@ def test_in_the_last_step_the_rest_is_left_for_later(arguments, scripted, tmp_pa
     assert train.main([*arguments, *LEARNING, "--ckpt_path=auto"])["steps"] == 6
     assert "is finished: 6 of 6 steps" in capsys.readouterr().out
     scores = json.loads((tmp_path / "run" / "checkpoints" / "scores.json").read_text())["scores"]
-    assert list(scores) == ["2", "4", "6"]
+    assert list(scores) == ["0", "2", "4", "6"]
 
 
 def test_slurm_is_as_everywhere(arguments, scripted, tmp_path, send, monkeypatch):
@@ -112,7 +117,7 @@ def test_slurm_is_as_everywhere(arguments, scripted, tmp_path, send, monkeypatch
     send("training_step", 2, signal.SIGUSR1)
     with pytest.raises(RunStopped, match="stopped by SIGUSR1 after step 3"):
         train.main([*arguments, *LEARNING])
-    assert requeueing == [True] and not list(tmp_path.rglob("hpc_ckpt*"))
+    assert all(requeueing) and not list(tmp_path.rglob("hpc_ckpt*"))
     assert list(list_checkpoints(tmp_path / "run" / "checkpoints")) == [2, 3]
 
 
