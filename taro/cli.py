@@ -3,6 +3,7 @@ configuration before anything is loaded."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.checkpoints import find_checkpoint
 from taro.config_check import list_problems, refuse, run_folder
+from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
 from taro.progress import Plan, ProgressBar
 from taro.resume import ResumePoint, identity_of, list_misfits
@@ -21,6 +24,8 @@ from taro.rl.curriculum import CurriculumCallback
 from taro.rl.failures import FailureLimit
 from taro.rl.module import GRPOModule
 from taro.rl.strategy import FileOrFolder, ShardedStrategy
+
+logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE_CONFIG = CONFIGS / "base.yaml"
@@ -64,6 +69,20 @@ class TaroCLI(LightningCLI):
     @property
     def folder(self) -> Path:
         return run_folder(self.config)
+
+    def check_samples(self) -> None:
+        """Log what is odd about the samples, when they are read. Raises SampleError where there is nothing to train on."""
+        data, config = self.datamodule, self.config
+        remarks = check_samples(
+            data.samples,
+            data.files,
+            data.video_root,
+            warmup_epochs=config.curriculum.warmup_epochs,
+            largest_share=config.failure_limit.largest_share,
+        )
+        if rank_zero_only.rank == 0:
+            for remark in remarks:
+                logger.warning(remark)
 
     @cached_property
     def checkpoint(self) -> Path | None:

@@ -13,7 +13,7 @@ import torch
 
 import eval as command
 import train
-from taro.data.samples import load_samples, save_samples
+from taro.data.samples import SampleError, load_samples, save_samples
 from taro.data.video import VideoSettings
 from taro.evaluation.predictions import EvaluationError, Prediction
 from taro.evaluation.report import print_report
@@ -91,10 +91,18 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
 
 
 def test_all_videos_bad(evaluate, damaged, tmp_path):
-    rows = [replace(sample, video=str(tmp_path / "missing.mp4")) for sample in load_samples(damaged)]
+    rows = [replace(sample, video=str(tmp_path / "empty.mp4")) for sample in load_samples(damaged)]
     save_samples(rows, tmp_path / "none.jsonl")
     metrics = evaluate(f"--annotations={tmp_path}/none.jsonl").metrics
     assert metrics["samples"] == metrics["failed"] == 6 and metrics["mIoU"] == 0.0
+
+
+def test_all_videos_missing_is_an_error_before_a_model_is_loaded(evaluate, synthetic, tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.evaluation.evaluate.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
+    arguments = [f"--annotations={synthetic}/test.jsonl", f"--video_root={tmp_path}", f"--output={tmp_path}/out"]
+    with pytest.raises(SampleError, match=f"not one of its . videos is there.* {tmp_path}.*set --video_root"):
+        evaluate(*arguments)
+    assert not (tmp_path / "out" / "predictions.jsonl").exists() or not read_rows(tmp_path / "out" / "predictions.jsonl")
 
 
 def test_a_stopped_evaluation_goes_on_with_what_is_missing(evaluate, damaged, tmp_path, monkeypatch):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch.utils.data import DataLoader
 
+from taro.data.before_run import find_missing
 from taro.data.dataset import GroundingDataset
 from taro.data.examples import GroundingExample
 from taro.data.samples import Sample
@@ -16,8 +16,6 @@ from taro.evaluation.predictions import MISSING_VIDEO, REFUSED_PROMPT, UNREADABL
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
 from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
-
-logger = logging.getLogger(__name__)
 
 Seeds = Callable[[Sample], Sequence[int]]  # one for each completion that is asked for
 
@@ -65,11 +63,8 @@ def answer_samples(
         workers: processes that decode videos ahead.
         seeds: of the completions of a sample.
     """
-    missing = {video for video in {sample.video for sample in samples} if not os.path.exists(video)}
+    missing = find_missing(sample.video for sample in samples)
     lost = [sample for sample in samples if sample.video in missing]
-    if lost:
-        first = lost[0].video
-        logger.warning(f"{len(lost)} of {len(samples)} samples have no video, the first should be {first}; see --video_root")
     for sample in lost:
         yield [Prediction.failed(sample, MISSING_VIDEO, f"{sample.video} does not exist")]
     asked = [sample for sample in samples if sample.video not in missing]
