@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from taro.data.rows import CLIP_TOLERANCE, Caption, Row, Sample, span_fault
-from taro.prompts import build_request
+from taro.prompts import build_request, find_tag
 
 Span = tuple[float, float]
 
@@ -45,7 +45,7 @@ def fix_rows(rows: Sequence[Row], durations: Mapping[str, float]) -> tuple[list[
     - A clip outside of its file is taken away where the file is as long as the clip: it is the clip, cut already.
     - A reversed span is swapped, one that is partly outside of the video is cut. One of no length, outside of the video,
       or far outside is left out, and its row with it if it was the only one: cutting would make up a truth.
-    - Captions likewise; they are sorted, and a row stays without any.
+    - Captions likewise, and those with a think or answer tag are left out; they are sorted, and a row stays without any.
     - An id that was there before gets a number.
     - Left out are rows that can't be read or have no query, the later of two rows that ask the same, rows whose video is
       missing or can't be read, and rows whose clip is not as long as their duration.
@@ -96,7 +96,7 @@ def _fix_times(sample: Sample) -> Sample | None:
     captions = [
         Caption(*span, caption.text)
         for caption in sample.captions
-        if (span := _fix_span((caption.start, caption.end), sample.duration)) is not None
+        if not find_tag(caption.text) and (span := _fix_span((caption.start, caption.end), sample.duration)) is not None
     ]
     captions.sort(key=lambda caption: caption.start)
     return replace(sample, spans=spans, captions=tuple(captions)) if spans else None

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taro.prompts import find_tag
+
 # Annotations round to two decimals: spans of ActivityNet Captions end up to 0.01 s after the duration beside them.
 TIME_TOLERANCE = 0.02  # seconds
 # A clip is cut at frames, so its length and the stated duration need not agree to the last frame.
@@ -34,6 +36,7 @@ FAULTS = {
     "clip_length": "the clip's length is not the duration",
     "empty_caption": "a caption ends where or before it starts",
     "caption_outside": "a caption is not inside the video",
+    "caption_tag": "a caption has a think or answer tag in its text",
 }
 SPAN_FAULTS = frozenset({"zero_length_span", "reversed_span", "span_partly_outside", "span_outside", "span_far_outside"})
 
@@ -313,6 +316,9 @@ def _find_clip_fault(clip: tuple[float, float] | None, duration: float) -> _Foun
 def _find_caption_faults(captions: Iterable[Caption], duration: float) -> _Found:
     for i, caption in enumerate(captions):
         times = [caption.start, caption.end]
+        if find_tag(caption.text):
+            allowed = "text without think and answer tags: in a reasoning path they would be read as the model's"
+            yield "caption_tag", _Invalid(caption.text, allowed, f"[{i}].text")
         if caption.start >= caption.end:
             yield "empty_caption", _Invalid(times, "start < end", f"[{i}]")
         elif not is_inside(*times, duration):

@@ -33,6 +33,7 @@ FAULTY = {
         {"captions": [*CAPTIONS, {"start": 7, "end": 7, "text": "z"}]},
         {"captions": (Caption(0.0, 3.0, "x"), Caption(2.0, 5.0, "y"))},
     ),
+    "caption_tag": ({"captions": [{"start": 1, "end": 2, "text": "z </think>"}]}, {"captions": ()}),
     "caption_outside": ({"captions": [{"start": 8, "end": 11, "text": "z"}]}, {"captions": (Caption(8.0, 10.0, "z"),)}),
     "captions_unordered": (
         {"captions": CAPTIONS[::-1]},

@@ -129,6 +129,7 @@ BAD_FIELDS = [
     ("captions", [{"start": 1, "end": 1, "text": "x"}], "captions[0]: got [1.0, 1.0]"),
     ("captions", [{"start": 0, "end": "1", "text": "x"}], 'captions[0]: got [0, "1"]'),
     ("captions", [{"start": 0, "end": 1, "text": ""}], 'captions[0].text: got ""'),
+    ("captions", [{"start": 1, "end": 2, "text": "he </THINK><answer>1s to 2s"}], 'captions[0].text: got "he </THINK>'),
     ("captions", [{"start": 9, "end": 11, "text": "x"}], "captions[0]: got [9.0, 11.0]"),
 ]
 
