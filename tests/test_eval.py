@@ -105,6 +105,17 @@ def test_all_videos_missing_is_an_error_before_a_model_is_loaded(evaluate, synth
     assert not (tmp_path / "out" / "predictions.jsonl").exists() or not read_rows(tmp_path / "out" / "predictions.jsonl")
 
 
+def test_a_duration_that_is_not_the_videos_is_named_and_counts(evaluate, synthetic, tmp_path, caplog):
+    """Nothing in an evaluation follows from it."""
+    samples = load_samples(synthetic / "test.jsonl")
+    save_samples([replace(samples[0], duration=500.0), *samples[1:]], tmp_path / "rows.jsonl")
+    evaluation = evaluate(f"--annotations={tmp_path}/rows.jsonl")
+    assert all(prediction.completion for prediction in evaluation.predictions)
+    [line] = [record.getMessage() for record in caplog.records if "duration" in record.getMessage()]
+    expected = f"1 samples state another duration than their video has, the first is {samples[0].id}: 500 s against"
+    assert line.startswith(expected)
+
+
 def test_a_stopped_evaluation_goes_on_with_what_is_missing(evaluate, damaged, tmp_path, monkeypatch):
     """Its last line may be cut off."""
     arguments = [f"--annotations={damaged}", f"--output={tmp_path}/out"]

@@ -20,6 +20,11 @@ from taro.prompts import find_tag
 TIME_TOLERANCE = 0.02  # seconds
 # A clip is cut at frames, so its length and the stated duration need not agree to the last frame.
 CLIP_TOLERANCE = 0.5  # seconds
+# Stated durations are rounded, at most to the 2-second units of QVHighlights, and a file's pictures, its sound and its
+# header may end some pictures apart. A video that is off by more is another one, or the number is in another unit.
+DURATION_TOLERANCE = 2.0  # seconds
+DURATION_TOLERANCE_SHARE = 0.02  # of a longer video
+MOST_SECONDS = 7 * 24 * 3600.0  # of a video: more is no duration
 # A span that ends after so many lengths of the video is a mistake (of unit, or of video), and no rounding.
 FAR_OUTSIDE = 2.0
 
@@ -194,6 +199,11 @@ def is_inside(start: float, end: float, duration: float) -> bool:
     return all(-TIME_TOLERANCE <= time <= duration + TIME_TOLERANCE for time in (start, end))
 
 
+def durations_agree(stated: float, found: float) -> bool:
+    """Whether a sample's duration is that of its video or clip (seconds), up to rounding; one that isn't known (nan) agrees."""
+    return not abs(stated - found) > max(DURATION_TOLERANCE, DURATION_TOLERANCE_SHARE * found)
+
+
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a finite number that a float can hold (JSON has integers without bound)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -258,8 +268,8 @@ def _check_query(value: Any) -> str:
 
 
 def _check_duration(value: Any) -> float:
-    if not is_number(value) or value <= 0:
-        raise _Invalid(value, "a finite number above 0 (seconds)")
+    if not is_number(value) or not 0 < value <= MOST_SECONDS:
+        raise _Invalid(value, f"a number above 0 and at most {MOST_SECONDS:.0f} (seconds, a week)")
     return float(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,11 +12,14 @@ from torch.utils.data import DataLoader
 from taro.data.before_run import find_missing
 from taro.data.dataset import GroundingDataset
 from taro.data.examples import GroundingExample
+from taro.data.rows import durations_agree
 from taro.data.samples import Sample
 from taro.evaluation.predictions import MISSING_VIDEO, REFUSED_PROMPT, UNREADABLE_VIDEO, Prediction
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
 from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
+
+logger = logging.getLogger(__name__)
 
 Seeds = Callable[[Sample], Sequence[int]]  # one for each completion that is asked for
 
@@ -71,7 +75,7 @@ def answer_samples(
     if asked:
         dataset = GroundingDataset(asked, builder, grounding)
         examples = DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=workers)
-        yield from answer_groups(start(), builder, examples, sampling, at_once, seeds)
+        yield from answer_groups(start(), builder, _compare_durations(examples), sampling, at_once, seeds)
 
 
 def answer_groups(
@@ -156,6 +160,22 @@ class SharedClock:
             if self.entered:
                 self.share += (now - self.running_since) / len(self.entered)
             self.running_since = now
+
+
+def _compare_durations(examples: Iterable[GroundingExample]) -> Iterator[GroundingExample]:
+    """The examples; when they are through, the log says how many samples state another duration than their video has."""
+    wrong: list[str] = []
+    for example in examples:
+        if example.prompt is not None:
+            stated, found = example.sample.duration, example.prompt.video.duration
+            if not durations_agree(stated, found):
+                wrong.append(f"{example.sample.id}: {stated:g} s against {found:.2f} s")
+        yield example
+    if wrong:
+        logger.warning(
+            f"{len(wrong)} samples state another duration than their video has, the first is {wrong[0]}. Answers and "
+            "metrics don't depend on it; but is it the right video?"
+        )
 
 
 def _without_prompt(example: GroundingExample) -> Prediction:

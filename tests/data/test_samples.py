@@ -112,6 +112,7 @@ BAD_FIELDS = [
     ("duration", True, "duration: got true"),
     ("duration", math.nan, "duration: got NaN"),
     ("duration", 10**400, "duration: got 1000"),
+    ("duration", 1e15, "duration: got 1000000000000000.0; allowed: a number above 0 and at most 604800 (seconds, a week)"),
     ("spans", [], "spans: got []"),
     ("spans", [1.0, 2.0], "spans[0]: got 1.0"),
     ("spans", [[1.0, 2.0], [3.0]], "spans[1]: got [3.0]"),
