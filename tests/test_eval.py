@@ -116,6 +116,22 @@ def test_a_duration_that_is_not_the_videos_is_named_and_counts(evaluate, synthet
     assert line.startswith(expected)
 
 
+def test_a_file_of_ones_own_needs_no_dataset_and_no_durations(model, synthetic, tmp_path):
+    rows = read_rows(synthetic / "test.jsonl")
+    for row in rows:
+        del row["duration"]
+    rows.append({**rows[0], "id": "lost", "video": "nowhere.mp4"})
+    (tmp_path / "test").symlink_to(synthetic / "test")
+    own = tmp_path / "my clips.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [f"--model={model}", f"--annotations={own}", "--max_tokens=6", "--workers=0", f"--output={tmp_path}/out"]
+    evaluation = command.main(arguments)
+    failures = [prediction.failure for prediction in evaluation.predictions]
+    assert failures == ["cut_completion"] * (len(rows) - 1) + ["missing_video"]
+    stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert stored["dataset"] == "my clips" and stored["breakdowns"]["video_length"]["unknown"]["samples"] == 1
+
+
 def test_a_stopped_evaluation_goes_on_with_what_is_missing(evaluate, damaged, tmp_path, monkeypatch):
     """Its last line may be cut off."""
     arguments = [f"--annotations={damaged}", f"--output={tmp_path}/out"]
@@ -309,6 +325,7 @@ def test_settings_in_the_model_folder_are_used(evaluate, model, synthetic, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--dataset=null"], "what to evaluate on: give --dataset, the name of a benchmark, or --annotations, a samples file"),
         (["--dataset=Charade"], "--dataset Charade: unknown, allowed: Charades or Charades-STA, .*, Synthetic; --datasets"),
         (["--dataset=ego4d_nlq"], "val.jsonl is not there.* ego4d-data.org.* python -m taro.data.convert --source ego4d_nlq"),
         (["--annotations=nowhere.jsonl"], "--annotations nowhere.jsonl: no such samples file"),

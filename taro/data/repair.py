@@ -12,7 +12,7 @@ from taro.prompts import build_request, find_tag
 Span = tuple[float, float]
 
 # Nothing in the row says what would be right.
-_HOPELESS = ("missing_video", "unreadable_video", "clip_length")
+_HOPELESS = ("missing_video", "unreadable_video", "no_duration", "clip_length")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def drop_rows(rows: Sequence[Row]) -> tuple[list[Sample], list[Change]]:
 def fix_rows(rows: Sequence[Row], durations: Mapping[str, float]) -> tuple[list[Sample], list[Change]]:
     """Samples of all rows that are good or can be mended, and a record of what was changed or left out.
 
-    - A duration that is not the file's becomes the file's.
+    - A duration that is not the file's becomes the file's; one that is not there becomes the clip's or the file's.
     - A clip outside of its file is taken away where the file is as long as the clip: it is the clip, cut already.
     - A reversed span is swapped, one that is partly outside of the video is cut. One of no length, outside of the video,
       or far outside is left out, and its row with it if it was the only one: cutting would make up a truth.
@@ -122,6 +122,9 @@ def _compare(row: Row, fixed: Sample) -> list[Change]:
     why = ", ".join(dict.fromkeys(fault.kind for fault in row.faults))
     names = ("id", "duration", "clip", "spans", "captions")
     old, new = vars(row.sample), vars(fixed)
+    if row.measured:
+        old = {**old, "duration": None}
+        why = why or "no duration"
     return [Change(row.place, row.sample.id, name, old[name], new[name], why) for name in names if old[name] != new[name]]
 
 
