@@ -82,3 +82,40 @@ def test_other_faults_of_a_row_without_duration_are_found(write):
     [row] = read_rows(path, path.parent)
     assert {fault.kind for fault in row.faults} == {"no_duration", "zero_length_span", "empty_caption"}
     assert not row.still_counts
+
+
+def warnings_of(path, caplog):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load_samples(path)
+    return [record.getMessage().removeprefix(f"{path}: ") for record in caplog.records]
+
+
+GOOD = {**ROW, "duration": 10.0}
+GOOD_BENCHMARK = {**BENCHMARK, "duration": 10.0}
+
+
+def test_unknown_keys_that_are_nearly_known_ones_are_named_once(write, caplog):
+    ids = [{**GOOD, "id": str(number)} for number in range(4)]
+    path = write(ids[0], {**ids[1], "capton": []}, {**ids[2], "capton": [], "Clips": None}, {**ids[3], "capton": []})
+    assert warnings_of(path, caplog) == [
+        "the key 'capton' (3 rows, the first at line 2) is not known and not used; did you mean 'captions'?",
+        "the key 'Clips' (1 rows, the first at line 3) is not known and not used; did you mean 'clip'?",
+    ]
+    assert load_samples(path)[1].extra == {"capton": []}
+
+
+@pytest.mark.parametrize(("key", "near"), [("video_strat", "video_start"), ("vido_end", "video_end"), ("caption", "captions")])
+def test_a_benchmark_rows_keys_are_those_of_its_format(write, caplog, key, near):
+    [line] = warnings_of(write({**GOOD_BENCHMARK, key: []}), caplog)
+    assert f"the key {key!r}" in line and line.endswith(f"did you mean {near!r}?")
+
+
+@pytest.mark.parametrize("row", [GOOD, GOOD_BENCHMARK])
+def test_other_keys_are_kept_without_a_word(write, caplog, row):
+    extra = ["vid", "video_id", "source", "difficulty", "ious", "qsemtype", "saliency_scores", "relevant_clip_ids", "index"]
+    assert warnings_of(write({**row, **dict.fromkeys(extra, 1)}), caplog) == []
+
+
+def test_a_key_beside_the_one_that_it_is_near_to_is_another(write, caplog):
+    assert warnings_of(write({**GOOD, "captions": [], "caption": "x"}), caplog) == []
