@@ -75,6 +75,7 @@ def run_in(folder: Path, cli: TaroCLI) -> dict:
         summary = read_summary(folder, point.step, tested=cli.datamodule.files["test"] is not None)
         if summary is not None:
             return summary
+    cli.check_samples()
     own = point is not None and point.path.resolve().parent == Path(cli.config.checkpoint.folder).resolve()
     prepare_folder(folder, resuming=own)
     if own:

@@ -31,7 +31,7 @@ def main() -> None:
         for engine, times in seconds.items():
             start = time.perf_counter()
             settings = EvaluationSettings(
-                arguments.dataset, arguments.model, engine, limit=arguments.limit, max_tokens=160,
+                arguments.model, arguments.dataset, engine, limit=arguments.limit, max_tokens=160,
                 batch_size=arguments.batch_size, workers=arguments.workers,
             )  # fmt: skip
             found[engine] = evaluate(settings)

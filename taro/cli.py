@@ -3,6 +3,7 @@ configuration before anything is loaded."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,9 +12,11 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.checkpoints import find_checkpoint
 from taro.config_check import list_notes, list_plan_problems, list_problems, refuse, run_folder
+from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
 from taro.progress import Plan, ProgressBar
 from taro.resume import ResumePoint, identity_of, list_misfits
@@ -22,6 +25,8 @@ from taro.rl.curriculum import CurriculumCallback
 from taro.rl.failures import FailureLimit
 from taro.rl.module import GRPOModule
 from taro.rl.strategy import FileOrFolder, ShardedStrategy
+
+logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE_CONFIG = CONFIGS / "base.yaml"
@@ -66,6 +71,20 @@ class TaroCLI(LightningCLI):
     @property
     def folder(self) -> Path:
         return run_folder(self.config)
+
+    def check_samples(self) -> None:
+        """Log what is odd about the samples, when they are read. Raises SampleError where there is nothing to train on."""
+        data, config = self.datamodule, self.config
+        remarks = check_samples(
+            data.samples,
+            data.files,
+            data.video_root,
+            warmup_epochs=config.curriculum.warmup_epochs,
+            largest_share=config.failure_limit.largest_share,
+        )
+        if rank_zero_only.rank == 0:
+            for remark in remarks:
+                logger.warning(remark)
 
     @cached_property
     def checkpoint(self) -> Path | None:

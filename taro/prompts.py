@@ -29,6 +29,7 @@ The watering begins at 8.5s, when she tilts the can, and ends at 12.4s, when she
 <answer>8.50s to 12.40s</answer>"""
 
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_ANY_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 _FORMAT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _FORMAT = re.compile(r"\s*<think>.*</think>\s*<answer>.*</answer>\s*", re.DOTALL)
 _THINK_OPEN = re.compile(r"<think>", re.IGNORECASE)
@@ -114,6 +115,21 @@ def parse_answer(text: str) -> tuple[float, float] | None:
     for first, second in _number_pairs(text, *block):
         span = (float(first["value"]), float(second["value"]))
     return span if span is not None and all(map(math.isfinite, span)) else None
+
+
+def find_tag(text: str) -> str | None:
+    """The first think or answer tag in a text, opening or closing; None where there is none.
+
+    Queries and captions must have none: they become a part of completions, and a tag would be read as the model's.
+    """
+    tag = _ANY_TAG.search(text)
+    return tag and tag[0]
+
+
+def policy_part(text: str, start: int) -> str:
+    """What the policy wrote of a completion, to be read like a whole one: the text from the character `start` on, and before
+    it the open `<think>` of the constructed path where `start` is not 0."""
+    return f"<think>{text[start:]}" if start else text
 
 
 def has_format(text: str) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 import eval as command
 import train
-from taro.data.samples import load_samples, save_samples
+from taro.data.samples import SampleError, load_samples, save_samples
 from taro.data.video import VideoSettings
 from taro.evaluation.predictions import EvaluationError, Prediction
 from taro.evaluation.report import print_report
@@ -91,10 +91,45 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
 
 
 def test_all_videos_bad(evaluate, damaged, tmp_path):
-    rows = [replace(sample, video=str(tmp_path / "missing.mp4")) for sample in load_samples(damaged)]
+    rows = [replace(sample, video=str(tmp_path / "empty.mp4")) for sample in load_samples(damaged)]
     save_samples(rows, tmp_path / "none.jsonl")
     metrics = evaluate(f"--annotations={tmp_path}/none.jsonl").metrics
     assert metrics["samples"] == metrics["failed"] == 6 and metrics["mIoU"] == 0.0
+
+
+def test_all_videos_missing_is_an_error_before_a_model_is_loaded(evaluate, synthetic, tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.evaluation.evaluate.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
+    arguments = [f"--annotations={synthetic}/test.jsonl", f"--video_root={tmp_path}", f"--output={tmp_path}/out"]
+    with pytest.raises(SampleError, match=f"not one of its . videos is there.* {tmp_path}.*set --video_root"):
+        evaluate(*arguments)
+    assert not (tmp_path / "out" / "predictions.jsonl").exists() or not read_rows(tmp_path / "out" / "predictions.jsonl")
+
+
+def test_a_duration_that_is_not_the_videos_is_named_and_counts(evaluate, synthetic, tmp_path, caplog):
+    """Nothing in an evaluation follows from it."""
+    samples = load_samples(synthetic / "test.jsonl")
+    save_samples([replace(samples[0], duration=500.0), *samples[1:]], tmp_path / "rows.jsonl")
+    evaluation = evaluate(f"--annotations={tmp_path}/rows.jsonl")
+    assert all(prediction.completion for prediction in evaluation.predictions)
+    [line] = [record.getMessage() for record in caplog.records if "duration" in record.getMessage()]
+    expected = f"1 samples state another duration than their video has, the first is {samples[0].id}: 500 s against"
+    assert line.startswith(expected)
+
+
+def test_a_file_of_ones_own_needs_no_dataset_and_no_durations(model, synthetic, tmp_path):
+    rows = read_rows(synthetic / "test.jsonl")
+    for row in rows:
+        del row["duration"]
+    rows.append({**rows[0], "id": "lost", "video": "nowhere.mp4"})
+    (tmp_path / "test").symlink_to(synthetic / "test")
+    own = tmp_path / "my clips.jsonl"
+    own.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [f"--model={model}", f"--annotations={own}", "--max_tokens=6", "--workers=0", f"--output={tmp_path}/out"]
+    evaluation = command.main(arguments)
+    failures = [prediction.failure for prediction in evaluation.predictions]
+    assert failures == ["cut_completion"] * (len(rows) - 1) + ["missing_video"]
+    stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert stored["dataset"] == "my clips" and stored["breakdowns"]["video_length"]["unknown"]["samples"] == 1
 
 
 def test_a_stopped_evaluation_goes_on_with_what_is_missing(evaluate, damaged, tmp_path, monkeypatch):
@@ -290,6 +325,7 @@ def test_settings_in_the_model_folder_are_used(evaluate, model, synthetic, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--dataset=null"], "what to evaluate on: give --dataset, the name of a benchmark, or --annotations, a samples file"),
         (["--dataset=Charade"], "--dataset Charade: unknown, allowed: Charades or Charades-STA, .*, Synthetic; --datasets"),
         (["--dataset=ego4d_nlq"], "val.jsonl is not there.* ego4d-data.org.* python -m taro.data.convert --source ego4d_nlq"),
         (["--annotations=nowhere.jsonl"], "--annotations nowhere.jsonl: no such samples file"),

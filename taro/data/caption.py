@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.progress import track
 
+from taro.data.before_run import look_for_videos
 from taro.data.captions.assembly import caption_videos
 from taro.data.captions.captioner import Captioner
 from taro.data.captions.endpoint import EndpointCaptioner
@@ -45,6 +47,8 @@ from taro.resumable import ResumableFolder, ResumeError, Shard
 from taro.rl.rollout import EngineError, SeamError
 from taro.rl.rollout.local import resolve_device, resolve_dtype
 
+logger = logging.getLogger(__name__)
+
 NAME = "captions"  # of the file of videos that are done
 
 
@@ -55,7 +59,7 @@ def caption(settings: CaptionSettings) -> CaptionReport:
 
     Raises:
         CaptionError: settings that can't work, all named, before anything is loaded; or an endpoint that refuses all requests.
-        SampleError: rows that can't be read.
+        SampleError: rows that can't be read, or not one video is there.
         ResumeError: the output belongs to captions of another configuration.
         ModelError: not a Qwen-VL model.
         EngineError: vLLM is not installed, or can't run the model.
@@ -89,6 +93,9 @@ def _ask_model(settings: CaptionSettings, videos: Sequence[SourceVideo]) -> list
         return EndpointCaptioner(settings, lambda answer: parse_events(answer.text, answer.cut).readable)
 
     if todo:
+        paths = [video.path for video in videos]
+        for remark in look_for_videos(paths, of=settings.input, folder=settings.root, setting="--video_root"):
+            logger.warning(remark)
         windows = read_windows(
             todo,
             length=settings.window,

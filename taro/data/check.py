@@ -4,9 +4,10 @@
     python -m taro.data.check data/train.jsonl --video_root data/videos --videos --fix --output data/train.fixed.jsonl
 
 Prints how many rows have which fault, and examples; `--report` writes all of them as JSON. With `--videos` the headers of the
-files are read too (nothing is decoded: damage behind a header is not seen). `--fix` mends what can be mended and leaves out
-the rest, `--drop` leaves out every row with a fault: both write a new file, and beside it FILE.changes.jsonl with a record of
-each change. The input is never written to. What is mended, and how: `taro.data.repair.fix_rows`.
+files are read too (nothing is decoded: damage behind a header is not seen). `--fix` mends what can be mended, writes durations
+that are not there (the clip's, or the file's), and leaves out the rest, `--drop` leaves out every row with a fault: both write
+a new file, and beside it FILE.changes.jsonl with a record of each change. The input is never written to. What is mended, and
+how: `taro.data.repair.fix_rows`.
 
 The exit status is 0 where nothing is wrong, or was mended; 1 otherwise.
 """
@@ -24,8 +25,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taro.data.annotation_file import read_rows
 from taro.data.repair import drop_rows, fix_rows, query_key
-from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample, read_rows
+from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample
 from taro.data.samples import save_samples, write_json_lines
 from taro.data.video_file import VideoError
 from taro.data.video_header import read_all_durations
@@ -81,7 +83,7 @@ def check_file(path: Path, *, video_root: Path | None = None, videos: bool = Fal
         CheckError: The file has no rows, or none that can be read.
         OSError: It can't be read.
     """
-    rows = read_rows(path, path.parent if video_root is None else video_root)
+    rows = read_rows(path, path.parent if video_root is None else video_root, workers=workers)
     if not rows:
         raise CheckError(f"{path}: no rows; one or more are needed")
     if all(row.sample is None for row in rows):

@@ -113,7 +113,8 @@ class GroundingDataModule(L.LightningDataModule):
                 f"data.prompts_per_step = {self.prompts_per_step} can't be shared by {world} ranks: make it a multiple"
             )
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
-        dataset = GroundingDataset(samples, self.builder(training=True), self.grounding, self.frame_cache)
+        builder = self.builder(training=True)
+        dataset = GroundingDataset(samples, builder, self.grounding, self.frame_cache, check_durations=True)
         self.sampler = EpochSampler(len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world)
         return self._loader(dataset, batch_size=per_rank, sampler=self.sampler, drop_last=True)
 

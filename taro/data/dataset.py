@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from taro.data.examples import GroundingExample
 from taro.data.frame_cache import FrameCache
+from taro.data.rows import durations_agree
 from taro.data.samples import Sample
 from taro.data.video import Video, VideoError, load_video
 from taro.disk_cache import DiskCacheSettings, TensorCache
@@ -23,7 +24,8 @@ CACHED_BYTES = 256 * 2**20  # decoded frames that each worker keeps: queries of 
 class GroundingDataset(Dataset):
     """Decodes a sample's video and builds its prompt; what is wrong with one sample is kept as its `failure`.
 
-    With `frame_cache`, frames that were decoded once come from there; its `counts` are those of this worker.
+    With `check_durations`, for training, where rewards follow from them, a sample fails whose duration is not its video's or
+    clip's. With `frame_cache`, frames that were decoded once come from there; its `counts` are those of this worker.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class GroundingDataset(Dataset):
         builder: PromptBuilder,
         settings: GroundingSettings,
         frame_cache: DiskCacheSettings | None = None,
+        check_durations: bool = False,
     ) -> None:
         self.samples, self.builder, self.settings = samples, builder, settings
+        self.check_durations = check_durations
         self.frame_cache = frame_cache and FrameCache(TensorCache.from_settings(frame_cache, "data.frame_cache"))
         self.videos: OrderedDict[tuple[str, tuple[float, float] | None], Video] = OrderedDict()
         self.cached_bytes = 0
@@ -44,7 +48,10 @@ class GroundingDataset(Dataset):
     def __getitem__(self, index: int) -> GroundingExample:
         sample = self.samples[index]
         try:
-            return GroundingExample(sample, self.builder.build(sample.query, self.video(sample)))
+            video = self.video(sample)
+            if self.check_durations and not durations_agree(sample.duration, video.duration):
+                raise _duration_error(sample, video)
+            return GroundingExample(sample, self.builder.build(sample.query, video))
         except (VideoError, PromptError) as error:
             return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
 
@@ -71,6 +78,15 @@ class GroundingDataset(Dataset):
         if self.frame_cache is None:
             return decode()
         return self.frame_cache.video(sample.video, sample.clip, settings, geometry, decode)
+
+
+def _duration_error(sample: Sample, video: Video) -> VideoError:
+    what = "the video" if sample.clip is None else f"the clip from {sample.clip[0]:g} to {sample.clip[1]:g} s"
+    return VideoError(
+        sample.video,
+        f"the sample's duration is {sample.duration:g} s, {what} has {video.duration:.2f} s: is it the right file? "
+        "(python -m taro.data.check FILE --videos --fix mends durations)",
+    )
 
 
 class EpochSampler(Sampler[int]):

@@ -36,6 +36,7 @@ round. Where train.py is given --data.video_root, give select the same --video_r
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ from jsonargparse import ArgumentParser
 from rich.progress import track
 
 from taro.data import selection
+from taro.data.before_run import look_for_videos
 from taro.data.sample_ious import SHOWN, SelectionError, histogram, with_ious
 from taro.data.samples import Sample, SampleError, load_samples
 from taro.endings import endings
@@ -62,6 +64,8 @@ from taro.rl.rollout import EngineError, RolloutEngine, SamplingSettings, SeamEr
 from taro.rl.rollout.local import engine_problems, longest_prompt, resolve_device, resolve_dtype, start_engine
 from taro.seeds import stable_seed
 from taro.spans import Span
+
+logger = logging.getLogger(__name__)
 
 NAME = "answers"  # of the file of samples that are done
 
@@ -172,7 +176,7 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
 
     Raises:
         DifficultyError: settings that can't work, all named, before anything is loaded.
-        SampleError: rows that can't be read.
+        SampleError: rows that can't be read, or not one video is there.
         ResumeError: the output belongs to scores of another configuration.
         ModelError: not a Qwen-VL model.
         EngineError: vLLM can't run the model.
@@ -187,6 +191,10 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     folder = ResumableFolder(settings.folder, about, Shard.parse(settings.shard), NAME)
     failures = {id: row["failure"] for id, row in folder.read().items()}
     todo = still_to_ask(folder.shard.of(samples), failures)
+    if todo:
+        videos, root = [sample.video for sample in samples], settings.video_root or Path(settings.input).parent
+        for remark in look_for_videos(videos, of=settings.input, folder=root, setting="--video_root"):
+            logger.warning(remark)
     folder.append(one.to_row() for one in _ask(settings, todo, builder, grounding))
     whole = folder.finish([sample.id for sample in samples])
     rows = folder.read()

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from taro.data.rows import CLIP_TOLERANCE, Caption, Row, Sample, span_fault
-from taro.prompts import build_request
+from taro.prompts import build_request, find_tag
 
 Span = tuple[float, float]
 
 # Nothing in the row says what would be right.
-_HOPELESS = ("missing_video", "unreadable_video", "clip_length")
+_HOPELESS = ("missing_video", "unreadable_video", "no_duration", "clip_length")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ def drop_rows(rows: Sequence[Row]) -> tuple[list[Sample], list[Change]]:
 def fix_rows(rows: Sequence[Row], durations: Mapping[str, float]) -> tuple[list[Sample], list[Change]]:
     """Samples of all rows that are good or can be mended, and a record of what was changed or left out.
 
-    - A duration that is not the file's becomes the file's.
+    - A duration that is not the file's becomes the file's; one that is not there becomes the clip's or the file's.
     - A clip outside of its file is taken away where the file is as long as the clip: it is the clip, cut already.
     - A reversed span is swapped, one that is partly outside of the video is cut. One of no length, outside of the video,
       or far outside is left out, and its row with it if it was the only one: cutting would make up a truth.
-    - Captions likewise; they are sorted, and a row stays without any.
+    - Captions likewise, and those with a think or answer tag are left out; they are sorted, and a row stays without any.
     - An id that was there before gets a number.
     - Left out are rows that can't be read or have no query, the later of two rows that ask the same, rows whose video is
       missing or can't be read, and rows whose clip is not as long as their duration.
@@ -96,7 +96,7 @@ def _fix_times(sample: Sample) -> Sample | None:
     captions = [
         Caption(*span, caption.text)
         for caption in sample.captions
-        if (span := _fix_span((caption.start, caption.end), sample.duration)) is not None
+        if not find_tag(caption.text) and (span := _fix_span((caption.start, caption.end), sample.duration)) is not None
     ]
     captions.sort(key=lambda caption: caption.start)
     return replace(sample, spans=spans, captions=tuple(captions)) if spans else None
@@ -122,6 +122,9 @@ def _compare(row: Row, fixed: Sample) -> list[Change]:
     why = ", ".join(dict.fromkeys(fault.kind for fault in row.faults))
     names = ("id", "duration", "clip", "spans", "captions")
     old, new = vars(row.sample), vars(fixed)
+    if row.measured:
+        old = {**old, "duration": None}
+        why = why or "no duration"
     return [Change(row.place, row.sample.id, name, old[name], new[name], why) for name in names if old[name] != new[name]]
 
 

@@ -11,13 +11,20 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from taro.data.video_file import VideoError
+from taro.prompts import find_tag
 
 # Annotations round to two decimals: spans of ActivityNet Captions end up to 0.01 s after the duration beside them.
 TIME_TOLERANCE = 0.02  # seconds
 # A clip is cut at frames, so its length and the stated duration need not agree to the last frame.
 CLIP_TOLERANCE = 0.5  # seconds
+# Stated durations are rounded, at most to the 2-second units of QVHighlights, and a file's pictures, its sound and its
+# header may end some pictures apart. A video that is off by more is another one, or the number is in another unit.
+DURATION_TOLERANCE = 2.0  # seconds
+DURATION_TOLERANCE_SHARE = 0.02  # of a longer video
+MOST_SECONDS = 7 * 24 * 3600.0  # of a video: more is no duration
 # A span that ends after so many lengths of the video is a mistake (of unit, or of video), and no rounding.
 FAR_OUTSIDE = 2.0
 
@@ -25,6 +32,7 @@ FAR_OUTSIDE = 2.0
 FAULTS = {
     "unreadable": "a field is missing or not of its kind",
     "empty_query": "there is no query",
+    "no_duration": "there is no duration, and the video has none that can be read",
     "duplicate_id": "an earlier row has the id",
     "zero_length_span": "a span has no length",
     "reversed_span": "a span ends before it starts",
@@ -34,8 +42,11 @@ FAULTS = {
     "clip_length": "the clip's length is not the duration",
     "empty_caption": "a caption ends where or before it starts",
     "caption_outside": "a caption is not inside the video",
+    "caption_tag": "a caption has a think or answer tag in its text",
 }
 SPAN_FAULTS = frozenset({"zero_length_span", "reversed_span", "span_partly_outside", "span_outside", "span_far_outside"})
+# Rows of an evaluation still count with these.
+KEPT_FAULTS = SPAN_FAULTS | {"no_duration"}
 
 _ROWS_SHOWN = 20
 _VALUE_SHOWN = 80  # characters
@@ -62,7 +73,8 @@ class Sample:
         video: Path of the file, as it can be opened.
         query: The event that is looked for.
         spans: Every (start, end) that answers the query, in seconds of the clip's clock; one or more.
-        duration: Length of the clip, or of the file where there is no clip, in seconds.
+        duration: Length of the clip, or of the file where there is no clip, in seconds; nan where neither the row nor the
+            file says it.
         clip: The part of the file that is shown, (start, end) in seconds of the file's clock; None for all of it.
         captions: Dense captions, in seconds of the clip's clock; filled by ``taro.data.caption``.
         task: What is asked for.
@@ -95,27 +107,13 @@ class Row:
     place: str
     sample: Sample | None
     faults: tuple[Fault, ...] = ()
+    measured: bool = False
+    """Whether the duration is not the row's, but that of its clip or file."""
 
     @property
-    def misplaced_spans_only(self) -> bool:
-        """Whether the row is whole but for where its spans lie."""
-        return self.sample is not None and all(fault.kind in SPAN_FAULTS for fault in self.faults)
-
-
-def read_rows(path: Path, root: Path, limit: int | None = None) -> list[Row]:
-    """Rows of a file with one JSON object a line: fields of ``Sample``, or those of the public benchmark files.
-
-    Relative videos start from `root`; blank lines are no rows. Raises OSError where the file can't be read.
-    """
-    rows: list[Row] = []
-    place_of_id: dict[str, str] = {}
-    with path.open("rb") as file:
-        for line, text in enumerate(file, start=1):
-            if limit is not None and len(rows) == limit:
-                break
-            if text.strip():
-                rows.append(_read_line(f"line {line}", text, root, place_of_id))
-    return rows
+    def still_counts(self) -> bool:
+        """Whether the row is whole but for where its spans lie, or for the duration of a video that can't be read."""
+        return self.sample is not None and all(fault.kind in KEPT_FAULTS for fault in self.faults)
 
 
 def parse_row(
@@ -142,7 +140,9 @@ def parse_row(
             values[name] = checker(fields.get(name, _DEFAULTS.get(name, _MISSING)))
         except _Invalid as invalid:
             faults.append(Fault(invalid.kind, f"{names.get(name, name)}{invalid}"))
-    readable = not faults
+    readable = all(fault.kind == "no_duration" for fault in faults)
+    if readable:
+        values.setdefault("duration", math.nan)
     first = place_of_id.setdefault(values["id"], place) if "id" in values else place
     if first != place:
         problem = _Invalid(values["id"], f"an id that no other row has ({first} has it too)")
@@ -173,6 +173,15 @@ def from_benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "clip": None if clip == [None, None] else clip}
 
 
+def clip_length(clip: Any) -> float | None:
+    """Seconds of the clip in a row; None where there is none that can be read."""
+    try:
+        ends = _check_clip(clip)
+    except _Invalid:
+        return None
+    return None if ends is None else ends[1] - ends[0]
+
+
 def span_fault(start: float, end: float, duration: float) -> str | None:
     """Kind of fault of a span (seconds) of a video of `duration` seconds; None for a good one."""
     if start == end:
@@ -187,8 +196,13 @@ def span_fault(start: float, end: float, duration: float) -> str | None:
 
 
 def is_inside(start: float, end: float, duration: float) -> bool:
-    """Whether both times (seconds) are in the video, up to rounding."""
-    return all(-TIME_TOLERANCE <= time <= duration + TIME_TOLERANCE for time in (start, end))
+    """Whether both times (seconds) are in the video, up to rounding; one of unknown duration (nan) has no end."""
+    return not any(time < -TIME_TOLERANCE or time > duration + TIME_TOLERANCE for time in (start, end))
+
+
+def durations_agree(stated: float, found: float) -> bool:
+    """Whether a sample's duration is that of its video or clip (seconds), up to rounding; one that isn't known (nan) agrees."""
+    return not abs(stated - found) > max(DURATION_TOLERANCE, DURATION_TOLERANCE_SHARE * found)
 
 
 def is_number(value: Any) -> bool:
@@ -225,18 +239,6 @@ class _Invalid(Exception):
         self.kind = kind
 
 
-def _read_line(place: str, text: bytes, root: Path, place_of_id: dict[str, str]) -> Row:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        return Row(place, None, (Fault("unreadable", f"not JSON ({error}); allowed: one JSON object a line"),))
-    if not isinstance(row, dict):
-        return Row(place, None, (Fault("unreadable", f"got {shorten(row)}; allowed: one JSON object a line"),))
-    if "relevant_windows" in row and "spans" not in row:
-        return parse_row(place, from_benchmark(row), root, place_of_id, BENCHMARK_NAMES)
-    return parse_row(place, row, root, place_of_id)
-
-
 def _check_id(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise _Invalid(value, "text that is not empty, or a whole number")
@@ -255,8 +257,10 @@ def _check_query(value: Any) -> str:
 
 
 def _check_duration(value: Any) -> float:
-    if not is_number(value) or value <= 0:
-        raise _Invalid(value, "a finite number above 0 (seconds)")
+    if isinstance(value, VideoError):
+        raise _Invalid(_MISSING, f"seconds, or nothing where the video can be read; {value}", kind="no_duration")
+    if not is_number(value) or not 0 < value <= MOST_SECONDS:
+        raise _Invalid(value, f"a number above 0 and at most {MOST_SECONDS:.0f} (seconds, a week)")
     return float(value)
 
 
@@ -313,6 +317,9 @@ def _find_clip_fault(clip: tuple[float, float] | None, duration: float) -> _Foun
 def _find_caption_faults(captions: Iterable[Caption], duration: float) -> _Found:
     for i, caption in enumerate(captions):
         times = [caption.start, caption.end]
+        if find_tag(caption.text):
+            allowed = "text without think and answer tags: in a reasoning path they would be read as the model's"
+            yield "caption_tag", _Invalid(caption.text, allowed, f"[{i}].text")
         if caption.start >= caption.end:
             yield "empty_caption", _Invalid(times, "start < end", f"[{i}]")
         elif not is_inside(*times, duration):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from taro.data.rows import Caption, Row, Sample, list_rows, read_rows
+from taro.data.annotation_file import read_rows
+from taro.data.rows import Caption, Row, Sample, list_rows
 
 __all__ = ["BadRows", "Caption", "Sample", "SampleError", "load_samples", "save_samples", "write_json_lines"]
 
@@ -33,14 +35,16 @@ def load_samples(
     """Read samples from a file with one JSON object a line.
 
     Two kinds of row are understood, also mixed: the fields of ``Sample``, and rows of the public benchmark files
-    (recognised by ``relevant_windows``), whose windows are in the clip's clock already.
+    (recognised by ``relevant_windows``), whose windows are in the clip's clock already. A duration that a row doesn't have
+    is its clip's, or is read from the video's header.
 
     Args:
         path: The annotation file.
         video_root: Folder that relative video paths start from; the annotation file's own unless given.
         bad_rows: ``error`` refuses the file; ``drop`` leaves bad rows out and logs which; ``keep`` is for evaluation,
             where every row asked for counts: rows that are bad only in where their spans lie (zero-length, reversed,
-            outside the video) stay as they are, any other fault still refuses the file.
+            outside the video), or lack a duration that can't be read from the video either (it is nan then), stay as they
+            are, any other fault still refuses the file.
         limit: Read this many rows from the top, and check no others.
 
     Raises:
@@ -55,7 +59,7 @@ def load_samples(
     path = Path(path)
     rows = read_rows(path, path.parent if video_root is None else Path(video_root), limit)
     bad = [row for row in rows if row.faults]
-    fatal = [row for row in bad if bad_rows == "error" or (bad_rows == "keep" and not row.misplaced_spans_only)]
+    fatal = [row for row in bad if bad_rows == "error" or (bad_rows == "keep" and not row.still_counts)]
     if fatal:
         raise SampleError(list_rows(f"{path}: {len(fatal)} of {len(rows)} rows can't be used", fatal) + _remedy(fatal))
     if bad:
@@ -101,12 +105,16 @@ def write_json_lines(rows: Iterable[Any], path: str | os.PathLike[str]) -> None:
 def _to_row(sample: Sample, relative_to: str | os.PathLike[str] | None) -> dict[str, Any]:
     row = asdict(sample)
     extra = row.pop("extra")
+    if math.isnan(sample.duration):
+        del row["duration"]
     row["video"] = os.path.abspath(sample.video) if relative_to is None else os.path.relpath(sample.video, relative_to)
     return {**row, **{name: value for name, value in extra.items() if name not in row}}
 
 
 def _remedy(rows: Sequence[Row]) -> str:
     text = "\nMend the rows, or set bad_rows to drop to leave them out"
-    if all(row.misplaced_spans_only for row in rows):
+    if all(row.still_counts for row in rows):
         text += " (for evaluation: to keep, so that they still count)"
+    if any(fault.kind == "no_duration" for row in rows for fault in row.faults):
+        text += "; where videos are not found, set video_root to the folder that their paths start from"
     return text + "."

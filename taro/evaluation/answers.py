@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from torch.utils.data import DataLoader
 
+from taro.data.before_run import find_missing
 from taro.data.dataset import GroundingDataset
 from taro.data.examples import GroundingExample
+from taro.data.rows import durations_agree
 from taro.data.samples import Sample
 from taro.evaluation.predictions import MISSING_VIDEO, REFUSED_PROMPT, UNREADABLE_VIDEO, Prediction
 from taro.models.prompt import PromptBuilder, PromptError
@@ -65,18 +67,15 @@ def answer_samples(
         workers: processes that decode videos ahead.
         seeds: of the completions of a sample.
     """
-    missing = {video for video in {sample.video for sample in samples} if not os.path.exists(video)}
+    missing = find_missing(sample.video for sample in samples)
     lost = [sample for sample in samples if sample.video in missing]
-    if lost:
-        first = lost[0].video
-        logger.warning(f"{len(lost)} of {len(samples)} samples have no video, the first should be {first}; see --video_root")
     for sample in lost:
         yield [Prediction.failed(sample, MISSING_VIDEO, f"{sample.video} does not exist")]
     asked = [sample for sample in samples if sample.video not in missing]
     if asked:
         dataset = GroundingDataset(asked, builder, grounding)
         examples = DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=workers)
-        yield from answer_groups(start(), builder, examples, sampling, at_once, seeds)
+        yield from answer_groups(start(), builder, _compare_durations(examples), sampling, at_once, seeds)
 
 
 def answer_groups(
@@ -161,6 +160,22 @@ class SharedClock:
             if self.entered:
                 self.share += (now - self.running_since) / len(self.entered)
             self.running_since = now
+
+
+def _compare_durations(examples: Iterable[GroundingExample]) -> Iterator[GroundingExample]:
+    """The examples; when they are through, the log says how many samples state another duration than their video has."""
+    wrong: list[str] = []
+    for example in examples:
+        if example.prompt is not None:
+            stated, found = example.sample.duration, example.prompt.video.duration
+            if not durations_agree(stated, found):
+                wrong.append(f"{example.sample.id}: {stated:g} s against {found:.2f} s")
+        yield example
+    if wrong:
+        logger.warning(
+            f"{len(wrong)} samples state another duration than their video has, the first is {wrong[0]}. Answers and "
+            "metrics don't depend on it; but is it the right video?"
+        )
 
 
 def _without_prompt(example: GroundingExample) -> Prediction:

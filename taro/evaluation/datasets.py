@@ -67,6 +67,11 @@ def find_benchmark(name: str, benchmarks: list[Benchmark]) -> Benchmark:
     raise EvaluationError(f"--dataset {name}: unknown, allowed: {known}; --datasets FILE adds others")
 
 
+def own_benchmark(annotations: str) -> Benchmark:
+    """Samples of one's own, under the name of their file; the videos are beside it."""
+    return Benchmark(Path(annotations).stem or "custom", annotations, "all", "unknown", "none", "none")
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.progress import track
 
+from taro.data.before_run import look_for_videos
 from taro.data.samples import Sample, load_samples
 from taro.evaluation.answers import answer_samples, still_to_ask
 from taro.evaluation.datasets import Benchmark
@@ -22,6 +24,8 @@ from taro.models.settings import GroundingSettings
 from taro.resumable import ResumableFolder
 from taro.rl.rollout import RolloutEngine, SamplingSettings
 from taro.rl.rollout.local import longest_prompt, start_engine
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
 
     Raises:
         EvaluationError: settings that can't work, all named, before anything is loaded.
-        SampleError: rows that can't be read.
+        SampleError: rows that can't be read, or not one video is there.
         ResumeError: the output folder holds the answers of another configuration.
         ModelError: not a Qwen-VL model.
         EngineError: vLLM is not installed, or can't run the model.
@@ -136,8 +140,16 @@ def _read(folder: ResumableFolder) -> dict[str, Prediction]:
 
 
 def _predict(task: _Task, samples: Sequence[Sample]) -> Iterator[Prediction]:
-    """As they come."""
+    """As they come. Raises SampleError where there is not one video."""
     settings, resolved = task.settings, task.resolved
+    if samples:
+        for remark in look_for_videos(
+            [sample.video for sample in task.samples],
+            of=str(resolved.annotations),
+            folder=resolved.video_root or resolved.annotations.parent,
+            setting="--video_root",
+        ):
+            logger.warning(remark)
 
     def start() -> RolloutEngine:
         return start_engine(

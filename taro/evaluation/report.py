@@ -134,6 +134,8 @@ def _moment_length(sample: Sample) -> float:
 
 
 def _bin(length: float, limits: Sequence[int]) -> str:
+    if math.isnan(length):
+        return "unknown"
     for low, high in pairwise(limits):
         if length < high:
             return f"{low}-{high} s"

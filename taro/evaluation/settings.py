@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from taro.evaluation.bootstrap import RESAMPLES
-from taro.evaluation.datasets import Benchmark, find_benchmark, load_benchmarks
+from taro.evaluation.datasets import Benchmark, find_benchmark, load_benchmarks, own_benchmark
 from taro.evaluation.predictions import EvaluationError
 from taro.models.settings import GroundingSettings
 from taro.resumable import ResumeError, Shard
@@ -18,15 +18,16 @@ from taro.rl.rollout.local import engine_problems, resolve_device, resolve_dtype
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Evaluate a model on a benchmark of temporal grounding.
+    """Evaluate a model on a benchmark of temporal grounding, or on samples of one's own.
 
     Args:
-        dataset: Charades, ActivityNet, QVHighlights, TVGBench, TACoS, Ego4D-NLQ, Synthetic, or another name in `datasets`.
+        dataset: Charades, ActivityNet, QVHighlights, TVGBench, TACoS, Ego4D-NLQ, Synthetic, or another name in `datasets`; not
+            needed with `annotations`.
         model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
         engine: what generates: `native`, or `vllm`.
         datasets: registry of benchmarks to use in place of configs/datasets.yaml, in the same form.
-        annotations: samples file, where it is not in the benchmark's usual place.
-        video_root: folder of the videos, likewise.
+        annotations: samples file: one's own, or that of `dataset` where it is not in its usual place.
+        video_root: folder of the videos, likewise; that of `annotations` unless given.
         limit: only the first so many samples.
         output: folder for `predictions.jsonl`, `metrics.json` and `config.yaml`; an evaluation that was stopped goes on with
             what is missing there.
@@ -44,8 +45,8 @@ class EvaluationSettings:
         grounding: prompt and video settings; those in the model's folder unless given, or else the defaults.
     """
 
-    dataset: str
     model: str
+    dataset: str | None = None
     engine: Literal["native", "vllm"] = "native"
     datasets: str | None = None
     annotations: str | None = None
@@ -84,7 +85,7 @@ def resolve(settings: EvaluationSettings) -> Resolved:
     """
     problems = [*_number_problems(settings), *_shard_problems(settings), *engine_problems(settings.engine, settings.device)]
     try:
-        benchmark = find_benchmark(settings.dataset, load_benchmarks(settings.datasets))
+        benchmark = _choose_benchmark(settings)
         annotations = _find_annotations(settings, benchmark)
     except EvaluationError as error:
         problems.insert(0, str(error))
@@ -100,6 +101,14 @@ def resolve(settings: EvaluationSettings) -> Resolved:
         device=device,
         dtype=resolve_dtype(settings.dtype, device),
     )
+
+
+def _choose_benchmark(settings: EvaluationSettings) -> Benchmark:
+    if settings.dataset is not None:
+        return find_benchmark(settings.dataset, load_benchmarks(settings.datasets))
+    if settings.annotations is None:
+        raise EvaluationError("what to evaluate on: give --dataset, the name of a benchmark, or --annotations, a samples file")
+    return own_benchmark(settings.annotations)
 
 
 def _find_annotations(settings: EvaluationSettings, benchmark: Benchmark) -> Path:

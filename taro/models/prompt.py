@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from taro.data.video import Video
 from taro.models.families import VIDEO_SLOT, VIDEO_TOKEN, ModelError, load_config, load_geometry
 from taro.models.positions import mrope_positions
-from taro.prompts import DEFAULT_PROMPT, build_request
+from taro.prompts import DEFAULT_PROMPT, build_request, find_tag
 
 
 class PromptError(ValueError):
@@ -62,7 +62,8 @@ class PromptBuilder:
         """The prompt for this query and video.
 
         Raises:
-            PromptError: more than `max_tokens` tokens, or a query that contains the text of a special token.
+            PromptError: more than `max_tokens` tokens, or a query that contains the text of a special token, or a think or
+                answer tag.
         """
         grid = self.geometry.grid(video.frames.shape)
         layout = self.family.layout(self.config, grid, video.timestamps, video.fps)
@@ -87,6 +88,8 @@ class PromptBuilder:
             raise PromptError(
                 f"the query {query!r} contains {', '.join(found)}, which the model would not read as text: take it out"
             )
+        if tag := find_tag(query):
+            raise PromptError(f"the query {query!r} contains {tag}, which would be read as the model's reasoning: take it out")
         content = [{"type": "video"}, {"type": "text", "text": build_request(query, self.template)}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True

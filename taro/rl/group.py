@@ -17,7 +17,7 @@ from taro.models.packing import PackedGroup, pack_group
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.scoring import GroupInputs, GroupScores, score_groups
-from taro.prompts import parse_answer
+from taro.prompts import parse_answer, policy_part
 from taro.rl.advantages import constructed_weights, group_advantages
 from taro.rl.perturbation import FrameShuffle
 from taro.rl.rewards import best_truth, format_reward, temporal_reward, timestamp_iou_reward
@@ -50,6 +50,15 @@ class Group:
         lengths = torch.tensor([len(prefix) for prefix in self.example.prefixes], device=self.packed.response_mask.device)
         column = torch.arange(self.packed.response_mask.shape[1], device=lengths.device)
         return self.packed.response_mask & (column >= lengths[:, None])
+
+    @property
+    def policy_texts(self) -> tuple[str, ...]:
+        """(G) what is judged: the texts, those of constructed completions from where the policy goes on."""
+        starts = [
+            0 if not prefix else spans[len(prefix)][0] if len(spans) > len(prefix) else len(text)
+            for prefix, spans, text in zip(self.example.prefixes, self.token_spans, self.texts, strict=True)
+        ]
+        return tuple(policy_part(text, start) for text, start in zip(self.texts, starts, strict=True))
 
     def inputs(self, features: VisionFeatures | None = None) -> GroupInputs:
         """What a model scores: the group on its own video, or on other features."""
@@ -117,9 +126,10 @@ class Answers:
 
 
 def read_answers(group: Group) -> Answers:
+    """Of what the policy wrote: a constructed path is not its own, and nothing in it earns a reward."""
     sample: Sample = group.example.sample
     truths = [(max(0.0, start), min(sample.duration, end)) for start, end in sample.spans]
-    spans = tuple(parse_answer(text) for text in group.texts)
+    spans = tuple(parse_answer(text) for text in group.policy_texts)
     nearest = tuple(best_truth(span, truths) for span in spans)
     ious = torch.tensor([temporal_iou(span, truth) for span, truth in zip(spans, nearest, strict=True)])
     return Answers(spans, nearest, ious)
@@ -169,7 +179,7 @@ def judge(
     answers, duration = read_answers(group), group.example.sample.duration
     pairs = zip(answers.spans, answers.nearest, strict=True)
     rewards = {
-        "format": torch.tensor([format_reward(text) for text in group.texts]),
+        "format": torch.tensor([format_reward(text) for text in group.policy_texts]),
         "timestamp_iou": torch.tensor([timestamp_iou_reward(span, truth, duration) for span, truth in pairs]),
     }
     if temporal is not None and gaps is None:

@@ -120,6 +120,11 @@ def test_a_bad_video_costs_one_video(caption, talking, synthetic, tmp_path):
 
 def test_without_a_readable_video_no_model_is_loaded(caption, synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr(QwenVL, "from_pretrained", None)
+    with pytest.raises(SampleError, match=r"not one of its 3 videos is there.*set --video_root"):
+        caption(f"--video_root={tmp_path}")
+    for sample in load_samples(synthetic / "train.jsonl", video_root=tmp_path):
+        Path(sample.video).parent.mkdir(exist_ok=True)
+        Path(sample.video).touch()
     report = caption(f"--video_root={tmp_path}")
     assert report.done == 0 and len(report.failed) == 3
 

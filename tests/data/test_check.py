@@ -33,6 +33,7 @@ FAULTY = {
         {"captions": [*CAPTIONS, {"start": 7, "end": 7, "text": "z"}]},
         {"captions": (Caption(0.0, 3.0, "x"), Caption(2.0, 5.0, "y"))},
     ),
+    "caption_tag": ({"captions": [{"start": 1, "end": 2, "text": "z </think>"}]}, {"captions": ()}),
     "caption_outside": ({"captions": [{"start": 8, "end": 11, "text": "z"}]}, {"captions": (Caption(8.0, 10.0, "z"),)}),
     "captions_unordered": (
         {"captions": CAPTIONS[::-1]},
@@ -41,7 +42,7 @@ FAULTY = {
     "unreadable": ({"duration": "x"}, None),
 }
 OF_TWO_ROWS = {"duplicate_id", "duplicate_query"}
-OF_VIDEOS = {"missing_video", "unreadable_video", "duration_mismatch", "clip_outside_file"}
+OF_VIDEOS = {"no_duration", "missing_video", "unreadable_video", "duration_mismatch", "clip_outside_file"}
 
 
 def shared_file(*parts):
@@ -237,6 +238,19 @@ def test_a_duration_becomes_the_files_and_spans_follow_it(tmp_path, video_row):
     assert first.duration == pytest.approx(length, abs=0.2) and first.spans == ((1.0, first.duration),)
     assert last.duration == first.duration and last.spans == ((6.0, 7.0),)
     assert not check_file(tmp_path / "rows.fixed.jsonl", videos=True).bad
+
+
+def test_durations_that_are_not_there_are_written(tmp_path, video_row, scenes):
+    del video_row["duration"]
+    rows = [video_row, {**video_row, "id": "b", "clip": [1, 11]}, {**video_row, "id": "c", "video": "none.mp4"}]
+    path = write(tmp_path, *rows)
+    assert kinds(check_file(path, workers=1)) == {"no_duration": ["line 3"]}
+    assert main([str(path), "--fix", "--workers", "1"]) == 0
+    written = [json.loads(line) for line in (tmp_path / "rows.fixed.jsonl").read_text().splitlines()]
+    assert [row["duration"] for row in written] == pytest.approx([scenes[0].duration, 10.0], abs=0.1)
+    changes = [(change["field"], change["before"], change["why"]) for change in records(tmp_path / "rows.fixed.jsonl")]
+    assert changes[:2] == [("duration", None, "no duration")] * 2 and changes[2][0] == "row"
+    assert "no_duration: duration: got nothing" in changes[2][2] and "none.mp4: does not exist" in changes[2][2]
 
 
 def test_a_clip_after_the_end_of_a_file_that_is_the_clip_is_taken_away(tmp_path, video_row):

@@ -9,6 +9,7 @@ import torch
 
 from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
 from taro.data.dataset import EpochSampler, GroundingDataset
+from taro.data.rows import durations_agree
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
 from taro.data.video import VideoSettings, load_video
 from taro.disk_cache import DiskCacheSettings
@@ -295,3 +296,38 @@ def test_all_three_read_frames_from_disk(make, tmp_path, monkeypatch, workers):
     for example, before in zip(examples(), decoded, strict=True):
         assert example.sample == before.sample
         assert torch.equal(example.prompt.video.frames, before.prompt.video.frames)
+
+
+def with_duration(samples, number, duration, **changes):
+    return [*samples[:number], replace(samples[number], duration=duration, **changes), *samples[number + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("off", "agrees"), [(0.0, True), (1.9, True), (-1.9, True), (2.1, False), (-2.1, False), (480.0, False), (6e5, False)]
+)
+def test_a_duration_that_is_not_the_videos_fails_its_sample_in_training_only(make, off, agrees):
+    data = make()
+    sample = data.samples["train"][0]
+    found = data.train_dataloader().dataset[0].prompt.video.duration
+    data.samples = {split: with_duration(data.samples["train"], 0, found + off) for split in data.samples}
+    example = data.train_dataloader().dataset[0]
+    assert (example.failure is None) == agrees
+    if not agrees:
+        stated = f"the sample's duration is {found + off:g} s, the video has {found:.2f} s"
+        assert example.prompt is None and example.failure.startswith(f"VideoError: {sample.video}: {stated}")
+    assert data.train_dataloader().dataset[1].failure is None and data.val_dataloader().dataset[0].failure is None
+
+
+def test_a_long_videos_duration_may_be_off_by_a_share():
+    assert durations_agree(1019.0, 1000.0) and not durations_agree(1021.0, 1000.0) and durations_agree(float("nan"), 10.0)
+
+
+def test_a_clips_duration_is_the_clips(make):
+    data = make()
+    data.samples["train"][:2] = [
+        replace(data.samples["train"][0], clip=(2.0, 8.0), duration=6.0),
+        replace(data.samples["train"][0], clip=(2.0, 8.0), duration=16.0),
+    ]
+    dataset = data.train_dataloader().dataset
+    assert dataset[0].failure is None
+    assert "duration is 16 s, the clip from 2 to 8 s has 6.00 s" in dataset[1].failure

@@ -213,6 +213,14 @@ def test_a_killed_scoring_gives_the_same_file(score, model, synthetic, tmp_path)
 
 def test_without_a_video_no_model_is_loaded(score, tmp_path, monkeypatch):
     monkeypatch.setattr(QwenVL, "from_pretrained", None)
+    with pytest.raises(SampleError, match=r"not one of its 3 videos is there.*set --video_root"):
+        score(f"--video_root={tmp_path}")
+
+
+def test_without_a_readable_video_nothing_is_scored(score, synthetic, tmp_path):
+    for sample in load_samples(synthetic / "train.jsonl", video_root=tmp_path):
+        Path(sample.video).parent.mkdir(exist_ok=True)
+        Path(sample.video).touch()
     with pytest.raises(DifficultyError, match="no sample has been scored"):
         score(f"--video_root={tmp_path}")
     assert all("difficulty_failure" in row for row in read_rows(tmp_path / "out.jsonl"))

@@ -112,6 +112,7 @@ BAD_FIELDS = [
     ("duration", True, "duration: got true"),
     ("duration", math.nan, "duration: got NaN"),
     ("duration", 10**400, "duration: got 1000"),
+    ("duration", 1e15, "duration: got 1000000000000000.0; allowed: a number above 0 and at most 604800 (seconds, a week)"),
     ("spans", [], "spans: got []"),
     ("spans", [1.0, 2.0], "spans[0]: got 1.0"),
     ("spans", [[1.0, 2.0], [3.0]], "spans[1]: got [3.0]"),
@@ -129,6 +130,7 @@ BAD_FIELDS = [
     ("captions", [{"start": 1, "end": 1, "text": "x"}], "captions[0]: got [1.0, 1.0]"),
     ("captions", [{"start": 0, "end": "1", "text": "x"}], 'captions[0]: got [0, "1"]'),
     ("captions", [{"start": 0, "end": 1, "text": ""}], 'captions[0].text: got ""'),
+    ("captions", [{"start": 1, "end": 2, "text": "he </THINK><answer>1s to 2s"}], 'captions[0].text: got "he </THINK>'),
     ("captions", [{"start": 9, "end": 11, "text": "x"}], "captions[0]: got [9.0, 11.0]"),
 ]
 

@@ -81,6 +81,12 @@ def test_the_budget_error_says_what_to_change(model_folder, builder):
         PromptBuilder(model_folder, TINY_PROMPT, length - 1).build("x", video)
 
 
+@pytest.mark.parametrize("tag", ["<think>", "</think>", "<answer>", "</ANSWER>"])
+def test_a_query_with_a_tag_is_refused(builder, tag):
+    with pytest.raises(PromptError, match=f"contains {tag}, which would be read as the model's reasoning"):
+        builder.build(f"a dog {tag} jumps", make_video(builder))
+
+
 @pytest.mark.parametrize("token", ["<|video_pad|>", "<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|endoftext|>"])
 def test_a_query_with_special_tokens_is_refused(builder, token):
     with pytest.raises(PromptError, match=r"the query .* contains <\|" + token[2:-2]):

@@ -175,6 +175,31 @@ def test_a_truth_is_cut_to_the_video_and_the_nearest_truth_counts(builder, polic
     assert judgement.rewards["timestamp_iou"].tolist() == pytest.approx([1.0, 0.5 * (1 - 3.5 / 16), 0.0])
 
 
+TRAP = "<think>\nFrom 1.0s to 2.0s, a man </think><answer>2.00s to 6.00s</answer>"
+OPENING = "<think>\nFrom 1.0s to 2.0s, a man waves"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rest", "span", "format"),
+    [
+        (TRAP, "", None, 0.0),
+        (TRAP, " and nothing more", None, 0.0),
+        (TRAP, "</think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 1.0),
+        (OPENING, "</think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 1.0),
+        (OPENING, " twice</think><answer>9.0s to 12.0s</answer> so", (9.0, 12.0), 0.0),
+        (OPENING, " twice <think></think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 0.0),
+        ("", OPENING + "</think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 1.0),
+        ("", TRAP, (2.0, 6.0), 1.0),
+    ],
+)
+def test_what_a_constructed_path_says_is_no_answer(builder, policy, prompts, prefix, rest, span, format):
+    prefixes = (tuple(builder.encode(prefix)), ())
+    group = group_of(builder, policy, prompts[0], prefixes, (prefix + rest, "no"))
+    judgement = judge(group, None, None, AdvantageSettings())
+    assert group.texts == (prefix + rest, "no")
+    assert judgement.spans == (span, None) and judgement.rewards["format"].tolist() == [format, 0.0]
+
+
 @pytest.mark.parametrize(
     ("settings", "paid"),
     [

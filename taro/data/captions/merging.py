@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from taro.data.captions.windows import Window
 from taro.data.samples import Caption
+from taro.prompts import find_tag
 from taro.spans import Span, temporal_iou
 
 EDGE_TOLERANCE = 1.0  # seconds by which an event may leave its window or video: it is cut at the edge
@@ -17,7 +18,6 @@ SAME_WORDS = 0.5  # of all words of two texts, those that both have
 DECIMALS = 2  # of times
 
 _ARTICLES = frozenset(("a", "an", "the"))
-_FORMAT_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 _AROUND = " \t*_`\"'"
 
 
@@ -38,7 +38,7 @@ def check_events(events: Iterable[Caption], length: float) -> tuple[list[Caption
 def _fault(event: Caption, text: str, length: float) -> str | None:
     if not any(character.isalnum() for character in text):
         return "no text"
-    if _FORMAT_TAG.search(text):
+    if find_tag(text):
         return "a think or answer tag in the text"  # it would end the reasoning that captions become
     if not (math.isfinite(event.start) and math.isfinite(event.end)):
         return "times that are no numbers"

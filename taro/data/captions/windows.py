@@ -112,7 +112,7 @@ class _Windows(IterableDataset):
     def _read(self, video: SourceVideo) -> Iterator[ReadWindow]:
         file = VideoFile.limited(Path(video.path), self.settings.timeout)
         index = read_watched(file, lambda: read_index(file, video.clip))
-        duration = min(video.duration, index.duration)  # what is stated may be longer than the file
+        duration = min(index.duration, video.duration)  # what is stated may be longer than the file, or not known (nan)
         windows = cut_windows(duration, self.length, self.overlap)
         origin = 0.0 if video.clip is None else video.clip[0]
         for window in windows:

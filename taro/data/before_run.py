@@ -1,0 +1,139 @@
+"""What can be said about samples before a model is loaded: whether their videos are there, whether a warm-up has captions,
+whether what is held out is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain, combinations
+from pathlib import Path
+
+from taro.data.repair import query_key
+from taro.data.samples import Sample, SampleError
+
+SHOWN = 3  # names in a line
+AT_ONCE = 32  # questions to a file system that may be on a network, where each takes a millisecond and more
+PER_CALL = 256  # files that one thread asks about before it takes the next ones
+
+
+def find_missing(videos: Iterable[str]) -> set[str]:
+    """Those that there is no file of. Each is asked about once, by several threads."""
+    distinct = list(dict.fromkeys(videos))
+    parts = [distinct[start : start + PER_CALL] for start in range(0, len(distinct), PER_CALL)]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return set(chain.from_iterable(threads.map(_missing_of, parts)))
+
+
+def _missing_of(videos: Sequence[str]) -> list[str]:
+    return [video for video in videos if not os.path.exists(video)]
+
+
+def look_for_videos(
+    videos: Sequence[str], *, of: str, folder: str | os.PathLike[str], setting: str, largest_share: float | None = None
+) -> list[str]:
+    """A line that says how many samples have no video, where there are some.
+
+    Args:
+        videos: Path of each sample's.
+        of: What names them, for messages: the setting and the file.
+        folder: That relative paths start from.
+        setting: That says so.
+        largest_share: Of samples that may fail before the run ends (`failure_limit.largest_share`); None: all may.
+
+    Raises:
+        SampleError: All videos are missing.
+    """
+    missing = find_missing(videos)
+    if not missing:
+        return []
+    first = [video for video in dict.fromkeys(videos) if video in missing][:SHOWN]
+    if len(missing) == len(set(videos)):
+        raise SampleError(
+            f"{of}: not one of its {len(missing)} videos is there. Relative paths start from {folder}, so the first should be "
+            f"{first[0]}; set {setting} to the folder that has them"
+        )
+    lost = sum(video in missing for video in videos)
+    shown = ", ".join(first) + (", ..." if len(missing) > len(first) else "")
+    line = f"{of}: {lost} of {len(videos)} samples have no video and will count as failed; missing: {shown}; see {setting}"
+    if largest_share is not None and lost > largest_share * len(videos):
+        line += f". That is more than failure_limit.largest_share = {largest_share:g} allows: the run will be ended"
+    return [line]
+
+
+def check_samples(
+    samples: Mapping[str, Sequence[Sample]],
+    files: Mapping[str, str | None],
+    video_root: str | None,
+    *,
+    warmup_epochs: int,
+    largest_share: float,
+) -> list[str]:
+    """What is odd about the samples of a training run but may be meant, a line each.
+
+    Args:
+        samples: By split: train, validation, and test where there is one.
+        files: That they are from, likewise.
+        video_root: Folder that relative videos start from; None: the folder of each file.
+        warmup_epochs: With constructed paths (`curriculum.warmup_epochs`).
+        largest_share: Of training or validation samples that may fail (`failure_limit.largest_share`).
+
+    Raises:
+        SampleError: Not one video of a split is there, or not one training sample has captions although there is a warm-up;
+            all of it in one message.
+    """
+    problems, remarks = [], []
+    train_file = f"data.train_file = {files['train']}"
+    for check in [
+        *(partial(_look, samples[split], split, files[split], video_root, largest_share) for split in samples),
+        partial(_check_captions, samples["train"], train_file, warmup_epochs),
+    ]:
+        try:
+            remarks += check()
+        except SampleError as error:
+            problems.append(str(error))
+    if problems:
+        raise SampleError("\n- ".join(["can't train:", *problems]) if len(problems) > 1 else problems[0])
+    for one, other in combinations(samples, 2):
+        if shared := _shared(samples[one], samples[other]):
+            names = f"data.{one}_file = {files[one]} and data.{other}_file = {files[other]}"
+            count = f"{len(shared)} of the {len(samples[other])} samples of the latter"
+            remarks.append(f"{names}: {count} are in both, with video, query and spans; the first: {shared[0].id}")
+    return remarks
+
+
+def _look(
+    samples: Sequence[Sample], split: str, file: str, video_root: str | None, largest_share: float
+) -> list[str]:
+    return look_for_videos(
+        [sample.video for sample in samples],
+        of=f"data.{split}_file = {file}",
+        folder=Path(file).parent if video_root is None else video_root,
+        setting="data.video_root",
+        largest_share=None if split == "test" else largest_share,
+    )
+
+
+def _check_captions(samples: Sequence[Sample], of: str, warmup_epochs: int) -> list[str]:
+    bare = [sample for sample in samples if not sample.captions]
+    if warmup_epochs == 0 or not bare:
+        return []
+    warmup = f"curriculum.warmup_epochs = {warmup_epochs}"
+    if len(bare) == len(samples):
+        raise SampleError(
+            f"{of}: not one of its samples has captions, and {warmup} asks for reasoning paths that are made of them; set "
+            "it to 0, or make captions: python -m taro.data.caption --help"
+        )
+    count = f"{len(bare)} of {len(samples)} samples have no captions, the first is {bare[0].id}"
+    return [f"{of}: {count}; in the warm-up ({warmup}) they are explored freely, too"]
+
+
+def _shared(one: Sequence[Sample], other: Sequence[Sample]) -> list[Sample]:
+    """Those of `other` that are in `one`, too. Ids tell nothing: files of one source may count from 0 each."""
+    known = {_key(sample) for sample in one}
+    return [sample for sample in other if _key(sample) in known]
+
+
+def _key(sample: Sample) -> tuple:
+    return os.path.abspath(sample.video), *query_key(sample)[1:]
