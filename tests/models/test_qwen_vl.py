@@ -25,7 +25,7 @@ def assert_same(got, expected):
 
 
 def test_cudnn_makes_no_plans(model_folder):
-    """It would make one for every new shape, wherever there is a model: training, decoding, evaluation, captions, benchmarks."""
+    """It would, for every new shape, wherever there is a model: in training, decoding, evaluation, captions, benchmarks."""
     torch.backends.cuda.enable_cudnn_sdp(True)
     QwenVL.without_weights(model_folder)
     assert not torch.backends.cuda.cudnn_sdp_enabled()
