@@ -8,4 +8,4 @@ with noise of 1 % of its mean gives 2.1e-4 (a key's bias; half of all tensors mo
 
 WEIGHTS = 1e-4
 """Of a weight after a few steps of AdamW with a learning rate of at most 1e-2. It makes a full step of a gradient that is
-nearly zero, so that here and there a rounding shows."""
+nearly zero, so that here and there a rounding shows: 1.6e-5 was seen."""
