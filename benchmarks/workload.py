@@ -4,7 +4,6 @@ stopwatch for the phases of a step."""
 from __future__ import annotations
 
 import ctypes
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from taro.models.patches import PatchGeometry
 from taro.models.positions import mrope_positions
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
+from taro.timing import read_clock
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,7 @@ class Phases:
         self.peak[name] = max(self.peak[name], peak_memory(self.policy.device) - self.base)
 
     def now(self) -> float:
-        if self.policy.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return read_clock(self.policy.device)
 
     @contextmanager
     def watching(self, *models: nn.Module) -> Iterator[Phases]:

@@ -3,6 +3,9 @@ changes one takes `own_policy`."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
@@ -19,6 +22,7 @@ from taro.models.tiny.architecture import TINY_PROMPT, save_random
 from taro.models.tiny.pretraining import scene_video
 from taro.rl.rollout import RolloutGroup
 
+ROOT = Path(__file__).parents[1]
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
@@ -61,6 +65,15 @@ def synthetic(tmp_path_factory):
         samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
         save_samples(samples[:6], folder / f"{split}.jsonl", relative_to=folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def rank_environment():
+    """For a command that may start several ranks: one thread each, and without the rank that an engine in this process leaves
+    behind. By that Lightning would take the run for one whose other ranks are started by somebody else, and wait for them."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in ranks}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture

@@ -1,16 +1,22 @@
 """Every file in configs/ parses, and does what its first comment says."""
 
+import json
+import math
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from taro.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
 from taro.data.video import VideoSettings
 from taro.models.tiny.architecture import save_random
+from taro.seeds import stable_seed
 
 ROOT = CONFIGS.parent
 WHOLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in (BASE_CONFIG.name, "datasets.yaml")]
@@ -110,17 +116,20 @@ def test_published_values(local):
     assert cli.trainer.max_epochs == 3 and model.gradient_checkpointing
 
 
-@pytest.mark.parametrize(("config", "family"), [("qwen25_7b", "qwen2_5_vl"), ("qwen3_8b", "qwen3_vl")])
-def test_the_big_configs_train_a_tiny_model(config, family, synthetic, tmp_path, capsys):
-    """As they are, on a model of the family; smaller only in what makes a test slow."""
-    summary = train.main(
-        [
+@pytest.fixture
+def shortened(synthetic, tmp_path):
+    """Arguments of two steps of a config as it is, bf16-mixed too, on a model of its family that a CPU trains in seconds, with
+    metrics before and after."""
+
+    def make(config, family):
+        return [
             f"--config={CONFIGS}/{config}.yaml",
             f"--model.name_or_path={save_random(tmp_path / family, family)}",
             f"--output_dir={tmp_path}",
             f"--data.train_file={synthetic}/train.jsonl",
             f"--data.validation_file={synthetic}/validation.jsonl",
-            "--trainer.precision=32-true",
+            f"--data.test_file={synthetic}/test.jsonl",
+            "--trainer.accelerator=cpu",
             "--model.engine=native",
             "--trainer.max_steps=2",
             "--data.prompts_per_step=2",
@@ -130,9 +139,53 @@ def test_the_big_configs_train_a_tiny_model(config, family, synthetic, tmp_path,
             "--data.grounding.video.max_tokens=64",
             "--data.workers=0",
         ]
-    )
-    assert summary["steps"] == 2
-    assert (tmp_path / config / "hf" / "model.safetensors").exists()
+
+    return make
+
+
+def assert_trained(folder):
+    """Two steps with a gradient, from a policy that is its reference, and metrics of two evaluations."""
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 2 and summary["before"]["samples"] == summary["after"]["samples"] > 0
+    assert (folder / "hf" / "model.safetensors").exists()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    logged = {name: [event.value for event in events.Scalars(name)] for name in ("kl", "loss", "grad_norm")}
+    assert all(len(values) == 2 and all(map(math.isfinite, values)) for values in logged.values())
+    assert logged["kl"][0] < 1e-3 and min(logged["grad_norm"]) > 0.1
+
+
+@pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])
+def test_a_shipped_config_trains_a_tiny_model(config, family, shortened, tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.rl.group.format_reward", lambda text: stable_seed(text) % 5 / 4)  # a random model earns nothing
+    train.main([*shortened(config, family), "--trainer.devices=1"])
+    assert_trained(tmp_path / config)
+
+
+AS_ON_GPUS = """
+import sys
+from types import SimpleNamespace
+from lightning.pytorch.loops import utilities
+import taro.rl.group
+import train
+from taro.seeds import stable_seed
+
+taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4
+
+# Lightning evaluates in inference mode unless the backend is exactly gloo, and that of GPUs is not.
+utilities.dist = SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl")
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_shipped_config_trains_a_tiny_model_on_two_ranks(shortened, tmp_path, rank_environment):
+    (tmp_path / "run.py").write_text(AS_ON_GPUS)
+    command = [sys.executable, str(tmp_path / "run.py"), *shortened("qwen25_7b", "qwen2_5_vl"), "--trainer.devices=2"]
+    done = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_trained(tmp_path / "qwen25_7b")
 
 
 def test_one_default_of_each_setting(local, tmp_path):

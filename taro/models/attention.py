@@ -26,6 +26,12 @@ SHARED_PREFIX = "shared_prefix"
 FLEX = "flex"
 
 
+def leave_out_cudnn() -> None:
+    """For this process. On recent GPUs PyTorch prefers cuDNN's attention, which makes a plan for each new shape: packs hardly
+    ever have the same shape twice, and each decoded token makes the cache longer."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 @dataclass(frozen=True)
 class GroupLayout:
     """Where the tokens of a packed group belong. Made by `PackedGroup.layout`."""
@@ -35,7 +41,6 @@ class GroupLayout:
     rows: int  # G
     columns: int  # C
     allowed: Tensor  # (C, P + C) bool, what the token in this column sees: the prompt, and its row up to itself
-
 
     @property
     def length(self) -> int:

@@ -29,24 +29,22 @@ def load_policy(
         mesh: ranks that share the weights. Rank 0 alone ever has the whole model then, in the host's memory.
         compute_dtype: that shared weights are gathered in; None: their own.
     """
-    # Lightning makes the GPU the default device, which transformers takes for a wish to spread the model out.
-    with torch.device("cpu"):
-        load = QwenVL.from_pretrained if mesh is None else QwenVL.without_weights
-        policy = load(name_or_path, dtype, attention)
-        policy.freeze_tower()
-        reference = None
-        if lora is not None:
-            add_adapters(policy.model, lora)
-        elif with_reference:
-            reference = policy.frozen_copy()
-        if mesh is not None:
-            source = QwenVL.from_pretrained(name_or_path, dtype) if global_rank() == 0 else None
-            if reference is not None:
-                reference.model.model.visual = None  # it is the policy's: a module is sharded as part of one model
-                shard(reference, mesh, compute_dtype)
-                fill(reference, source)
-            shard(policy, mesh, compute_dtype)
-            fill(policy, source)
+    load = QwenVL.from_pretrained if mesh is None else QwenVL.without_weights
+    policy = load(name_or_path, dtype, attention)
+    policy.freeze_tower()
+    reference = None
+    if lora is not None:
+        add_adapters(policy.model, lora)
+    elif with_reference:
+        reference = policy.frozen_copy()
+    if mesh is not None:
+        source = QwenVL.from_pretrained(name_or_path, dtype) if global_rank() == 0 else None
+        if reference is not None:
+            reference.model.model.visual = None  # it is the policy's: a module is sharded as part of one model
+            shard(reference, mesh, compute_dtype)
+            fill(reference, source)
+        shard(policy, mesh, compute_dtype)
+        fill(policy, source)
     return policy, reference
 
 

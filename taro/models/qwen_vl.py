@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreTrainedModel
 
-from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
+from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout, leave_out_cudnn
 from taro.models.families import Family, Mask, load_config, load_geometry, placeholder_ids, torch_dtype
 from taro.models.patches import PatchGeometry, frames_to_patches
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
@@ -51,6 +51,7 @@ class QwenVL(nn.Module):
 
     def __init__(self, model: PreTrainedModel, family: Family, geometry: PatchGeometry, suppressed_ids: list[int]) -> None:
         super().__init__()
+        leave_out_cudnn()
         self.model, self.family, self.geometry = model, family, geometry
         self.register_buffer("suppressed_ids", torch.tensor(suppressed_ids, dtype=torch.long), persistent=False)
 

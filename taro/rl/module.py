@@ -128,9 +128,15 @@ class GRPOModule(L.LightningModule):
         self.features: FeatureCache | None = None
 
     def configure_model(self) -> None:
-        """Load the weights; Lightning calls it before anything is run."""
-        if self.policy is not None:
-            return
+        """Load the weights and start the engine; Lightning calls it before anything is run, with the GPU as the default device.
+        That is undone here: transformers takes it for a wish to spread the model out, and vLLM pins tensors that it makes
+        without naming a device."""
+        if self.policy is None:
+            with torch.device("cpu"):
+                self.load()
+
+    def load(self) -> None:
+        """The policy, its reference and the engine."""
         mesh = self.device_mesh  # None unless the strategy shards the weights
         self.policy, self.reference = load_policy(
             self.name_or_path,
@@ -172,7 +178,7 @@ class GRPOModule(L.LightningModule):
 
     def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
         seed_step(self.trainer.datamodule.seed, steps_done(self.trainer), self.global_rank)
-        log = StepLog()
+        log = StepLog(self.device)
         groups = self.rollout(batch, log)
         tokens = sum(gather(sum(int(self.learned_mask(group).sum()) for group in groups)))
         plan = plan_packs([len(group.packed) for group in groups], self.pack_tokens)

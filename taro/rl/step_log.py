@@ -5,30 +5,36 @@ G completions of a group.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from taro.prompts import reasoning_has_timestamp
 from taro.ranks import gather
 from taro.rl.group import Group, Judgement
+from taro.timing import read_clock
 
 
 class StepLog:
-    """Sums, weighted means, maxima and times of a step, and a record of each completion."""
+    """Sums, weighted means, maxima and times of a step, and a record of each completion.
 
-    def __init__(self) -> None:
+    Args:
+        device: that the step's work is queued on: the time of a part ends when that is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.sums: dict[str, float] = defaultdict(float)
         self.weights: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
         self.maxima: dict[str, float] = {}
         self.records: list[dict[str, Any]] = []
         self.tokens = 0
-        self.started = time.perf_counter()
+        self.started = read_clock(device)
 
     def add_sum(self, name: str, value: Tensor | float) -> None:
         """Over the groups of all ranks."""
@@ -43,9 +49,9 @@ class StepLog:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = read_clock(self.device)
         yield
-        self.seconds[name] += time.perf_counter() - start
+        self.seconds[name] += read_clock(self.device) - start
 
     def add_group(self, group: Group, judgement: Judgement, entropy: Tensor) -> None:
         """Log a group and keep a record of each of its completions."""
@@ -72,7 +78,7 @@ class StepLog:
     def values(self) -> dict[str, float]:
         """All logged values, over the prompts of all ranks: a mean over nothing is nan; times are seconds, `timing_s/...`,
         those of the slowest rank; `tokens_per_second` are prompt and completion tokens of all ranks, each prompt once."""
-        self.seconds["step"] = time.perf_counter() - self.started
+        self.seconds["step"] = read_clock(self.device) - self.started
         ranks = gather((dict(self.sums), dict(self.weights), self.maxima, dict(self.seconds), self.tokens))
         sums, weights = (_added(rank[part] for rank in ranks) for part in (0, 1))
         maxima, seconds = (_largest(rank[part] for rank in ranks) for part in (2, 3))

@@ -24,6 +24,13 @@ def assert_same(got, expected):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+def test_cudnn_makes_no_plans(model_folder):
+    """It would, for every new shape, wherever there is a model: in training, decoding, evaluation, captions, benchmarks."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    QwenVL.without_weights(model_folder)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_features_are_transformers_own(policy):
     frames = random_frames(policy.geometry, 3, 5)
     features = policy.encode_video(frames)

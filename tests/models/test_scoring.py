@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tolerances import LOG_PROBS
 
 from taro.models.families import PLACEHOLDERS
 from taro.models.packing import PackedGroup, pack_group
@@ -67,7 +68,7 @@ def test_packed_log_probs_equal_the_plain_loop(policy, prompts, plain_log_probs,
     assert scores.log_probs.shape == (len(lengths), max(lengths))
     for row, completion in zip(scores.log_probs, completions, strict=True):
         expected = plain_log_probs(policy, prompts[0], completion, temperature)
-        torch.testing.assert_close(row[: len(completion)], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(row[: len(completion)], expected, atol=LOG_PROBS, rtol=0)
         assert (row[len(completion) :] == 0).all()
 
 
@@ -114,8 +115,8 @@ def test_a_completion_does_not_see_the_others(policy, prompts):
     after = score(policy, prompts[0], changed)
     for row in (0, 2):
         length = len(completions[row])
-        torch.testing.assert_close(after.log_probs[row, :length], before.log_probs[row, :length], atol=1e-5, rtol=0)
-        torch.testing.assert_close(after.entropy[row, :length], before.entropy[row, :length], atol=1e-5, rtol=0)
+        torch.testing.assert_close(after.log_probs[row, :length], before.log_probs[row, :length], atol=LOG_PROBS, rtol=0)
+        torch.testing.assert_close(after.entropy[row, :length], before.entropy[row, :length], atol=LOG_PROBS, rtol=0)
 
 
 def groups_of(policy, prompts):
@@ -132,12 +133,12 @@ def test_groups_in_one_pack_do_not_see_each_other(policy, prompts):
     together = score_groups(policy, groups, temperature=0.7)
     for group, scores in zip(groups, together, strict=True):
         alone = score_groups(policy, [group], temperature=0.7)[0]
-        torch.testing.assert_close(scores.log_probs, alone.log_probs, atol=1e-5, rtol=0)
-        torch.testing.assert_close(scores.entropy, alone.entropy, atol=1e-5, rtol=0)
+        torch.testing.assert_close(scores.log_probs, alone.log_probs, atol=LOG_PROBS, rtol=0)
+        torch.testing.assert_close(scores.entropy, alone.entropy, atol=LOG_PROBS, rtol=0)
     other = [*groups[:2], inputs(policy, prompts[3], random_completions((9, 2), seed=9)), groups[3]]
     changed = score_groups(policy, other, temperature=0.7)
     for number in (0, 1, 3):
-        torch.testing.assert_close(changed[number].log_probs, together[number].log_probs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(changed[number].log_probs, together[number].log_probs, atol=LOG_PROBS, rtol=0)
 
 
 def test_the_gradient_of_a_pack_is_the_sum_of_its_groups(own_policy, prompts):
@@ -156,7 +157,7 @@ def test_flex_attention_gives_the_same_log_probs(model_folder, prompts):
         groups = groups_of(plain, prompts)
         expected = score_groups(plain, groups)
         for scores, same in zip(score_groups(flex, groups), expected, strict=True):
-            torch.testing.assert_close(scores.log_probs, same.log_probs, atol=1e-5, rtol=0)
+            torch.testing.assert_close(scores.log_probs, same.log_probs, atol=LOG_PROBS, rtol=0)
 
 
 @pytest.mark.gpu
@@ -181,7 +182,7 @@ def test_a_plain_causal_mask_gives_other_log_probs(model_folder, prompts, monkey
     causal = lambda group: torch.ones(len(group.input_ids), len(group.input_ids), dtype=torch.bool).tril()  # noqa: E731
     monkeypatch.setattr(PackedGroup, "attention_mask", causal)
     wrong = score(policy, prompts[0], completions).log_probs
-    torch.testing.assert_close(wrong[0], right[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(wrong[0], right[0], atol=LOG_PROBS, rtol=0)
     assert (wrong[1:, 1:3] - right[1:, 1:3]).abs().max() > 1e-2
 
 
@@ -235,8 +236,8 @@ def test_chunk_size_changes_nothing(own_policy, prompts, chunk):
         (scores.log_probs**2).sum().backward()
         results.append((scores, gradients(own_policy)))
     (whole, expected), (parts, got) = results
-    torch.testing.assert_close(parts.log_probs, whole.log_probs, atol=1e-6, rtol=0)
-    torch.testing.assert_close(parts.entropy, whole.entropy, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.log_probs, whole.log_probs, atol=LOG_PROBS, rtol=0)
+    torch.testing.assert_close(parts.entropy, whole.entropy, atol=LOG_PROBS, rtol=0)
     assert_close_gradients(got, expected)
 
 
@@ -249,7 +250,7 @@ def test_entropy_equals_the_slow_version(own_policy, prompts, plain_logits, temp
         logits = plain_logits(own_policy, prompts[2], completion)[: len(completion)].double() / temperature
         p = torch.softmax(logits, dim=-1)
         slow = -torch.where(p > 0, p * p.log(), 0.0).sum(-1)
-        torch.testing.assert_close(row[: len(completion)].double(), slow, atol=1e-5, rtol=0)
+        torch.testing.assert_close(row[: len(completion)].double(), slow, atol=LOG_PROBS, rtol=0)
         assert (row[len(completion) :] == 0).all()
 
 
@@ -281,7 +282,7 @@ def test_a_video_token_in_a_completion_is_text(own_policy, prompts, builder):
     reference = score(own_policy, prompts[0], [clean, other]).log_probs
     assert scores.log_probs[0, 3] == float("-inf")
     assert scores.log_probs[0, 4:].isfinite().all() and scores.entropy.isfinite().all()
-    torch.testing.assert_close(scores.log_probs[0, :3], reference[0, :3], atol=1e-6, rtol=0)
-    torch.testing.assert_close(scores.log_probs[1], reference[1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(scores.log_probs[0, :3], reference[0, :3], atol=LOG_PROBS, rtol=0)
+    torch.testing.assert_close(scores.log_probs[1], reference[1], atol=LOG_PROBS, rtol=0)
     torch.where(scores.log_probs.isfinite(), scores.log_probs, 0.0).sum().backward()
     assert all(gradient.isfinite().all() for gradient in gradients(own_policy).values())

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tolerances import LOG_PROBS
 
 from taro.data.examples import TrainingExample
 from taro.data.samples import Caption, Sample
@@ -64,7 +65,7 @@ def test_gaps_equal_those_of_whole_plain_passes(policy, group, plain_log_probs, 
         shuffled.append(plain_log_probs(policy, other, completion))
     found = shuffled_log_probs(policy, [group], settings, 1.0)[0]
     for row, values in zip(found, shuffled, strict=True):
-        torch.testing.assert_close(row[: len(values)], values, atol=2e-5, rtol=0)
+        torch.testing.assert_close(row[: len(values)], values, atol=LOG_PROBS, rtol=0)
 
     def chosen(text, start, end):
         if tokens == "response":
@@ -81,7 +82,7 @@ def test_gaps_equal_those_of_whole_plain_passes(policy, group, plain_log_probs, 
         expected.append(float((a - b)[picked].mean()) if picked else float("nan"))
     padded = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
     gaps = compute_gaps(group, padded, found, tokens)
-    assert gaps.tolist() == pytest.approx(expected, abs=2e-5, nan_ok=True)
+    assert gaps.tolist() == pytest.approx(expected, abs=LOG_PROBS, nan_ok=True)
     known = {"response": 3, "think": 2, "timestamps": 1}[tokens]
     assert int(gaps.isfinite().sum()) == known
     assert gaps[:known].abs().min() > 1e-3
@@ -142,7 +143,7 @@ def test_the_temperature_reaches_the_shuffled_pass(policy, group, plain_log_prob
     found = shuffled_log_probs(policy, [group], TemporalRewardSettings(), 0.7)[0]
     completion = group.rollout.completions[1]
     expected = plain_log_probs(policy, other, completion, 0.7)
-    torch.testing.assert_close(found[1, : len(completion)], expected, atol=3e-5, rtol=0)
+    torch.testing.assert_close(found[1, : len(completion)], expected, atol=LOG_PROBS, rtol=0)
 
 
 GAPS = torch.tensor([0.4, 0.1, 0.3])

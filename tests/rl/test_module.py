@@ -5,6 +5,8 @@ from dataclasses import replace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import Strategy
+from tolerances import LOG_PROBS
 
 import taro.rl.module
 from taro.data.samples import load_samples, save_samples
@@ -263,8 +265,31 @@ def test_tokens_of_another_engine_are_weighted(
 
 def test_the_native_engine_is_the_policy(fit, arguments, steps):
     fit([*arguments, *PLAIN, "--trainer.max_steps=1", "--model.sampling.max_tokens=12", "--curriculum.warmup_epochs=0"], steps)
-    assert 0 < steps.metrics[0]["sampling/sampling_logp_difference/max"] < 1e-5
+    assert 0 < steps.metrics[0]["sampling/sampling_logp_difference/max"] < LOG_PROBS
     assert steps.metrics[0]["mismatch_kl"] < 1e-9
+
+
+@pytest.mark.parametrize("engine", ["native", "vllm", "vllm_server"])
+def test_models_and_engines_are_made_on_the_cpu_whatever_the_default_device(fit, arguments, scripted, monkeypatch, engine):
+    """Lightning makes the GPU the default one while the model is configured."""
+    devices = []
+
+    class Noting(scripted.engine):
+        def __init__(self, script):
+            super().__init__(script)
+            devices.append(torch.empty(0).device.type)
+
+    scripted(kind=Noting)  # native
+    for name in ("VLLMEngine", "VLLMServerEngine"):
+        monkeypatch.setattr(f"taro.rl.module.{name}", lambda *_: Noting(lambda row, seed, number: [7, 8, 9]))
+    monkeypatch.setattr("taro.config_check.vllm_is_installed", lambda: True)
+    monkeypatch.setattr(Strategy, "tensor_init_context", lambda self, empty_init=None: torch.device("meta"))
+    server = ["--model.vllm_server.weights=folder", "--model.vllm_server.folder=nowhere"]
+    cli = fit([*arguments, *PLAIN, *server, f"--model.engine={engine}", "--trainer.max_steps=1"])
+    assert devices == ["cpu"]
+    models = (cli.model.policy, cli.model.reference)
+    assert {parameter.device.type for model in models for parameter in model.parameters()} == {"cpu"}
+    assert cli.model.policy.tower is cli.model.reference.tower
 
 
 def test_an_engine_that_fails_is_replaced_once(fit, arguments, scripted, steps):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tolerances import LOG_PROBS
 
 from taro.models.families import PLACEHOLDERS
 from taro.models.packing import pack_group
@@ -38,7 +39,7 @@ def assert_equal_to_teacher_forcing(policy, prompt, group, temperature, prefixes
         assert log_probs.dtype == torch.float32
         assert log_probs[: len(prefix)].isnan().all()
         drawn = slice(len(prefix), len(log_probs))
-        torch.testing.assert_close(log_probs[drawn], row[drawn], atol=1e-5, rtol=0)
+        torch.testing.assert_close(log_probs[drawn], row[drawn], atol=LOG_PROBS, rtol=0)
 
 
 def argmax_loop(policy, prompt, count, plain_logits):
@@ -99,7 +100,7 @@ def test_completions_do_not_depend_on_the_rest_of_the_batch(policy, prompts, eos
     for one, other in zip(together, alone, strict=True):
         assert one.finished == other.finished
         for a, b in zip(one.log_probs, other.log_probs, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+            torch.testing.assert_close(a, b, atol=LOG_PROBS, rtol=0)
 
 
 def test_an_end_token_ends_and_finished_rows_leave_the_batch(policy, prompts, monkeypatch):

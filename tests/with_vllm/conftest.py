@@ -17,14 +17,6 @@ collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-@pytest.fixture
-def launch_environment():
-    """For a run of several ranks. An engine in this process leaves its own rank behind, by which Lightning would take the run
-    for one whose other ranks are started by somebody else, and wait for them."""
-    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in ranks} | {"OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(scope="session")
 def engine_model(model_folder):
     builder = PromptBuilder(model_folder, TINY_PROMPT)

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tolerances import LOG_PROBS
 
 from taro.models.packing import pack_group
 from taro.models.scoring import GroupInputs, score_groups
@@ -54,7 +55,7 @@ def test_the_repetition_penalty_is_the_native_engines(engine, policy, builder, m
 def test_log_probs_are_the_trainers(engine, policy, many_prompts, temperature):
     requests = [RolloutPrompt(prompt, ((),) * 4, (1, 2, 3, 2)) for prompt in many_prompts[:6]]
     groups = engine.generate(requests, SamplingSettings(temperature, max_tokens=20))
-    assert largest_difference(policy, many_prompts[:6], groups, temperature) <= 1e-5
+    assert largest_difference(policy, many_prompts[:6], groups, temperature) <= LOG_PROBS
     for group in groups:
         first, second, _, again = (completion.tolist() for completion in group.completions)
         assert second == again and first != second
@@ -87,7 +88,7 @@ def test_constructed_prefixes(engine, policy, builder, many_prompts):
     for group in groups:
         for prefix, completion in zip(prefixes, group.completions, strict=True):
             assert tuple(completion[: len(prefix)].tolist()) == prefix and len(prefix) < len(completion) <= 40
-    assert largest_difference(policy, many_prompts[:3], groups, prefixes=prefixes) <= 1e-5
+    assert largest_difference(policy, many_prompts[:3], groups, prefixes=prefixes) <= LOG_PROBS
     with pytest.raises(ValueError, match="leaves no room after it"):
         engine.generate(requests, SamplingSettings(1.0, max_tokens=len(prefixes[1])))
 
@@ -127,9 +128,9 @@ def test_log_probs_follow_a_sync(engine, policy, changed_policy, long_prompts, m
         engine.sync(changed_policy.model.named_parameters())
         assert difference() > 1e-2  # new weights, old keys and values
     engine.sync(changed_policy.model.named_parameters())
-    assert difference() <= 1e-5
+    assert difference() <= LOG_PROBS
     engine.sync(policy.model.named_parameters())
-    assert largest_difference(policy, prompts, engine.generate(requests, sampling)) <= 1e-5
+    assert largest_difference(policy, prompts, engine.generate(requests, sampling)) <= LOG_PROBS
 
 
 def test_the_features_follow_a_sync_of_the_tower(engine, policy, own_policy, many_prompts, monkeypatch):
@@ -141,7 +142,7 @@ def test_the_features_follow_a_sync_of_the_tower(engine, policy, own_policy, man
             parameter *= 1.1
     engine.sync(own_policy.model.named_parameters())
     groups = engine.generate(requests, SamplingSettings(1.0, 12))
-    assert largest_difference(own_policy, many_prompts[:1], groups) <= 1e-5
+    assert largest_difference(own_policy, many_prompts[:1], groups) <= LOG_PROBS
     assert largest_difference(policy, many_prompts[:1], groups) > 1e-3
 
 
@@ -158,7 +159,7 @@ def test_a_stream_is_continuous(engine, policy, many_prompts):
     for number, group in engine.stream(source(), SamplingSettings(0.0, 8), at_once=3):
         seen.append(number)
         assert len(taken) <= len(seen) + 3
-        assert largest_difference(policy, [many_prompts[number]], [group]) <= 1e-5
+        assert largest_difference(policy, [many_prompts[number]], [group]) <= LOG_PROBS
     assert sorted(seen) == list(range(20))
 
 

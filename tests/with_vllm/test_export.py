@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerances import LOG_PROBS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from taro.models.export import main as export
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder, prompts, tmp_path, launch_environment):
+def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder, prompts, tmp_path, rank_environment):
     extra = [
         f"--model.name_or_path={model_folder}",
         "--trainer.devices=2",
@@ -31,7 +32,7 @@ def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder
         "--model.sampling.max_tokens=64",
     ]
     command = [sys.executable, str(ROOT / "train.py"), *arguments, *extra]
-    done = subprocess.run(command, env=launch_environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     (checkpoint,) = (path for path in (tmp_path / "run" / "checkpoints").glob("step_*.ckpt") if path.is_dir())
     folder = tmp_path / "exported"
@@ -61,4 +62,4 @@ def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder
         engine.close()
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.completions[0].tolist() == other.completions[0].tolist()
-        torch.testing.assert_close(mine.log_probs[0], other.log_probs[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(mine.log_probs[0], other.log_probs[0], atol=LOG_PROBS, rtol=0)

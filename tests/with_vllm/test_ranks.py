@@ -29,7 +29,7 @@ def even_folder(tmp_path_factory):
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2], ids=["an engine each", "one engine"])
-def test_two_ranks_sample_from_the_weights_of_each_step(arguments, even_folder, tmp_path, size, launch_environment):
+def test_two_ranks_sample_from_the_weights_of_each_step(arguments, even_folder, tmp_path, size, rank_environment):
     extra = [
         "--model.engine=vllm",
         f"--model.name_or_path={even_folder}",
@@ -43,7 +43,7 @@ def test_two_ranks_sample_from_the_weights_of_each_step(arguments, even_folder, 
     ]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments, *extra],
-        env=launch_environment,
+        env=rank_environment,
         capture_output=True,
         text=True,
         timeout=280,

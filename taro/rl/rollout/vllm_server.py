@@ -11,6 +11,10 @@ an API key does not guard them, so keep it inside the cluster. `--enable-scale-o
 token ids and pixels. `--logprobs-mode` gives the log-probs of the distribution that is sampled from. The dtype is the one that
 the policy computes in; the last line is not needed with `weights: folder`.
 
+A prompt's video is sent once for its group where the server keeps videos. It does unless it is started with
+`--mm-processor-cache-gb 0`, another type of that cache, or several engines or API servers behind one address: then the video is
+sent with each completion.
+
 What was not run: `weights: nccl` is written by vLLM's documented API and needs GPUs on both sides; tests run `folder`. A server
 on a CPU (for tests) keeps a packed copy of a head that is tied to the embeddings, which vLLM doesn't renew when it reloads
 weights: there, use a model without tied embeddings. Servers on GPUs are not concerned.
@@ -25,6 +29,7 @@ import http.client
 import itertools
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +55,7 @@ from taro.rl.rollout.vllm_prompts import (
     sampling_parameters,
     vllm_is_installed,
 )
+from taro.rl.rollout.vllm_videos import GroupVideo, ServerError, keeps_videos
 from taro.rl.rollout.vllm_weights import FolderWeights, NCCLWeights
 
 NO_LOG_PROB = -9999.0  # what the server says where it has none
@@ -104,6 +110,7 @@ class VLLMServerEngine:
         self.model, self.settings = model, settings
         self.server = Server(settings)
         self._require_room_on_server()
+        self.keeps_videos = keeps_videos(self.server)
         self.weights = make_weights(model, settings)
         self.renderer, self.positions_model = _start_renderer(model)
         self.generations = 0
@@ -140,13 +147,14 @@ class VLLMServerEngine:
         source = enumerate(prompts)
         open_groups: dict[int, tuple[RolloutPrompt, dict[int, Drawn]]] = {}
         asked: dict[Future[Drawn], tuple[str, int, int]] = {}  # request, prompt, completion
-        pool = ThreadPoolExecutor(self.settings.at_once)
+        pool, given_up = ThreadPoolExecutor(self.settings.at_once), threading.Event()
         try:
             while True:
                 for number, prompt in itertools.islice(source, at_once - len(open_groups)):
                     open_groups[number] = (prompt, {})
-                    for row, (request, body) in enumerate(self._requests(number, prompt, sampling)):
-                        asked[pool.submit(self._draw, body)] = (request, number, row)
+                    video = self._video(number, prompt)
+                    for row, (request, body) in enumerate(self._requests(prompt, sampling)):
+                        asked[pool.submit(self._draw, body, video, given_up)] = (request, number, row)
                 if not open_groups:
                     return
                 for done in wait(asked, return_when=FIRST_COMPLETED).done:
@@ -158,24 +166,29 @@ class VLLMServerEngine:
                         del open_groups[number]
                         yield number, make_rollout(prompt.prefixes, [finished[row] for row in range(len(finished))])
         finally:
+            given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
             if asked:  # given up in the middle
                 self._abort([request for request, _, _ in asked.values()])
             pool.shutdown(wait=True)
 
-    def _requests(self, number: int, prompt: RolloutPrompt, sampling: SamplingSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What the server is asked for each completion, and the name of the request."""
+    def _video(self, number: int, prompt: RolloutPrompt) -> GroupVideo:
         whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
         features = self._render(prompt.prompt, whole)
+        return GroupVideo(prompt.prompt.input_ids.tolist(), features, self.keeps_videos and len(prompt.seeds) > 1)
+
+    def _requests(self, prompt: RolloutPrompt, sampling: SamplingSettings) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What the server is asked for each completion, but for the video, and the name of the request."""
         ids = prompt.prompt.input_ids.tolist()
         for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True):
             request = uuid.uuid4().hex
             parameters = sampling_parameters(self.model, sampling, seed, len(prefix))
-            body = {"request_id": request, "token_ids": [*ids, *prefix], "features": features, "sampling_params": parameters}
-            yield request, body
+            yield request, {"request_id": request, "token_ids": [*ids, *prefix], "sampling_params": parameters}
 
-    def _draw(self, body: dict[str, Any]) -> Drawn:
-        (choice,) = self.server.ask("POST", "/inference/v1/generate", body)["choices"]
+    def _draw(self, body: dict[str, Any], video: GroupVideo, given_up: threading.Event) -> Drawn:
+        (choice,) = video.ask(self.server, body, given_up)["choices"]
+        if choice["finish_reason"] == "abort":  # by a server that is stopped, of what it is working on
+            raise self.server.gone("it gave up a completion in the middle")
         if choice["finish_reason"] not in ("stop", "length"):
             raise EngineError(f"the vLLM server ended a completion with {choice['finish_reason']!r}")
         values = [place["logprob"] for place in choice["logprobs"]["content"]]
@@ -283,16 +296,19 @@ class Server:
             message = "(its message broke off)"
             with contextlib.suppress(OSError, http.client.HTTPException):
                 message = error.read()[:500].decode(errors="replace")
-            raise EngineError(f"the vLLM server answers {method} {url} with {error.code}: {message}") from error
+            raise ServerError(f"the vLLM server answers {method} {url} with {error.code}: {message}", error.code) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(getattr(error, "reason", error), TimeoutError):
                 raise EngineError(
                     f"the vLLM server took more than {seconds:g} s for {method} {url}: raise model.vllm_server.timeout"
                 ) from error
-            raise EngineError(
-                f"no vLLM server answers at {self.settings.url} ({type(error).__name__}: {error}): start it, or set "
-                "model.vllm_server.url"
-            ) from error
+            raise self.gone(f"{type(error).__name__}: {error}") from error
+
+    def gone(self, why: str) -> EngineError:
+        """For a server that is not there, or no longer."""
+        return EngineError(
+            f"no vLLM server answers at {self.settings.url} ({why}): start it, or set model.vllm_server.url"
+        )
 
 
 def _failure(step: Callable[[], object]) -> EngineError | None:
