@@ -84,7 +84,7 @@ def _warn_of_near_misses(path: Path, lines: Iterable[_Line]) -> None:
     first: dict[tuple[str, str], str] = {}
     count: Counter[tuple[str, str]] = Counter()
     for line in lines:
-        for key in line.keys:
+        for key in sorted(line.keys):
             near = _near_key(key, line.names is BENCHMARK_NAMES)
             if near is not None and near not in line.keys:
                 first.setdefault((key, near), line.place)
