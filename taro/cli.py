@@ -4,8 +4,10 @@ configuration before anything is loaded."""
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,41 +17,56 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.checkpoints import find_checkpoint
-from taro.config_check import list_notes, list_plan_problems, list_problems, refuse, run_folder
+from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line, with_found_configs
+from taro.commands import BASE_CONFIG, TRAIN
+from taro.config_check import ConfigError, list_notes, list_plan_problems, list_problems, refuse, run_folder
 from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
-from taro.progress import Plan, ProgressBar
+from taro.progress import Plan, ProgressBar, ProgressLines
 from taro.resume import ResumePoint, identity_of, list_misfits
 from taro.rl.checkpoint import Checkpoints
 from taro.rl.curriculum import CurriculumCallback
 from taro.rl.failures import FailureLimit
 from taro.rl.module import GRPOModule
 from taro.rl.strategy import FileOrFolder, ShardedStrategy
+from taro.trainer_check import as_list
 
 logger = logging.getLogger(__name__)
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-BASE_CONFIG = CONFIGS / "base.yaml"
 DEFAULT_CONFIG = CONFIGS / "tiny.yaml"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is called, where it goes and where it comes from.
+
+    Args:
+        name: of the run; its folder is <output_dir>/<name>.
+        output_dir: folder of all runs.
+        ckpt_path: go on from this checkpoint; `last`: the newest of the run; `auto`: the same if there is one, else a new run.
+        rollouts_every: write rollouts each N steps; 0: never.
+    """
+
+    name: str = "run"
+    output_dir: str = "outputs"
+    ckpt_path: str | None = None
+    rollouts_every: int = 1
+
+
+class TrainParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's, with mistakes in one line."""
 
 
 class TaroCLI(LightningCLI):
     """Adds the run's folder, the shared settings and the callbacks that every run has."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str, default="run", help="of the run; its folder is <output_dir>/<name>")
-        parser.add_argument("--output_dir", type=str, default="outputs", help="folder of all runs")
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="go on from this checkpoint; `last`: the newest of the run; `auto`: the same if there is one, else a new run",
-        )
-        parser.add_argument("--rollouts_every", type=int, default=1, help="write rollouts each N steps; 0: never")
+        parser.add_class_arguments(RunSettings)
         parser.add_lightning_class_args(CurriculumCallback, "curriculum")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(FailureLimit, "failure_limit")
         parser.add_lightning_class_args(ProgressBar, "progress_bar")
+        parser.add_lightning_class_args(ProgressLines, "progress_lines")
         parser.link_arguments("model.name_or_path", "data.name_or_path")
         parser.link_arguments("model.group_size", "data.group_size")
         parser.link_arguments("model.sampling.max_tokens", "data.max_completion_tokens")
@@ -67,6 +84,25 @@ class TaroCLI(LightningCLI):
         refuse(list_problems(self.config))
         for note in list_notes(self.config):
             rank_zero_info(f"note: {note}")
+        self._place_loggers()
+
+    def _place_loggers(self) -> None:
+        """TensorBoard's is made with the run's folder; others write there, too, unless they are told where."""
+        if self.config.trainer.logger in (None, True):  # Lightning would make one elsewhere
+            self.config.trainer.logger = False
+        for logger in as_list(self.config.trainer.logger or None):
+            arguments = logger.get("init_args") or {}
+            if "save_dir" in arguments and arguments["save_dir"] in (None, "."):
+                arguments["save_dir"] = str(self.folder)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            found = re.search(r"Problem with given class_path '([^']+)':\s+(.*?)(?:\n *- |\Z)", str(error), re.DOTALL)
+            if found is None:
+                raise
+            raise ConfigError(f"{found[1]} can't be made: {one_line(found[2])}") from None
 
     @property
     def folder(self) -> Path:
@@ -121,9 +157,15 @@ class TaroCLI(LightningCLI):
 
 
 def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
-    """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not any(argument.split("=")[0] in ("--config", "-c", "--help", "-h") for argument in arguments):
+    """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run.
+
+    Raises:
+        SystemExit: help was asked for, or there is no such setting.
+        ConfigError: settings that can't work.
+    """
+    arguments = with_found_configs(sys.argv[1:] if arguments is None else arguments)
+    answer_at_once(TRAIN, arguments)
+    if not any(argument.split("=")[0] in ("--config", "-c") for argument in arguments):
         arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
     cli = TaroCLI(
         GRPOModule,
@@ -132,7 +174,8 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
         run=False,
         auto_configure_optimizers=False,
         save_config_callback=None,
-        parser_kwargs={"parser_mode": "omegaconf", "default_config_files": [str(BASE_CONFIG)]},
+        parser_class=TrainParser,
+        parser_kwargs={"prog": TRAIN.program, "parser_mode": "omegaconf", "default_config_files": [str(BASE_CONFIG)]},
     )
     if not isinstance(cli.trainer.strategy, ShardedStrategy):
         cli.trainer.strategy.checkpoint_io = FileOrFolder()

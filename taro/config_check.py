@@ -19,6 +19,7 @@ from taro.models.packing import largest_group
 from taro.progress import Plan
 from taro.prompts import build_request
 from taro.rl.rollout.vllm_prompts import vllm_is_installed
+from taro.trainer_check import trainer_problems
 
 ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
 STRATEGIES = ("auto", "ddp", "single_device", "fsdp2")
@@ -66,6 +67,7 @@ LEAST = {
     "checkpoint.every_n_steps": (1, True),
     "failure_limit.largest_share": (0, True),
     "failure_limit.at_least": (1, True),
+    "progress_lines.every_n_steps": (0, True),
 }
 
 
@@ -120,10 +122,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     model, data, trainer = config.model, config.data, config.trainer
     if model.rollout_rows < model.group_size:
         yield f"model.rollout_rows = {model.rollout_rows} is below model.group_size = {model.group_size}: raise it"
-    if trainer.accumulate_grad_batches not in (None, 1):
-        yield "trainer.accumulate_grad_batches: a step already accumulates its prompts; set data.prompts_per_step instead"
-    if trainer.gradient_clip_val is not None:
-        yield "trainer.gradient_clip_val does nothing here: set model.optimizer.clip_norm"
+    yield from trainer_problems(trainer)
     if trainer.precision not in PRECISIONS:
         yield f"trainer.precision = {trainer.precision}: allowed are 32-true and bf16-mixed"
     if isinstance(trainer.strategy, str) and not trainer.strategy.startswith(STRATEGIES):
@@ -142,7 +141,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
     if model.engine != "native" and not vllm_is_installed():
-        yield f"model.engine = {model.engine}: vLLM is not installed; pip install 'taro[vllm]', or set native"
+        yield f"model.engine = {model.engine}: vLLM is not installed; pip install -e '.[vllm]', or set native"
     if model.engine == "vllm":
         yield from _vllm(config)
     if model.engine == "vllm_server":
@@ -189,7 +188,7 @@ def _large_groups(config: Namespace) -> Iterator[str]:
 
 def _lora(config: Namespace) -> Iterator[str]:
     if not peft_is_installed():
-        yield "model.lora needs peft: pip install 'taro[lora]', or set it to null"
+        yield "model.lora needs peft: pip install -e '.[lora]', or set it to null"
     strategy = str(config.trainer.strategy)
     if strategy.startswith("fsdp2"):
         yield f"model.lora with trainer.strategy = {strategy}: set ddp or auto; adapters are small, and each GPU has the rest"

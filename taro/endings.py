@@ -27,7 +27,7 @@ def endings(*errors: type[BaseException], interrupted: str = "stopped by Ctrl-C"
     except KeyboardInterrupt:
         _leave(interrupted)
     except SystemExit as leaving:
-        if not isinstance(leaving.__context__, KeyboardInterrupt):
+        if leaving.code == INTERRUPTED or not isinstance(leaving.__context__, KeyboardInterrupt):
             raise
         _leave(interrupted)  # Lightning has made it an exit with code 1
     except errors as error:

@@ -24,12 +24,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
+from taro.command_line import Parser, find_config, unknown_keys, unknown_names
+from taro.commands import BASE_CONFIG, TRAIN
 from taro.endings import endings
 from taro.models.families import ModelError, load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
 
-BASE_CONFIG = Path(__file__).parent.parent / "configs" / "base.yaml"
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 HEAD_CHUNK = 1024  # response positions whose logits exist at a time: `score_groups`
@@ -139,8 +140,9 @@ def _gib(parts: dict[str, float]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, action="append", required=True, help="as for train.py; several are stacked")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    several = "as for train.py; several are stacked"
+    parser.add_argument("--config", type=find_config, action="append", required=True, help=several)
     parser.add_argument("--gpus", type=int, default=8, help="of all nodes together")
     parser.add_argument("--gpu_gigabytes", type=float, default=80.0, help="memory of one")
     parser.add_argument("--shape", default=None, help="folder with a config.json, in place of model.name_or_path")
@@ -148,6 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("overrides", nargs="*", help="settings, as model.pack_tokens=8192")
     args = parser.parse_args(arguments)
     files = [BASE_CONFIG, *args.config]
+    overridden = [override.partition("=")[0] for override in args.overrides]
+    if problems := [*unknown_keys(TRAIN, map(Path, args.config)), *unknown_names(TRAIN, overridden)]:
+        parser.error("; ".join(problems))
     settings = OmegaConf.merge(*(OmegaConf.load(file) for file in files), OmegaConf.from_dotlist(args.overrides))
     settings = OmegaConf.merge({"trainer": {"strategy": "auto"}}, settings)
     name = args.shape or settings.model.name_or_path

@@ -1,12 +1,27 @@
-"""How far a run is, and how far it goes."""
+"""How far a run is, how far it goes, and how that is shown: a bar in a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
 import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import track
+
+Item = TypeVar("Item")
+
+SECONDS_BETWEEN_LINES = 30.0  # of work that comes in samples
+SHOWN = {"reward": "reward", "rollout/IoU": "IoU"}  # of a training step: logged name, and name in its line
+STEPS_AVERAGED = 10  # for the time that is left
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def steps_done(trainer: L.Trainer) -> int:
@@ -33,9 +48,7 @@ class Plan:
     @classmethod
     def of(cls, trainer: L.Trainer, samples: int, prompts_per_step: int, updates: int) -> Plan:
         """Known before anything is loaded."""
-        steps, limit = samples // prompts_per_step, trainer.limit_train_batches
-        steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
-        return cls(steps, trainer.max_epochs, trainer.max_steps, updates)
+        return cls(samples // prompts_per_step, trainer.max_epochs, trainer.max_steps, updates)
 
     @property
     def steps_by_epochs(self) -> float:
@@ -52,8 +65,130 @@ class Plan:
         return step >= self.steps_by_epochs or -1 < self.max_steps <= optimizer_steps
 
 
+# ---- Lines ----
+
+
+def step_line(step: int, steps: float, values: Mapping[str, float], seconds: float) -> str:
+    """One training step: `step 3 of 120: reward 1.250, IoU 0.412, 2.4 s a step, 4 min 41 s left`.
+
+    Args:
+        step: from 1.
+        steps: of the whole run, infinite where nothing limits them.
+        values: what was logged.
+        seconds: that a step takes.
+    """
+    of = "" if math.isinf(steps) else f" of {steps:.0f}"
+    parts = [f"{name} {values[logged]:.3f}" for logged, name in SHOWN.items() if logged in values]
+    parts.append(f"{seconds:.1f} s a step")
+    if not math.isinf(steps):
+        parts.append(f"{duration(seconds * (steps - step))} left")
+    return f"step {step}{of}: {', '.join(parts)}"
+
+
+def scores_line(name: str, values: Mapping[str, float]) -> str:
+    """`validation after step 20: mIoU 0.412, R1@0.3 0.600`, from all values under one prefix (`vtg/mIoU`)."""
+    scores = [f"{key.partition('/')[2]} {value:.3f}" for key, value in values.items()]
+    return f"{name}: {', '.join(scores)}"
+
+
+def items_line(name: str, done: int, total: int, failed: int, seconds: float) -> str:
+    """Work on items: `Charades: 128 of 3720 samples, 3 failed, 12 min 05 s left`.
+
+    Args:
+        seconds: that it took so far.
+    """
+    left = f", {duration(seconds / done * (total - done))} left" if done else ""
+    return f"{name}: {done} of {total}, {failed} failed{left}"
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `4 min 05 s`, `3 h 20 min`, `2 days 3 h`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} day{'s' * (days > 1)} {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def track_items(
+    items: Iterable[Item],
+    name: str,
+    total: int,
+    has_failed: Callable[[Item], bool],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Item]:
+    """The same items. In a terminal there is a bar meanwhile, elsewhere a line now and then and one at the end."""
+    if on_terminal():
+        yield from track(items, name, total, transient=True)
+        return
+    started = shown = clock()
+    failed = 0
+    for done, item in enumerate(items, start=1):
+        failed += has_failed(item)
+        now = clock()
+        if done == total or now - shown >= SECONDS_BETWEEN_LINES:
+            print(items_line(name, done, total, failed, now - started), flush=True)
+            shown = now
+        yield item
+
+
+class ProgressLines(L.Callback):
+    """A line for each training step and each evaluation where there is no terminal that could show a bar; rank 0 alone.
+
+    Args:
+        every_n_steps: a line for each so many training steps; 0: none.
+    """
+
+    def __init__(self, every_n_steps: int = 1) -> None:
+        self.every_n_steps = every_n_steps
+        self.steps = math.inf  # of the whole run
+        self.started = 0.0
+        self.seconds = 0.0  # that a step takes, lately
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        data = trainer.datamodule
+        self.steps = Plan.of(trainer, len(data.samples["train"]), data.prompts_per_step, module.loss.updates).steps
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        seconds = time.monotonic() - self.started
+        self.seconds += (seconds - self.seconds) / STEPS_AVERAGED if self.seconds else seconds
+        step = steps_done(trainer)
+        if self._shows(trainer) and (step % self.every_n_steps == 0 or step == self.steps):
+            print(step_line(step, self.steps, trainer.callback_metrics, self.seconds), flush=True)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._show_scores(trainer, f"validation after step {steps_done(trainer)}", "vtg/")
+
+    def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._show_scores(trainer, f"test after step {steps_done(trainer)}", "test/")
+
+    def _show_scores(self, trainer: L.Trainer, name: str, prefix: str) -> None:
+        if self._shows(trainer):
+            values = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(prefix)}
+            print(scores_line(name, values), flush=True)
+
+    def _shows(self, trainer: L.Trainer) -> bool:
+        return self.every_n_steps > 0 and trainer.is_global_zero and not on_terminal()
+
+
+# ---- Bar ----
+
+
 class ProgressBar(RichProgressBar):
-    """Lightning's, which after a resume is there from the start, with the steps of its epoch that are over."""
+    """Lightning's, which after a resume is there from the start, with the steps of its epoch that are over. There is none where
+    there is no terminal."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if not on_terminal():
+            self.disable()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

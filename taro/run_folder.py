@@ -20,12 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from taro.checkpoints import write_text
+from taro.command_line import program
 from taro.config_check import ENVIRONMENT, ConfigError
+from taro.evaluation.datasets import load_benchmarks
 from taro.progress import Plan
 from taro.resumable import list_differences
 from taro.run_lock import FolderLock
 
-PACKAGES = ("taro", "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
+DISTRIBUTION = "taro-vtg"  # of this package, see setup.cfg
+PACKAGES = (DISTRIBUTION, "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
 SUMMARY, BEFORE, FAILED = "summary.json", "before.json", "failed.jsonl"
 NOT_SETTINGS = ("ckpt_path",)  # that is another in every resume
 
@@ -174,6 +177,16 @@ def print_finished(folder: Path, step: int, plan: Plan) -> None:
     limits = {"trainer.max_epochs": plan.max_epochs, "trainer.max_steps": plan.max_steps}
     shown = " or ".join(f"{name} (now {value})" for name, value in limits.items() if value not in (None, -1))
     print(f"the run in {folder} is finished: {step} of {plan.steps} steps. To prolong it, raise {shown}.")
+
+
+@rank_zero_only
+def print_next(folder: Path, test_file: str | None) -> None:
+    """Where the run is, and what to do with its model."""
+    model = folder / "hf"
+    print(f"the run is in {folder}, its model in {model}")
+    names = [one.name for one in load_benchmarks() if test_file is not None and Path(one.annotations) == Path(test_file)]
+    dataset = names[0] if names else "NAME"
+    print(f"next: {program('eval')} --dataset {dataset} --model {model} --output outputs/eval/{folder.name}")
 
 
 @rank_zero_only

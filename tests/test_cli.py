@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-import train
+from taro import train
 from taro.cli import DEFAULT_CONFIG, parse, resolved_config
 from taro.config_check import LEAST, ConfigError, count_devices
 from taro.data.samples import SampleError
@@ -104,7 +104,7 @@ MISTAKES = [
     ("--model.group_size=1", "model.group_size = 1: must be at least 2"),
     ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
     ("--model.attention=flex", "model.attention = flex: FlexAttention has no backward pass on a CPU"),
-    ("--model.engine=vllm", "model.engine = vllm: vLLM is not installed; pip install 'taro[vllm]', or set native"),
+    ("--model.engine=vllm", "model.engine = vllm: vLLM is not installed; pip install -e '.[vllm]', or set native"),
     ("--model.sampling.repetition_penalty=1.05", "model.sampling.repetition_penalty: samples of the training must be"),
     ("--model.feature_cache={folder: /dev/null/a}", "model.feature_cache.folder = /dev/null/a: no folder that can be made"),
     ("--data.frame_cache={folder: ., max_gigabytes: 0}", "data.frame_cache.max_gigabytes = 0.0: must be above 0"),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train
+from taro import train
 from taro.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
 from taro.data.video import VideoSettings
 from taro.models.tiny.architecture import save_random

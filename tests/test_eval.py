@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval as command
-import train
+from taro import eval as command
+from taro import train
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.data.video import VideoSettings
 from taro.evaluation.predictions import EvaluationError, Prediction
@@ -277,7 +277,7 @@ def test_shards_together_are_the_whole(evaluate, synthetic, tmp_path, capsys):
 def test_vllm_that_is_not_installed(evaluate, synthetic, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *given: None if name == "vllm" else find(name, *given))
-    with pytest.raises(EvaluationError, match=r"--engine vllm: .* pip install 'taro\[vllm\]', or take native"):
+    with pytest.raises(EvaluationError, match=r"--engine vllm: .* pip install -e '\.\[vllm\]', or take native"):
         evaluate(f"--annotations={synthetic}/train.jsonl", "--engine=vllm")
 
 

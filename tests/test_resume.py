@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import train
+from taro import train
 from taro.checkpoint_folder import CheckpointError
 from taro.cli import parse
 from taro.config_check import ConfigError

@@ -16,15 +16,17 @@ import hashlib
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-from rich.progress import track
+from taro.command_line import answer_at_once, parse_settings, underscored
+from taro.commands import CAPTION
+
+if __name__ == "__main__":
+    answer_at_once(CAPTION, underscored(sys.argv[1:]))  # before the imports that take seconds
 
 from taro.data.before_run import look_for_videos
 from taro.data.captions.assembly import caption_videos
@@ -43,6 +45,7 @@ from taro.evaluation.fingerprints import describe_model
 from taro.models.families import ModelError
 from taro.models.patches import PatchGeometry
 from taro.models.prompt import PromptBuilder
+from taro.progress import track_items
 from taro.resumable import ResumableFolder, ResumeError, Shard
 from taro.rl.rollout import EngineError, SeamError
 from taro.rl.rollout.local import resolve_device, resolve_dtype
@@ -104,7 +107,7 @@ def _ask_model(settings: CaptionSettings, videos: Sequence[SourceVideo]) -> list
             geometry=PatchGeometry() if builder is None else builder.geometry,
             workers=settings.workers,
         )
-        done = track(caption_videos(windows, start), "captions", len(todo), transient=True)
+        done = track_items(caption_videos(windows, start), "captions", len(todo), lambda video: video.failure is not None)
         folder.append(video.to_row() for video in done)
     folder.finish([video.id for video in videos])
     rows = folder.read()
@@ -153,16 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> CaptionReport:
 
 def parse(arguments: Sequence[str] | None = None) -> CaptionSettings:
     """Flags may be written with dashes, too: --api-base."""
-    arguments = [_underscored(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
-    parser = ArgumentParser(prog="python -m taro.data.caption", description=__doc__.split(":")[0] + ".")
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
-    parser.add_class_arguments(CaptionSettings)
-    settings = parser.instantiate(parser.parse_args(arguments))
-    return CaptionSettings(**{name: value for name, value in vars(settings).items() if name != "config"})
-
-
-def _underscored(argument: str) -> str:
-    return re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), argument)
+    return parse_settings(CaptionSettings, CAPTION, underscored(sys.argv[1:] if arguments is None else arguments))
 
 
 if __name__ == "__main__":
@@ -170,6 +164,8 @@ if __name__ == "__main__":
         settings = parse()
         report = caption(settings)
     print_report(report)
-    print(f"{settings.output} is written" if report.open == 0 else f"{report.open} videos are left to other shards")
     if report.done == 0:
         sys.exit("error: no video has captions; the reasons are above")
+    print(f"{settings.output} is written" if report.open == 0 else f"{report.open} videos are left to other shards")
+    if report.open == 0:
+        print(f"next: python -m taro.data.difficulty --input {settings.output} --output SCORED.jsonl --model NAME")

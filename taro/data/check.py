@@ -25,6 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taro.command_line import Parser
 from taro.data.annotation_file import read_rows
 from taro.data.repair import drop_rows, fix_rows, query_key
 from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample
@@ -234,9 +235,9 @@ def _check_paths(args: argparse.Namespace, output: Path | None) -> None:
         raise CheckError("\n".join(problems))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+def _parser() -> Parser:
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path, help="samples or a public benchmark file, one JSON object a line")
     parser.add_argument("--video_root", type=Path, help="folder that relative videos start from; the file's own unless given")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
+from taro.command_line import Parser
 from taro.data.rows import FAULTS, Caption, Fault, Row, list_rows, parse_row, span_fault
 from taro.data.samples import Sample, save_samples
 from taro.data.sources import SOURCES, SourceError, SourceRow, read_durations
@@ -209,8 +210,8 @@ def _first(texts: Iterable[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", choices=list(SOURCES), required=True)
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="annotation files of that source")

@@ -45,8 +45,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
-from rich.progress import track
+from taro.command_line import answer_at_once, parse_settings
+from taro.commands import DIFFICULTY
+
+if __name__ == "__main__" and sys.argv[1:2] != ["select"]:
+    answer_at_once(DIFFICULTY, sys.argv[1:])  # before the imports that take seconds
 
 from taro.data import selection
 from taro.data.before_run import look_for_videos
@@ -59,6 +62,7 @@ from taro.evaluation.predictions import Prediction
 from taro.models.families import ModelError
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
+from taro.progress import track_items
 from taro.resumable import ResumableFolder, ResumeError, Shard, file_problems
 from taro.rl.rollout import EngineError, RolloutEngine, SamplingSettings, SeamError, VLLMSettings
 from taro.rl.rollout.local import engine_problems, longest_prompt, resolve_device, resolve_dtype, start_engine
@@ -237,7 +241,8 @@ def _ask(
         workers=settings.workers,
         seeds=seeds,
     )
-    yield from map(ScoredSample.of, track(found, "difficulty", len(samples), transient=True) if samples else ())
+    scored = map(ScoredSample.of, found if samples else ())
+    yield from track_items(scored, "difficulty", len(samples), lambda score: score.failure is not None)
 
 
 def _configuration(
@@ -317,16 +322,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(describe(scores, settings.output))
     if all(score is None or score.failure is not None for score in scores):
         raise DifficultyError("no sample has been scored; the reasons are above")
+    if None not in scores:
+        print(f"{settings.output} is written")
+        print(f"next: python -m taro.data.difficulty select --input {settings.output} --output CHOSEN.jsonl --range 0 0.7")
 
 
 def parse(arguments: Sequence[str]) -> DifficultySettings:
     """The settings of scoring."""
-    about = f"{__doc__.split(':')[0]}. `select --help` is about the second."
-    parser = ArgumentParser(prog="python -m taro.data.difficulty", description=about)
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
-    parser.add_class_arguments(DifficultySettings)
-    settings = parser.instantiate(parser.parse_args(arguments))
-    return DifficultySettings(**{name: value for name, value in vars(settings).items() if name != "config"})
+    return parse_settings(DifficultySettings, DIFFICULTY, arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
+from taro.command_line import Parser
 from taro.data.sample_ious import SelectionError, histogram, read_difficulties, read_rollouts, rollout_files, with_ious
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.seeds import stable_seed
@@ -186,7 +186,7 @@ def _gaussian_problems(settings: SelectionSettings) -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> SelectionSettings:
-    parser = argparse.ArgumentParser(prog="python -m taro.data.difficulty select", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m taro.data.difficulty select", description=__doc__)
     parser.add_argument("--input", type=Path, required=True, help="samples, JSON lines, with difficulty or with --rollouts")
     parser.add_argument("--output", type=Path, required=True, help="those that are selected")
     parser.add_argument("--video_root", type=Path, help="folder that relative videos start from; the input's own unless given")

@@ -11,7 +11,6 @@ machine, with one version of the encoder). F frames, H and W pixels.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from taro.command_line import Parser
 from taro.data.samples import Caption, Sample, save_samples
 from taro.endings import endings
 
@@ -293,7 +293,7 @@ def make_split(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the videos and the jsonl files")
     parser.add_argument("--videos", type=int, default=256, help="videos of the training split")
     parser.add_argument("--validation_videos", type=int, default=48)

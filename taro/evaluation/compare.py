@@ -7,7 +7,6 @@ Both folders are those of `eval.py --output`. `R` resamples, `K` metrics.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from taro.command_line import Parser
 from taro.endings import endings
 from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means, two_sided_p_values
 from taro.evaluation.predictions import EvaluationError, Prediction, count_failures, load_predictions
@@ -131,7 +131,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def main(arguments: list[str] | None = None) -> Comparison:
     """Print the comparison and return it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("first", type=Path, help="folder of an evaluation")
     parser.add_argument("second", type=Path, help="another one, of the same samples")
     parser.add_argument("--strict", action="store_true", help="R1@m counts IoU > m, as Time-R1's evaluation does, and not >=")

@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from taro.command_line import CONFIGS
 from taro.evaluation.predictions import EvaluationError
 
-REGISTRY = Path(__file__).parents[2] / "configs" / "datasets.yaml"
+REGISTRY = CONFIGS / "datasets.yaml"
 SCORERS = ("qvhighlights",)
 
 

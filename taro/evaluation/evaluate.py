@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.progress import track
-
 from taro.data.before_run import look_for_videos
 from taro.data.samples import Sample, load_samples
 from taro.evaluation.answers import answer_samples, still_to_ask
@@ -21,6 +19,7 @@ from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, Resolved, resolve
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
+from taro.progress import track_items
 from taro.resumable import ResumableFolder
 from taro.rl.rollout import RolloutEngine, SamplingSettings
 from taro.rl.rollout.local import longest_prompt, start_engine
@@ -170,8 +169,8 @@ def _predict(task: _Task, samples: Sequence[Sample]) -> Iterator[Prediction]:
         at_once=settings.batch_size,
         workers=settings.workers,
     )
-    for (prediction,) in track(answers, resolved.benchmark.name, len(samples), transient=True):
-        yield prediction
+    predictions = (prediction for (prediction,) in answers)
+    yield from track_items(predictions, resolved.benchmark.name, len(samples), lambda one: one.completion is None)
 
 
 # ---- Official scorers ----

@@ -11,7 +11,6 @@ Letters: `T` IoU levels, `N` predicted windows, `M` true windows, `K` clips of a
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import operator
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from taro.command_line import Parser
 from taro.evaluation.qvhighlights_rows import Query, Row, SubmissionError, Window, make_submission, read_queries, read_rows
 from taro.spans import Span, temporal_iou
 
@@ -183,7 +183,7 @@ def _clip_precisions(positive: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Print the scores, write them if told to, and return them."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--submission", type=Path, required=True, help="rows of the benchmark's format, or predictions.jsonl of eval.py"
     )

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import shutil
@@ -18,6 +17,7 @@ from transformers.utils import cached_file
 
 from taro.checkpoint_folder import CheckpointError, read_into, read_rest
 from taro.checkpoints import PART, publish, remove
+from taro.command_line import Parser
 from taro.endings import endings
 from taro.models.adapters import LoRASettings, add_adapters
 from taro.models.families import ModelError
@@ -101,7 +101,7 @@ def load_policy_weights(policy: QwenVL, checkpoint: str | Path) -> dict[str, Any
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; as in the checkpoint unless given")

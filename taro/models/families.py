@@ -4,12 +4,19 @@ in time, what its tower gives, and how the decoder is called."""
 from __future__ import annotations
 
 import json
+import os
+import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +29,10 @@ VIDEO_TOKEN = "<|video_pad|>"
 # Never sampled and never scored: the policy can't write a video.
 PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
+
+WANTED = "Give a folder or a hub name of a Qwen2.5-VL or Qwen3-VL model."
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+SECONDS_FOR_HUB = 10.0
 
 Mask = Tensor | BlockMask | None
 
@@ -108,19 +119,43 @@ FAMILIES = {family.model_type: family for family in (Qwen25VL(), Qwen3VL())}
 Family = Qwen25VL | Qwen3VL
 
 
+def _require_there(name_or_path: str) -> None:
+    """transformers takes what is no folder for a hub name, and asks a hub that it can't reach for half a minute.
+
+    Raises:
+        ModelError: no such folder; or a hub name that is not on this disk, and the hub can't be reached.
+    """
+    if os.path.isdir(name_or_path):
+        return
+    if not HUB_NAME.fullmatch(name_or_path):
+        raise ModelError(f"{name_or_path!r}: there is no such folder. {WANTED}")
+    if isinstance(try_to_load_from_cache(name_or_path, "config.json"), str):
+        return
+    missing = f"{name_or_path!r} is no folder here, and no model of the hub that is on this disk"
+    if HF_HUB_OFFLINE:
+        raise ModelError(f"{missing}; HF_HUB_OFFLINE forbids to ask the hub. {WANTED}")
+    try:
+        urlopen(Request(ENDPOINT, method="HEAD"), timeout=SECONDS_FOR_HUB).close()
+    except HTTPError:
+        return  # it has answered
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # the hub's own client may have other certificates
+            raise ModelError(f"{missing}; the hub, {ENDPOINT}, can't be reached ({reason}). {WANTED}") from None
+
+
 def load_config(name_or_path: str) -> tuple[PreTrainedConfig, Family]:
     """The config of a Qwen2.5-VL or Qwen3-VL folder (or hub name) and its family.
 
     Raises:
         ModelError: no such folder or model, or one of another kind.
     """
+    _require_there(name_or_path)
     try:
         config = AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{name_or_path!r} has no readable config.json ({error}). "
-            "Give a folder or a hub name of a Qwen2.5-VL or Qwen3-VL model."
-        ) from error
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name_or_path!r} has no readable config.json ({reason}). {WANTED}") from error
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(

@@ -254,7 +254,7 @@ def test_all_problems_come_at_once_and_before_the_model(caption, monkeypatch):
 
 def test_other_errors_come_before_the_model(caption, monkeypatch, tmp_path):
     monkeypatch.setattr(QwenVL, "from_pretrained", None)
-    with pytest.raises(ModelError, match="no readable config"):
+    with pytest.raises(ModelError, match="there is no such folder"):
         caption(f"--model={tmp_path}/nothing")
     (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(SampleError, match="line 1: id: got nothing"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import eval as evaluation
+from taro import eval as evaluation
 from taro.data.difficulty import DifficultyError, ScoredSample, list_problems, main, parse
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.data.video import VideoSettings
@@ -292,7 +292,7 @@ def test_all_problems_come_at_once_and_before_the_model(score, monkeypatch):
 
 def test_other_errors_come_before_the_weights(score, monkeypatch, tmp_path):
     monkeypatch.setattr(QwenVL, "from_pretrained", None)
-    with pytest.raises(ModelError, match="no readable config"):
+    with pytest.raises(ModelError, match="there is no such folder"):
         score(f"--model={tmp_path}/nothing")
     (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(SampleError, match="line 1: id: got nothing"):

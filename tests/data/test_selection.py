@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+from taro import train
 from taro.data.convert import convert
 from taro.data.difficulty import main
 from taro.data.sample_ious import SelectionError, histogram, read_difficulties, read_rollouts, with_ious

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-import train
+from taro import train
 from taro.checkpoint_folder import CheckpointError
 from taro.checkpoints import find_checkpoint, find_fault, list_checkpoints, write_file
 from taro.resume import KEY, ResumePoint
@@ -222,7 +222,7 @@ def test_a_step_that_was_cut_short_in_its_update_is_not_saved(fit, arguments, sc
 FULL = """
 import resource, sys
 import lightning as L
-import train
+from taro import train
 from taro.rl.records import RunRecords
 
 records = RunRecords.on_train_batch_end

@@ -50,7 +50,7 @@ def test_vllm_that_is_not_installed(machine):
     machine(0, vllm=False)
     assert list(engine_problems("native", "cpu")) == []
     (problem,) = engine_problems("vllm", "cpu")
-    assert problem == "--engine vllm: vLLM is not installed; pip install 'taro[vllm]', or take native"
+    assert problem == "--engine vllm: vLLM is not installed; pip install -e '.[vllm]', or take native"
 
 
 @pytest.mark.parametrize(("gpus", "device", "dtype"), [(0, "cpu", "float32"), (1, "cuda", "bfloat16")])

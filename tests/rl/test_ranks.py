@@ -210,7 +210,7 @@ FAIL = """
 import sys
 import torch
 from taro.rl.module import GRPOModule
-import train
+from taro import train
 
 rollout = GRPOModule.rollout
 

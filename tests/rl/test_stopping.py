@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
+from taro import train
 from taro.checkpoints import list_checkpoints
 from taro.progress import steps_done
 from taro.resume import ResumePoint

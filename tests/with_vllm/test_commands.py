@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import eval as command
+from taro import eval as command
 from taro.data.video import VideoSettings
 from taro.models.settings import GroundingSettings
 from taro.models.tiny.architecture import TINY_PROMPT

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from taro.command_line import Parser
 from taro.data.synthetic import draw_scene
 from taro.data.video import VideoSettings
 from taro.evaluation.metrics import GroundingMetrics
@@ -138,7 +138,7 @@ def evaluate(policy: QwenVL, builder: PromptBuilder, video: VideoSettings, queri
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0])
     parser.add_argument("--output", type=Path, required=True)
     for name, value in asdict(Recipe()).items():

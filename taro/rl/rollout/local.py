@@ -17,7 +17,7 @@ from taro.rl.rollout.vllm_prompts import EngineModel, vllm_is_installed
 def engine_problems(engine: str, device: str) -> Iterator[str]:
     """What of the flags --engine and --device can't work here."""
     if engine == "vllm" and not vllm_is_installed():
-        yield "--engine vllm: vLLM is not installed; pip install 'taro[vllm]', or take native"
+        yield "--engine vllm: vLLM is not installed; pip install -e '.[vllm]', or take native"
     kind, colon, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
         yield f"--device {device}: must be auto, cpu, cuda or cuda:N"

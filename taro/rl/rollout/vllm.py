@@ -78,7 +78,7 @@ class VLLMEngine:
 
     def _start(self) -> Any:
         if not vllm_is_installed():
-            raise EngineError("the engine vllm needs vLLM: pip install 'taro[vllm]', or take the engine native")
+            raise EngineError("the engine vllm needs vLLM: pip install -e '.[vllm]', or take the engine native")
         # In this process: weights are handed over, not copied between processes.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

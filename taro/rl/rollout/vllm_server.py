@@ -104,7 +104,7 @@ class VLLMServerEngine:
     def __init__(self, model: EngineModel, settings: VLLMServerSettings = VLLMServerSettings()) -> None:
         if not vllm_is_installed():
             raise EngineError(
-                "the engine vllm_server reads prompts with vLLM, here, too: pip install 'taro[vllm]', or take the engine "
+                "the engine vllm_server reads prompts with vLLM, here, too: pip install -e '.[vllm]', or take the engine "
                 "native"
             )
         self.model, self.settings = model, settings

@@ -1,0 +1,49 @@
+"""What an installed TaRO has."""
+
+import configparser
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from taro import commands
+from taro.command_line import CONFIGS
+from taro.run_folder import DISTRIBUTION
+
+ROOT = Path(__file__).parents[1]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+SCRIPTS = dict(line.split(" = ") for line in SETUP["options.entry_points"]["console_scripts"].strip().splitlines())
+
+
+def test_the_configs_are_part_of_the_package():
+    package = ROOT / "taro"
+    carried = {path.resolve() for pattern in SETUP["options.package_data"]["taro"].split() for path in package.glob(pattern)}
+    assert carried == set(CONFIGS.rglob("*.yaml")) and CONFIGS == ROOT / "configs"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_command_calls_a_module_that_is_there(script, monkeypatch):
+    module, _, name = SCRIPTS[script].partition(":")
+    assert module == commands.__name__
+    called = []
+    monkeypatch.setattr(commands.runpy, "run_module", lambda module, **how: called.append(module))
+    monkeypatch.setattr("taro.train.command", lambda: called.append("taro.train"))
+    monkeypatch.setattr("taro.eval.command", lambda: called.append("taro.eval"))
+    monkeypatch.setattr("sys.argv", [script])
+    getattr(commands, name)()
+    assert len(called) == 1 and importlib.util.find_spec(called[0])
+
+
+def test_each_module_that_the_readme_calls_has_a_command():
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/data.md")]
+    named = {module for text in texts for module in re.findall(r"python -m (taro[\w.]+)", text)}
+    source = Path(commands.__file__).read_text()
+    assert named and all(f'"{module}"' in source for module in named)
+
+
+def test_the_name_is_free_and_no_text_says_another():
+    assert SETUP["metadata"]["name"] == DISTRIBUTION == "taro-vtg"
+    files = [*ROOT.glob("taro/**/*.py"), *ROOT.glob("docs/*.md"), ROOT / "README.md"]
+    assert not [path for path in files if re.search(r"install '?taro\b(?!-vtg)", path.read_text())]
