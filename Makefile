@@ -33,8 +33,8 @@ $(INSTALLED): setup.cfg Makefile
 data: $(SYNTHETIC)  ## synthetic videos and their annotations, in data/synthetic
 
 # The test split is written last.
-$(SYNTHETIC): taro/data/synthetic.py | $(INSTALLED)
-	$(RUN) -m taro.data.synthetic --output data/synthetic
+$(SYNTHETIC): taro/synthetic/world.py | $(INSTALLED)
+	$(RUN) -m taro.synthetic --output data/synthetic
 	@touch $@
 
 train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos with a tiny model, then its evaluation

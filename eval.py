@@ -5,7 +5,7 @@
     python eval.py --help
 """
 
-from taro.commands import evaluate
+from taro.run.commands import evaluate
 
 if __name__ == "__main__":
     evaluate()

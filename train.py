@@ -5,7 +5,7 @@
     python train.py --help
 """
 
-from taro.commands import train
+from taro.run.commands import train
 
 if __name__ == "__main__":
     train()

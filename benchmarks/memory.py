@@ -14,8 +14,8 @@ from pathlib import Path
 
 import lightning as L
 
-from taro.cli import parse
-from taro.models.tiny.architecture import save_random
+from taro.run.cli import parse
+from taro.synthetic.architecture import save_random
 
 
 class Memory(L.Callback):
@@ -41,7 +41,7 @@ def resident(pid: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--data", type=Path, default=Path("data/synthetic"), help="of `python -m taro.data.synthetic`")
+    parser.add_argument("--data", type=Path, default=Path("data/synthetic"), help="of `python -m taro.synthetic`")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cli = parse(

@@ -23,14 +23,14 @@ from workload import SHAPES, Phases, build_policy, build_prompt, random_completi
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample
 from taro.models.attention import SHARED_PREFIX
+from taro.models.log_probs import score_groups
 from taro.models.packing import pack_group
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
-from taro.models.scoring import score_groups
 from taro.rl.group import Group, score, shuffled_log_probs
 from taro.rl.losses import kl_loss, policy_loss
-from taro.rl.rollout import NativeEngine, RolloutGroup, RolloutPrompt, SamplingSettings
 from taro.rl.settings import TemporalRewardSettings
+from taro.rollout import NativeEngine, RolloutGroup, RolloutPrompt, SamplingSettings
 
 PHASES = ("video", "prefill", "decode", "shuffled", "reference", "policy forward", "backward", "optimizer")
 SENSITIVITY = TemporalRewardSettings()

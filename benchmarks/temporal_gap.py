@@ -22,7 +22,7 @@ from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.rl.gap_probe import TOKENS, GapPair, correct_groups, probe_gaps
-from taro.rl.rollout import NativeEngine
+from taro.rollout import NativeEngine
 
 LEAST_VIDEOS = 10  # rows of fewer are left out
 

@@ -22,7 +22,7 @@ from step import Bench, summarise
 from workload import SHAPES, Phases, build_config, build_policy, build_prompt
 
 from taro.data.samples import Sample
-from taro.models.tiny.architecture import build_model, build_tokenizer, write_preprocessor
+from taro.synthetic.architecture import build_model, build_tokenizer, write_preprocessor
 
 TRL_PYTHON = Path(__file__).parent.parent / ".venv-trl" / "bin" / "python"
 PEER = Path(__file__).with_name("trl_peer.py")

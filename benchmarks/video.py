@@ -73,8 +73,8 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def ours(path: str, **settings: str) -> tuple[int, ...]:
-    from taro.data.video import VideoSettings, load_video
-    from taro.models.patches import PatchGeometry
+    from taro.video.geometry import PatchGeometry
+    from taro.video.load import VideoSettings, load_video
 
     video = load_video(path, clip=None, settings=VideoSettings(**settings), geometry=PatchGeometry())
     return tuple(video.frames.shape)
@@ -85,8 +85,8 @@ def plain_decord(path: str) -> tuple[int, ...]:
     import decord
     import torch
 
-    from taro.data.video import VideoSettings, sample_frame_count, smart_resize
-    from taro.models.patches import PatchGeometry, resize_frames
+    from taro.video.geometry import PatchGeometry, resize_frames
+    from taro.video.load import VideoSettings, sample_frame_count, smart_resize
 
     settings, geometry = VideoSettings(), PatchGeometry()
     reader = decord.VideoReader(path)
@@ -188,9 +188,9 @@ def measure_workers(path: str, workers: int, prompts: int, ways: list[str]) -> l
 
     from taro.data.dataset import GroundingDataset
     from taro.data.samples import Sample
-    from taro.data.video import VideoSettings
     from taro.models.prompt import PromptBuilder
     from taro.models.settings import GroundingSettings
+    from taro.video.load import VideoSettings
 
     builder, rows = PromptBuilder(MODEL), []
     with tempfile.TemporaryDirectory() as folder:

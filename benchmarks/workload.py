@@ -20,14 +20,14 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from taro.data.video import Video
 from taro.models.attention import SHARED_PREFIX
 from taro.models.families import FAMILIES
-from taro.models.patches import PatchGeometry
 from taro.models.positions import mrope_positions
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
-from taro.timing import read_clock
+from taro.rl.timing import read_clock
+from taro.video.geometry import PatchGeometry
+from taro.video.load import Video
 
 
 @dataclass(frozen=True)

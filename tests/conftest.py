@@ -10,17 +10,17 @@ import lightning as L
 import pytest
 import torch
 
-from taro.cli import parse
 from taro.data.samples import save_samples
-from taro.data.synthetic import WorldSettings, draw_scene, make_split, write_video
-from taro.data.video import VideoSettings
 from taro.models.families import FAMILIES
 from taro.models.patches import frames_to_patches
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
-from taro.models.tiny.architecture import TINY_PROMPT, save_random
-from taro.models.tiny.pretraining import scene_video
-from taro.rl.rollout import RolloutGroup
+from taro.rollout import RolloutGroup
+from taro.run.cli import parse
+from taro.synthetic.architecture import TINY_PROMPT, save_random
+from taro.synthetic.pretraining import scene_video
+from taro.synthetic.world import WorldSettings, draw_scene, make_split, write_video
+from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)

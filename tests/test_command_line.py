@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from taro import eval as evaluation
-from taro.cli import parse
 from taro.command_line import CONFIGS, Parser, did_you_mean, find_config, help_text, with_found_configs
-from taro.commands import BASE_CONFIG, CAPTION, DIFFICULTY, EVAL, TRAIN
 from taro.data import caption, difficulty
-from taro.memory_plan import main as plan_memory
-from taro.trainer_check import REFUSED
+from taro.run.cli import parse
+from taro.run.commands import BASE_CONFIG, CAPTION, DIFFICULTY, EVAL, TRAIN
+from taro.run.memory_plan import main as plan_memory
+from taro.run.trainer_checks import REFUSED
 
 ROOT = CONFIGS.parent
 COMMANDS = {"train": (TRAIN, parse), "eval": (EVAL, evaluation.parse), "caption": (CAPTION, caption.parse)}
@@ -38,7 +38,7 @@ def parser_names(arguments):
 
 def parse_unchecked(arguments):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taro.cli.list_problems", lambda config: [])
+        patch.setattr("taro.run.cli.list_problems", lambda config: [])
         return parse(arguments).config
 
 
@@ -63,7 +63,7 @@ def test_defaults_are_those_of_the_classes(arguments):
 def test_help_needs_nothing_heavy():
     """For all commands; the parser alone takes seconds to import."""
     code = (
-        "import sys; from taro.commands import *; from taro.command_line import help_text\n"
+        "import sys; from taro.run.commands import *; from taro.command_line import help_text\n"
         "for one in (TRAIN, EVAL, CAPTION, DIFFICULTY): help_text(one)\n"
         "print([name for name in ('torch', 'lightning', 'transformers', 'jsonargparse') if name in sys.modules])"
     )

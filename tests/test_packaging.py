@@ -9,7 +9,7 @@ import pytest
 
 from taro import commands
 from taro.command_line import CONFIGS
-from taro.run_folder import DISTRIBUTION
+from taro.run.folder import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 SETUP = configparser.ConfigParser()
@@ -29,8 +29,8 @@ def test_each_command_calls_a_module_that_is_there(script, monkeypatch):
     assert module == commands.__name__
     called = []
     monkeypatch.setattr(commands.runpy, "run_module", lambda module, **how: called.append(module))
-    monkeypatch.setattr("taro.train.command", lambda: called.append("taro.train"))
-    monkeypatch.setattr("taro.eval.command", lambda: called.append("taro.eval"))
+    monkeypatch.setattr("taro.run.train.command", lambda: called.append("taro.run.train"))
+    monkeypatch.setattr("taro.run.eval.command", lambda: called.append("taro.run.eval"))
     monkeypatch.setattr("sys.argv", [script])
     getattr(commands, name)()
     assert len(called) == 1 and importlib.util.find_spec(called[0])

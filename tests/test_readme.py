@@ -12,10 +12,10 @@ import pytest
 
 import eval as evaluation
 from taro import memory_plan
-from taro.cli import parse
-from taro.data.caption import parse as parse_caption
-from taro.data.difficulty import parse as parse_difficulty
 from taro.evaluation.settings import resolve
+from taro.prepare.caption.__main__ import parse as parse_caption
+from taro.prepare.difficulty import parse as parse_difficulty
+from taro.run.cli import parse
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [(ROOT / name).read_text() for name in ("README.md", "docs/data.md", "docs/scaling.md")]
@@ -52,9 +52,9 @@ def test_make_targets(command):
 def equipped(monkeypatch):
     """All packages and a GPU are there."""
     monkeypatch.chdir(ROOT)
-    for place in ("taro.config_check.vllm_is_installed", "taro.rl.rollout.local.vllm_is_installed"):
+    for place in ("taro.run.checks.vllm_is_installed", "taro.rollout.start.vllm_is_installed"):
         monkeypatch.setattr(place, lambda: True)
-    monkeypatch.setattr("taro.config_check.peft_is_installed", lambda: True)
+    monkeypatch.setattr("taro.run.checks.peft_is_installed", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
 
 
@@ -78,24 +78,24 @@ def test_evaluation_commands_pass_all_checks(line, equipped, synthetic):
     assert resolve(settings).benchmark.name == settings.dataset
 
 
-@pytest.mark.parametrize("line", arguments_of("taro.memory_plan"))
+@pytest.mark.parametrize("line", arguments_of("taro.run.memory_plan"))
 def test_memory_plans_are_made(line, equipped):
     name = re.search(r"configs/qwen25_(\w+)\.yaml", line)[1]
     result = memory_plan.main([*shlex.split(line), f"--shape=assets/shapes/qwen2.5-vl-{name}"])
     assert all(sum(parts.values()) < (40 if "gigabytes 40" in line else 80) for parts in result.values())
 
 
-@pytest.mark.parametrize("line", arguments_of("taro.data.caption"))
+@pytest.mark.parametrize("line", arguments_of("taro.prepare.caption.__main__"))
 def test_caption_commands_parse(line):
     assert parse_caption(shlex.split(line)).output
 
 
-@pytest.mark.parametrize("line", [line for line in arguments_of("taro.data.difficulty") if not line.startswith("select")])
+@pytest.mark.parametrize("line", [line for line in arguments_of("taro.prepare.difficulty") if not line.startswith("select")])
 def test_difficulty_commands_parse(line):
     assert parse_difficulty(shlex.split(line)).output
 
 
-CHECKED = tuple(f"python {name}" for name in ("train.py", "eval.py", "-m taro.memory_plan", "-m taro.data.caption"))
+CHECKED = tuple(f"python {name}" for name in ("train.py", "eval.py", "-m taro.run.memory_plan", "-m taro.prepare.caption"))
 
 
 @pytest.mark.parametrize(

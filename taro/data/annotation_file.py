@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from taro.data.rows import BENCHMARK_NAMES, Fault, Row, Sample, clip_length, from_benchmark, parse_row, shorten
-from taro.data.video_file import VideoError
-from taro.data.video_header import read_all_durations
+from taro.video.file import VideoError
+from taro.video.header import read_all_durations
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def _read_headers(
     if len(videos) >= MANY_HEADERS:
         logger.warning(
             f"{path}: the durations of {len(videos)} videos are not there and are read from the files; a copy that has them is "
-            f"made by python -m taro.data.check {path} --fix"
+            f"made by python -m taro.prepare.check {path} --fix"
         )
     return read_all_durations(sorted(videos), workers) if videos else {}
 

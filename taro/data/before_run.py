@@ -10,8 +10,8 @@ from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 
-from taro.data.repair import query_key
 from taro.data.samples import Sample, SampleError
+from taro.prepare.repair import query_key
 
 SHOWN = 3  # names in a line
 AT_ONCE = 32  # questions to a file system that may be on a network, where each takes a millisecond and more
@@ -123,7 +123,7 @@ def _check_captions(samples: Sequence[Sample], of: str, warmup_epochs: int) -> l
     if len(bare) == len(samples):
         raise SampleError(
             f"{of}: not one of its samples has captions, and {warmup} asks for reasoning paths that are made of them; set "
-            "it to 0, or make captions: python -m taro.data.caption --help"
+            "it to 0, or make captions: python -m taro.prepare.caption --help"
         )
     count = f"{len(bare)} of {len(samples)} samples have no captions, the first is {bare[0].id}"
     return [f"{of}: {count}; in the warm-up ({warmup}) they are explored freely, too"]

@@ -12,11 +12,11 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from taro.cache import DiskCacheSettings
 from taro.data.dataset import EpochSampler, GroundingDataset
 from taro.data.examples import GroundingExample, TrainingExample
 from taro.data.samplers import EvaluationBatches
 from taro.data.samples import Sample, SampleError, load_samples
-from taro.disk_cache import DiskCacheSettings
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from taro.cache import DiskCacheSettings, TensorCache
 from taro.data.examples import GroundingExample
-from taro.data.frame_cache import FrameCache
 from taro.data.rows import durations_agree
 from taro.data.samples import Sample
-from taro.data.video import Video, VideoError, load_video
-from taro.disk_cache import DiskCacheSettings, TensorCache
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
 from taro.seeds import stable_seed
+from taro.video.frame_cache import FrameCache
+from taro.video.load import Video, VideoError, load_video
 
 CACHED_BYTES = 256 * 2**20  # decoded frames that each worker keeps: queries of one video, and epochs, come back to them
 
@@ -85,7 +85,7 @@ def _duration_error(sample: Sample, video: Video) -> VideoError:
     return VideoError(
         sample.video,
         f"the sample's duration is {sample.duration:g} s, {what} has {video.duration:.2f} s: is it the right file? "
-        "(python -m taro.data.check FILE --videos --fix mends durations)",
+        "(python -m taro.prepare.check FILE --videos --fix mends durations)",
     )
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from taro.data.video_file import VideoError
 from taro.prompts import find_tag
+from taro.video.file import VideoError
 
 # Annotations round to two decimals: spans of ActivityNet Captions end up to 0.01 s after the duration beside them.
 TIME_TOLERANCE = 0.02  # seconds
@@ -76,7 +76,7 @@ class Sample:
         duration: Length of the clip, or of the file where there is no clip, in seconds; nan where neither the row nor the
             file says it.
         clip: The part of the file that is shown, (start, end) in seconds of the file's clock; None for all of it.
-        captions: Dense captions, in seconds of the clip's clock; filled by ``taro.data.caption``.
+        captions: Dense captions, in seconds of the clip's clock; filled by ``taro.prepare.caption.__main__``.
         task: What is asked for.
         extra: Keys of the row that are not named above, as they were.
     """

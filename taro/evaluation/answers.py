@@ -17,7 +17,7 @@ from taro.data.samples import Sample
 from taro.evaluation.predictions import MISSING_VIDEO, REFUSED_PROMPT, UNREADABLE_VIDEO, Prediction
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
-from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from taro.command_line import Parser
-from taro.endings import endings
+from taro.errors import endings
 from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means, two_sided_p_values
 from taro.evaluation.predictions import EvaluationError, Prediction, count_failures, load_predictions
 from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
-from taro.resumable import ResumeError, list_differences, read_config
+from taro.jsonl import ResumeError, list_differences, read_config
 
 COMPARED = ("model", "model_files")  # what may differ without a warning
 IRRELEVANT = ("shards",)

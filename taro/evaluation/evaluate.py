@@ -17,12 +17,12 @@ from taro.evaluation.predictions import Prediction
 from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, Resolved, resolve
+from taro.jsonl import ResumableFolder
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import track_items
-from taro.resumable import ResumableFolder
-from taro.rl.rollout import RolloutEngine, SamplingSettings
-from taro.rl.rollout.local import longest_prompt, start_engine
+from taro.rollout import RolloutEngine, SamplingSettings
+from taro.rollout.start import longest_prompt, start_engine
 
 logger = logging.getLogger(__name__)
 

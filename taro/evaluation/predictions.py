@@ -9,8 +9,8 @@ from typing import Any
 
 from taro.data.samples import Sample
 from taro.evaluation.scores import best_iou
+from taro.jsonl import ResumeError, read_config, read_folder
 from taro.prompts import parse_answer
-from taro.resumable import ResumeError, read_config, read_folder
 from taro.spans import Span
 
 MISSING_VIDEO = "missing_video"

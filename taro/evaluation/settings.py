@@ -10,10 +10,10 @@ from typing import Literal
 from taro.evaluation.bootstrap import RESAMPLES
 from taro.evaluation.datasets import Benchmark, find_benchmark, load_benchmarks, own_benchmark
 from taro.evaluation.predictions import EvaluationError
+from taro.jsonl import ResumeError, Shard
 from taro.models.settings import GroundingSettings
-from taro.resumable import ResumeError, Shard
-from taro.rl.rollout import VLLMSettings
-from taro.rl.rollout.local import engine_problems, resolve_device, resolve_dtype
+from taro.rollout import VLLMSettings
+from taro.rollout.start import engine_problems, resolve_device, resolve_dtype
 
 
 @dataclass(frozen=True)

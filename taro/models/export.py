@@ -15,15 +15,15 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from taro.checkpoint_folder import CheckpointError, read_into, read_rest
-from taro.checkpoints import PART, publish, remove
 from taro.command_line import Parser
-from taro.endings import endings
+from taro.distributed import global_rank
+from taro.errors import endings
 from taro.models.adapters import LoRASettings, add_adapters
+from taro.models.checkpoint import CheckpointError, read_into, read_rest
 from taro.models.families import ModelError
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.ranks import global_rank
+from taro.run.checkpoint_files import PART, publish, remove
 
 # What belongs to a model folder beside its weights, config and tokenizer.
 COMPANIONS = (

@@ -22,7 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from taro.models.patches import CLIP_MEAN, CLIP_STD, PatchGeometry
+from taro.video.geometry import CLIP_MEAN, CLIP_STD, PatchGeometry
 
 VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"  # what both chat templates write for a video
 VIDEO_TOKEN = "<|video_pad|>"

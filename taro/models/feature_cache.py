@@ -10,11 +10,11 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from taro.data.frame_cache import file_identity, video_key
-from taro.data.video import VideoSettings
-from taro.disk_cache import TensorCache, tensor_bytes
-from taro.models.patches import PatchGeometry
+from taro.cache import TensorCache, tensor_bytes
 from taro.models.qwen_vl import VisionFeatures
+from taro.video.frame_cache import file_identity, video_key
+from taro.video.geometry import PatchGeometry
+from taro.video.load import VideoSettings
 
 
 def weights_fingerprint(tower: nn.Module) -> str:

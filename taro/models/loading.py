@@ -6,10 +6,10 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
+from taro.distributed import global_rank
 from taro.models.adapters import LoRASettings, add_adapters, reset_adapters
 from taro.models.qwen_vl import QwenVL
 from taro.models.sharding import fill, reshard, shard, spread
-from taro.ranks import global_rank
 
 
 def load_policy(

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from taro.data.video import VideoSettings
 from taro.prompts import DEFAULT_PROMPT
+from taro.video.load import VideoSettings
 
 FILE_NAME = "taro.json"
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from taro.data.examples import GroundingExample, TrainingExample
+from taro.models.log_probs import score_groups
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
-from taro.models.scoring import score_groups
 from taro.prompts import has_format, parse_answer
 from taro.rl.group import Group, compute_gaps, make_group, score
 from taro.rl.perturbation import FrameShuffle, shuffle_elsewhere
-from taro.rl.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
 from taro.seeds import stable_seed
 from taro.spans import temporal_iou
 

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample
+from taro.models.log_probs import GroupInputs, GroupScores, score_groups
 from taro.models.packing import PackedGroup, pack_group
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.models.scoring import GroupInputs, GroupScores, score_groups
 from taro.prompts import parse_answer, policy_part
 from taro.rl.advantages import constructed_weights, group_advantages
 from taro.rl.perturbation import FrameShuffle
 from taro.rl.rewards import best_truth, format_reward, temporal_reward, timestamp_iou_reward
-from taro.rl.rollout import RolloutGroup
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
 from taro.rl.temporal_gap import gap_token_mask, temporal_gaps
+from taro.rollout import RolloutGroup
 from taro.spans import Span, temporal_iou
 
 

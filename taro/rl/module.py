@@ -17,25 +17,30 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from taro.cache import DiskCacheSettings, TensorCache
 from taro.data.examples import GroundingExample, TrainingExample
-from taro.disk_cache import DiskCacheSettings, TensorCache
+from taro.distributed import gather, sum_gradients, world_size
 from taro.evaluation.metrics import GroundingMetrics
 from taro.models.adapters import LoRASettings, adapters_off
 from taro.models.feature_cache import FeatureCache
 from taro.models.loading import load_policy, reload_policy
+from taro.models.log_probs import GroupScores, score_nothing
 from taro.models.packing import plan_packs
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.models.scoring import GroupScores, score_nothing
 from taro.models.sharding import gathered, reshard
+from taro.models.strategy import ShardedStrategy
 from taro.models.weights import whole_weight
 from taro.progress import Plan, steps_done
 from taro.prompts import parse_answer
-from taro.ranks import gather, sum_gradients, world_size
 from taro.rl.group import Group, JudgedGroup, compute_gaps, judge, make_group, needs_gaps, score, shuffled_log_probs
 from taro.rl.importance import importance_weights, measure_mismatch
 from taro.rl.losses import kl_loss, policy_loss
-from taro.rl.rollout import (
+from taro.rl.schedule import learning_rate_factor
+from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
+from taro.rl.step_log import StepLog
+from taro.rl.usage import peak_memory
+from taro.rollout import (
     EngineModel,
     NativeEngine,
     PolicyEngine,
@@ -47,11 +52,6 @@ from taro.rl.rollout import (
     VLLMServerSettings,
     VLLMSettings,
 )
-from taro.rl.schedule import learning_rate_factor
-from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
-from taro.rl.step_log import StepLog
-from taro.rl.strategy import ShardedStrategy
-from taro.rl.usage import peak_memory
 from taro.seeds import seed_step
 
 LARGEST_MISMATCH = 0.02  # nats per token; a stale engine has about 0.2

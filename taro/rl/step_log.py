@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taro.distributed import gather
 from taro.prompts import reasoning_has_timestamp
-from taro.ranks import gather
 from taro.rl.group import Group, Judgement
-from taro.timing import read_clock
+from taro.rl.timing import read_clock
 
 
 class StepLog:

@@ -58,7 +58,7 @@ def test_each_header_is_read_once_and_none_for_nothing(write, monkeypatch, caplo
     with caplog.at_level(logging.WARNING):
         load_samples(write(ROW, {**ROW, "id": "b", "video": "b.mp4"}, {**ROW, "id": "c", "video": "c.mp4"}), limit=2)
     assert asked[1:] == [["a.mp4", "b.mp4"]]
-    assert "the durations of 2 videos are not there" in caplog.text and "python -m taro.data.check" in caplog.text
+    assert "the durations of 2 videos are not there" in caplog.text and "python -m taro.prepare.check" in caplog.text
 
 
 @pytest.mark.parametrize(("video", "why"), [("none.mp4", "does not exist"), ("empty.mp4", "is empty")])

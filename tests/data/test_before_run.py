@@ -124,5 +124,5 @@ def test_train_says_what_is_odd(arguments, synthetic, tmp_path, caplog, monkeypa
     monkeypatch.setattr(train, "run", lambda cli, folder, *_: {})
     with caplog.at_level(logging.WARNING):
         train.main([*arguments, f"--data.validation_file={synthetic}/train.jsonl"])
-    [line] = [record.getMessage() for record in caplog.records if record.name == "taro.cli"]
+    [line] = [record.getMessage() for record in caplog.records if record.name == "taro.run.cli"]
     assert "6 of the 6 samples of the latter are in both" in line

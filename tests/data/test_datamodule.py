@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from taro.cache import DiskCacheSettings
 from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
 from taro.data.dataset import EpochSampler, GroundingDataset
 from taro.data.rows import durations_agree
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
-from taro.data.video import VideoSettings, load_video
-from taro.disk_cache import DiskCacheSettings
 from taro.models.settings import GroundingSettings
-from taro.models.tiny.architecture import TINY_PROMPT
 from taro.prompts import constructed_path
 from taro.seeds import stable_seed
+from taro.synthetic.architecture import TINY_PROMPT
+from taro.video.load import VideoSettings, load_video
 
 VIDEO = VideoSettings(fps=1.0, max_tokens=64)
 SETTINGS = GroundingSettings(TINY_PROMPT, VIDEO, max_prompt_tokens=1024, evaluation_max_prompt_tokens=1024)

@@ -7,12 +7,12 @@ import torch
 
 from taro.data.examples import GroundingExample
 from taro.data.samples import load_samples
-from taro.data.video import VideoSettings, load_video
 from taro.evaluation import answers
 from taro.evaluation.answers import SharedClock, answer_groups, answer_samples, still_to_ask
 from taro.models.settings import GroundingSettings
-from taro.models.tiny.architecture import TINY_PROMPT
-from taro.rl.rollout import RolloutGroup, SamplingSettings
+from taro.rollout import RolloutGroup, SamplingSettings
+from taro.synthetic.architecture import TINY_PROMPT
+from taro.video.load import VideoSettings, load_video
 
 SAMPLING = SamplingSettings(0.0, 8)
 

@@ -8,7 +8,7 @@ import pytest
 from taro.data.samples import Sample
 from taro.evaluation.compare import compare_runs, main
 from taro.evaluation.predictions import EvaluationError, Prediction
-from taro.resumable import ResumableFolder
+from taro.jsonl import ResumableFolder
 
 CONFIG = {"model": "base", "model_files": {"a.safetensors": "x"}, "engine": "native", "grounding": {"video": {"fps": 2.0}}}
 

@@ -13,7 +13,7 @@ from taro.evaluation.predictions import (
     list_failures,
     load_predictions,
 )
-from taro.resumable import ResumableFolder
+from taro.jsonl import ResumableFolder
 
 SAMPLE = Sample("7", "v.mp4", "a man waves", ((2.0, 4.0), (8.0, 12.0)), 20.0)
 GOOD = "<think>x</think><answer>8.0s to 11.0s</answer>"

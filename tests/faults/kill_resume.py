@@ -29,10 +29,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import save_lively  # noqa: E402
 
-from taro.checkpoint_folder import is_checkpoint_folder, read_folder  # noqa: E402
-from taro.checkpoints import find_fault, list_checkpoints  # noqa: E402
 from taro.data.samples import save_samples  # noqa: E402
-from taro.data.synthetic import WorldSettings, make_split  # noqa: E402
+from taro.models.checkpoint import is_checkpoint_folder, read_folder  # noqa: E402
+from taro.run.checkpoint_files import find_fault, list_checkpoints  # noqa: E402
+from taro.synthetic.world import WorldSettings, make_split  # noqa: E402
 
 STEPS_PER_EPOCH, STEPS_PER_KILL, MOST_SAVES = 3, 4, 3
 LIMIT = 600  # seconds of one process

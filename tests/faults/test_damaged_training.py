@@ -11,8 +11,8 @@ import torch
 
 from taro.data.samples import load_samples, save_samples
 from taro.models.qwen_vl import QwenVL
-from taro.rl.failures import FailureLimit, TooManyFailures
-from taro.rl.records import RunRecords
+from taro.run.failures import FailureLimit, TooManyFailures
+from taro.run.records import RunRecords
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 
 from taro.data.dataset import GroundingDataset
 from taro.data.samples import Sample
-from taro.data.video import VideoSettings
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
+from taro.video.load import VideoSettings
 
 COPIES = 200
 SEED = 0

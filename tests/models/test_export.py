@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from taro.models.export import ExportError, export_policy, load_policy_weights, main
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.models.tiny.architecture import save_random
+from taro.synthetic.architecture import save_random
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from taro.data.video import VideoSettings
-from taro.disk_cache import CacheCounts, TensorCache
+from taro.cache import CacheCounts, TensorCache
 from taro.models.feature_cache import FeatureCache, weights_fingerprint
-from taro.models.patches import PatchGeometry
 from taro.models.qwen_vl import VisionFeatures
+from taro.video.geometry import PatchGeometry
+from taro.video.load import VideoSettings
 
 VIDEO = VideoSettings(fps=1.0, max_tokens=64)
 FRAMES = torch.zeros(2, 3, 28, 28, dtype=torch.uint8)

@@ -8,9 +8,9 @@ from torch.distributed.tensor import DTensor
 
 from taro.models.adapters import LoRASettings
 from taro.models.loading import load_policy, reload_policy
+from taro.models.log_probs import GroupInputs, score_groups, score_nothing
 from taro.models.packing import pack_group
 from taro.models.qwen_vl import QwenVL
-from taro.models.scoring import GroupInputs, score_groups, score_nothing
 from taro.models.sharding import gathered, reshard
 from taro.models.weights import whole_weights
 

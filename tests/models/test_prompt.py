@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from taro.data.video import Video
 from taro.models.families import VIDEO_SLOT
 from taro.models.prompt import PromptBuilder, PromptError
-from taro.models.tiny.architecture import TINY_PROMPT
+from taro.synthetic.architecture import TINY_PROMPT
+from taro.video.load import Video
 
 TEXTS = [
     "From 3.5s to 12.0s, the red square moves left",

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from taro.data.examples import GroundingExample
-from taro.data.synthetic import draw_scene, scene_samples
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.models.tiny.pretraining import scene_video
 from taro.rl.gap_probe import TOKENS, correct_groups, probe_gaps
-from taro.rl.rollout import NativeEngine
+from taro.rollout import NativeEngine
+from taro.synthetic.pretraining import scene_video
+from taro.synthetic.world import draw_scene, scene_samples
 
 BASE = Path(__file__).parents[2] / "assets" / "tiny-qwen2.5-vl"
 FIRST_SEED = 7_000_000_000_000_000_000  # scenes that neither training nor evaluation draws

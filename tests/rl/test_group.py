@@ -8,8 +8,8 @@ from taro.data.examples import TrainingExample
 from taro.data.samples import Caption, Sample
 from taro.rl.group import compute_gaps, judge, make_group, needs_gaps, shuffled_log_probs
 from taro.rl.perturbation import FrameShuffle
-from taro.rl.rollout import RolloutGroup
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
+from taro.rollout import RolloutGroup
 
 TEXTS = (
     "<think>\nFrom 2.0s to 6.0s, the red square moves left\n</think>\n<answer>2.0s to 6.0s</answer>",

@@ -14,8 +14,8 @@ from taro.models.qwen_vl import QwenVL
 from taro.prompts import has_format, parse_answer
 from taro.rl.curriculum import CurriculumCallback
 from taro.rl.losses import policy_loss
-from taro.rl.records import RunRecords
-from taro.rl.rollout import EngineError
+from taro.rollout import EngineError
+from taro.run.records import RunRecords
 
 PLAIN = ["--model.temporal_reward=null", "--model.optimizer.clip_norm=1e9"]
 MEASURED = ("timing_s/", "memory/", "tokens_per_second")  # different in each run
@@ -282,7 +282,7 @@ def test_models_and_engines_are_made_on_the_cpu_whatever_the_default_device(fit,
     scripted(kind=Noting)  # native
     for name in ("VLLMEngine", "VLLMServerEngine"):
         monkeypatch.setattr(f"taro.rl.module.{name}", lambda *_: Noting(lambda row, seed, number: [7, 8, 9]))
-    monkeypatch.setattr("taro.config_check.vllm_is_installed", lambda: True)
+    monkeypatch.setattr("taro.run.checks.vllm_is_installed", lambda: True)
     monkeypatch.setattr(Strategy, "tensor_init_context", lambda self, empty_init=None: torch.device("meta"))
     server = ["--model.vllm_server.weights=folder", "--model.vllm_server.folder=nowhere"]
     cli = fit([*arguments, *PLAIN, *server, f"--model.engine={engine}", "--trainer.max_steps=1"])

@@ -10,9 +10,9 @@ import torch
 from tolerances import WEIGHTS
 from transformers import AutoModelForImageTextToText
 
-from taro.checkpoint_folder import read_folder
-from taro.checkpoints import find_fault, list_checkpoints
 from taro.data.samples import load_samples, save_samples
+from taro.models.checkpoint import read_folder
+from taro.run.checkpoint_files import find_fault, list_checkpoints
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -20,7 +20,7 @@ import json, sys
 from dataclasses import replace
 import lightning as L
 import torch
-from taro.cli import parse
+from taro.run.cli import parse
 from taro.models.weights import whole_weight
 from taro.rl.group import read_answers, shuffled_log_probs
 from taro.rl.module import plan_packs

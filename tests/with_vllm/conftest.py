@@ -6,12 +6,12 @@ import os
 import pytest
 import torch
 
-from taro.data.synthetic import draw_scene
-from taro.data.video import VideoSettings
 from taro.models.prompt import PromptBuilder
-from taro.models.tiny.architecture import TINY_PROMPT
-from taro.models.tiny.pretraining import scene_video
-from taro.rl.rollout import EngineModel, VLLMEngine
+from taro.rollout import EngineModel, VLLMEngine
+from taro.synthetic.architecture import TINY_PROMPT
+from taro.synthetic.pretraining import scene_video
+from taro.synthetic.world import draw_scene
+from taro.video.load import VideoSettings
 
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,8 +1,8 @@
-"""taro.data.caption with vLLM."""
+"""taro.prepare.caption.__main__ with vLLM."""
 
 import json
 
-from taro.data.caption import main
+from taro.prepare.caption.__main__ import main
 
 
 def test_captioning_gets_the_native_answers(tiny_folder, synthetic, tmp_path):

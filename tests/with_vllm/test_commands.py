@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from taro import eval as command
-from taro.data.video import VideoSettings
 from taro.models.settings import GroundingSettings
-from taro.models.tiny.architecture import TINY_PROMPT
+from taro.synthetic.architecture import TINY_PROMPT
+from taro.video.load import VideoSettings
 
 SHORT = ["--model.engine=vllm", "--trainer.max_steps=3", "--model.sampling.max_tokens=140"]
 
@@ -25,7 +25,7 @@ def test_training_samples_from_the_weights_of_each_step(fit, arguments, steps, w
         assert abs(metrics["mismatch_kl"]) < 1e-8
         assert metrics["taro/constructed_fraction"] == float(warmup > 0)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("taro.rl.rollout.vllm.VLLMEngine.sync", lambda *_: None)
+        patched.setattr("taro.rollout.vllm.VLLMEngine.sync", lambda *_: None)
         with pytest.warns(UserWarning, match="nats off the policy's on average"):
             fit([*arguments, *SHORT, *extra], steps)
     assert steps.metrics[-1]["sampling/sampling_logp_difference/max"] > 1e-2

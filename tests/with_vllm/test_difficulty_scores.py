@@ -1,12 +1,12 @@
-"""taro.data.difficulty with vLLM."""
+"""taro.prepare.difficulty with vLLM."""
 
 import json
 from pathlib import Path
 
-from taro.data.difficulty import main
-from taro.data.video import VideoSettings
 from taro.models.settings import GroundingSettings
-from taro.models.tiny.architecture import TINY_PROMPT
+from taro.prepare.difficulty import main
+from taro.synthetic.architecture import TINY_PROMPT
+from taro.video.load import VideoSettings
 
 
 def score(model, synthetic, output, *flags):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tolerances import LOG_PROBS
 
+from taro.models.log_probs import GroupInputs, score_groups
 from taro.models.packing import pack_group
-from taro.models.scoring import GroupInputs, score_groups
-from taro.rl.rollout import EngineError, NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings, SeamError, VLLMEngine
+from taro.rollout import EngineError, NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings, SeamError, VLLMEngine
 
 
 def scored(policy, prompt, group, temperature):

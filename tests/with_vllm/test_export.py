@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from taro.models.export import main as export
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
-from taro.rl.rollout import EngineModel, NativeEngine, RolloutPrompt, SamplingSettings, VLLMEngine
+from taro.rollout import EngineModel, NativeEngine, RolloutPrompt, SamplingSettings, VLLMEngine
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from taro.models.tiny.architecture import build_config, build_model, build_tokenizer, write_preprocessor
+from taro.synthetic.architecture import build_config, build_model, build_tokenizer, write_preprocessor
 
 ROOT = Path(__file__).parents[2]
 

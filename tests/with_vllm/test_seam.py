@@ -13,9 +13,9 @@ from transformers import (
 )
 from transformers.video_utils import VideoMetadata
 
-from taro.data.video import Video
 from taro.models.families import VIDEO_SLOT
 from taro.models.patches import frames_to_patches
+from taro.video.load import Video
 
 
 def random_video(builder, seed):

@@ -18,13 +18,9 @@ from safetensors.torch import load_file
 from test_engine import largest_difference
 from tolerances import LOG_PROBS
 
-from taro.data.synthetic import draw_scene
-from taro.data.video import VideoSettings
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
-from taro.models.tiny.architecture import TINY_PROMPT, save_random
-from taro.models.tiny.pretraining import scene_video
-from taro.rl.rollout import (
+from taro.rollout import (
     EngineError,
     EngineModel,
     NativeEngine,
@@ -35,7 +31,11 @@ from taro.rl.rollout import (
     VLLMServerEngine,
     VLLMServerSettings,
 )
-from taro.rl.rollout.vllm_weights import FolderWeights, NCCLWeights
+from taro.rollout.vllm_weights import FolderWeights, NCCLWeights
+from taro.synthetic.architecture import TINY_PROMPT, save_random
+from taro.synthetic.pretraining import scene_video
+from taro.synthetic.world import draw_scene
+from taro.video.load import VideoSettings
 
 KEY = "a key of the test's"
 
@@ -178,7 +178,7 @@ def test_no_server(model, tmp_path):
 
 
 def test_files_are_whole_and_none_is_left_of_another_policy(tmp_path, monkeypatch):
-    monkeypatch.setattr("taro.rl.rollout.vllm_weights.SHARD_BYTES", 64)
+    monkeypatch.setattr("taro.rollout.vllm_weights.SHARD_BYTES", 64)
     weights = FolderWeights("bfloat16", tmp_path)
     many = [(f"weight{number}", torch.full((3, 8), float(number))) for number in range(5)]
     weights.write(iter(many))

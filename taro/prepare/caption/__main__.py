@@ -1,0 +1,171 @@
+"""Dense captions for the videos of a samples file, from a model, or from files:
+
+    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model Qwen/Qwen2.5-VL-7B-Instruct --engine vllm
+    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model NAME --api_base https://host/v1 --api_key_variable KEY
+    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --captions captions.json
+    python -m taro.prepare.caption --help
+
+Each video is cut into overlapping windows, and the model is asked for the timed events of each; what it says is checked and
+put together. What is done is kept in G.captions/: the same command goes on after a stop, and asks again about videos that
+failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from taro.command_line import answer_at_once, parse_settings, underscored
+from taro.run.commands import CAPTION
+
+if __name__ == "__main__":
+    answer_at_once(CAPTION, underscored(sys.argv[1:]))  # before the imports that take seconds
+
+from taro.data.before_run import look_for_videos
+from taro.data.samples import Sample, SampleError, load_samples, save_samples
+from taro.errors import endings
+from taro.evaluation.fingerprints import describe_model
+from taro.jsonl import ResumableFolder, ResumeError, Shard
+from taro.models.families import ModelError
+from taro.models.prompt import PromptBuilder
+from taro.prepare.caption.assembly import caption_videos
+from taro.prepare.caption.captioner import Captioner
+from taro.prepare.caption.endpoint import EndpointCaptioner
+from taro.prepare.caption.imported import import_captions
+from taro.prepare.caption.local import caption_builder, start_captioner
+from taro.prepare.caption.parsing import parse_events
+from taro.prepare.caption.report import CaptionReport, make_report, print_report
+from taro.prepare.caption.settings import CaptionSettings, list_problems
+from taro.prepare.caption.videos import CaptionedVideo, CaptionError, SourceVideo, source_videos, video_id
+from taro.prepare.caption.windows import read_windows
+from taro.progress import track_items
+from taro.rollout import EngineError, SeamError
+from taro.rollout.start import resolve_device, resolve_dtype
+from taro.video.geometry import PatchGeometry
+
+logger = logging.getLogger(__name__)
+
+NAME = "captions"  # of the file of videos that are done
+
+
+def caption(settings: CaptionSettings) -> CaptionReport:
+    """Fill the captions of all samples; write them and a report as soon as no video is missing.
+
+    All samples of one video get the same captions, and none where the video failed.
+
+    Raises:
+        CaptionError: settings that can't work, all named, before anything is loaded; or an endpoint that refuses all requests.
+        SampleError: rows that can't be read, or not one video is there.
+        ResumeError: the output belongs to captions of another configuration.
+        ModelError: not a Qwen-VL model.
+        EngineError: vLLM is not installed, or can't run the model.
+    """
+    problems = list_problems(settings)
+    if problems:
+        raise CaptionError("\n- ".join(["can't caption:", *problems]) if len(problems) > 1 else problems[0])
+    samples = load_samples(settings.input, video_root=settings.video_root, bad_rows="keep")
+    videos = source_videos(samples, settings.root)
+    if settings.imports:
+        captioned = import_captions(settings, samples, videos)
+    else:
+        captioned = _ask_model(settings, videos)
+    report = make_report(captioned, len(videos))
+    if report.open == 0:
+        _write(settings, samples, captioned, report)
+    return report
+
+
+def _ask_model(settings: CaptionSettings, videos: Sequence[SourceVideo]) -> list[CaptionedVideo]:
+    """Have this shard's missing videos captioned; returns all that are done or failed then."""
+    builder = None if settings.api_base is not None else caption_builder(settings)
+    about = _configuration(settings, videos, builder)
+    folder = ResumableFolder(settings.folder, about, Shard.parse(settings.shard), NAME)
+    known = folder.read()
+    todo = [video for video in folder.shard.of(videos) if video.id not in known or known[video.id]["failure"] is not None]
+
+    def start() -> Captioner:
+        if builder is not None:
+            return start_captioner(settings, builder)
+        return EndpointCaptioner(settings, lambda answer: parse_events(answer.text, answer.cut).readable)
+
+    if todo:
+        paths = [video.path for video in videos]
+        for remark in look_for_videos(paths, of=settings.input, folder=settings.root, setting="--video_root"):
+            logger.warning(remark)
+        windows = read_windows(
+            todo,
+            length=settings.window,
+            overlap=settings.overlap,
+            settings=settings.video,
+            geometry=PatchGeometry() if builder is None else builder.geometry,
+            workers=settings.workers,
+        )
+        done = track_items(caption_videos(windows, start), "captions", len(todo), lambda video: video.failure is not None)
+        folder.append(video.to_row() for video in done)
+    folder.finish([video.id for video in videos])
+    rows = folder.read()
+    return [CaptionedVideo.from_row(rows[video.id]) for video in videos if video.id in rows]
+
+
+def _configuration(settings: CaptionSettings, videos: Sequence[SourceVideo], builder: PromptBuilder | None) -> dict[str, Any]:
+    """All that determines the captions. Where an endpoint is does not, nor how patient one is with it."""
+    distinct = json.dumps([[video.id, video.duration] for video in videos])
+    about: dict[str, Any] = {
+        "videos": {"count": len(videos), "digest": hashlib.blake2b(distinct.encode(), digest_size=8).hexdigest()},
+        "model": settings.model,
+    }
+    if builder is None:
+        about |= {"engine": "endpoint", "frames": settings.endpoint.frames, "options": settings.endpoint.options}
+    else:
+        about |= {"model_files": describe_model(settings.model, builder.config), "engine": settings.engine}
+        dtype = resolve_dtype(settings.dtype, resolve_device(settings.device))
+        about |= {"dtype": dtype, "max_prompt_tokens": builder.max_tokens}
+    names = ("window", "overlap", "prompt", "max_tokens", "repetition_penalty")
+    video = asdict(settings.video)
+    del video["timeout"]  # decides whether there are frames, not which
+    return about | {name: getattr(settings, name) for name in names} | {"video": video}
+
+
+def _write(
+    settings: CaptionSettings, samples: Sequence[Sample], captioned: Sequence[CaptionedVideo], report: CaptionReport
+) -> None:
+    captions = {video.id: video.captions for video in captioned}
+    filled = [replace(sample, captions=captions[video_id(sample, settings.root)]) for sample in samples]
+    output = Path(settings.output)
+    # Relative paths stay as they are where the same video_root, or none, finds them again.
+    same_root = settings.video_root is not None or output.parent.resolve() == settings.root.resolve()
+    save_samples(filled, output, relative_to=settings.root if same_root else None)
+    unfinished = settings.report_path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, settings.report_path)
+
+
+# ---- Command line ----
+
+
+def main(arguments: Sequence[str] | None = None) -> CaptionReport:
+    return caption(parse(arguments))
+
+
+def parse(arguments: Sequence[str] | None = None) -> CaptionSettings:
+    """Flags may be written with dashes, too: --api-base."""
+    return parse_settings(CaptionSettings, CAPTION, underscored(sys.argv[1:] if arguments is None else arguments))
+
+
+if __name__ == "__main__":
+    with endings(CaptionError, SampleError, ResumeError, ModelError, EngineError, SeamError):
+        settings = parse()
+        report = caption(settings)
+    print_report(report)
+    if report.done == 0:
+        sys.exit("error: no video has captions; the reasons are above")
+    print(f"{settings.output} is written" if report.open == 0 else f"{report.open} videos are left to other shards")
+    if report.open == 0:
+        print(f"next: python -m taro.prepare.difficulty --input {settings.output} --output SCORED.jsonl --model NAME")

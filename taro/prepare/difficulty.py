@@ -1,0 +1,337 @@
+"""How hard samples are for a model, and which of them to train on:
+
+    python -m taro.prepare.difficulty --model Qwen/Qwen2.5-VL-7B-Instruct --input F.jsonl --output G.jsonl --samples 8
+    python -m taro.prepare.difficulty select --input G.jsonl --output H.jsonl --range 0 0.7
+    python -m taro.prepare.difficulty --help
+    python -m taro.prepare.difficulty select --help
+
+The first asks the model for answers to each sample and writes the samples with `difficulty`, the mean IoU of its answers
+with the truth in percent, and `ious`, the IoU of each answer. An answer that can't be read has IoU 0. A sample whose video
+or prompt can't be used gets neither, but `difficulty_failure`. The samples are shown as training shows them. What is done
+is kept in G.difficulty/: the same command goes on after a stop.
+
+Time-R1 (arXiv 2503.13377) scores with one greedy answer, --samples 1 --temperature 0. Its 2,500 samples are drawn from those
+above IoU 0 by a Gaussian around 0.3:
+
+    python -m taro.prepare.difficulty select --input G.jsonl --output H.jsonl --range 0 1 --gaussian 0.3 0.2 --count 2500
+
+What its code calls a variance of 0.2 is the standard deviation: the weights are exp(-(IoU - 0.3)^2 / (2 * 0.2^2)).
+
+Between epochs it keeps 0 < IoU <= 0.7. A run has the IoUs of its own completions in its rollouts, so nothing has to be scored
+for that (run from the main folder of the project):
+
+    model=Qwen/Qwen2.5-VL-3B-Instruct data=data/timer1/train.jsonl
+    for round in 0 1 2 3 4; do
+        python train.py --config configs/qwen25_3b.yaml --config configs/experiments/time_r1.yaml --name filtered$round \\
+            --trainer.max_epochs 1 --seed_everything $round --model.name_or_path $model --data.train_file $data || break
+        python -m taro.prepare.difficulty select --input $data --output outputs/filtered$round/selected.jsonl \\
+            --rollouts outputs/filtered$round --range 0 0.7 --keep_unscored || break
+        model=outputs/filtered$round/hf data=outputs/filtered$round/selected.jsonl
+    done
+
+Time-R1 scores with the model of the epoch's end; these are the IoUs of the model that met the sample. To do as it does, score
+with outputs/filtered$round/hf and select from that file, without --rollouts. Optimizer and KL reference start anew in each
+round. Where train.py is given --data.video_root, give select the same --video_root.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from taro.command_line import answer_at_once, parse_settings
+from taro.run.commands import DIFFICULTY
+
+if __name__ == "__main__" and sys.argv[1:2] != ["select"]:
+    answer_at_once(DIFFICULTY, sys.argv[1:])  # before the imports that take seconds
+
+from taro.data.before_run import look_for_videos
+from taro.data.samples import Sample, SampleError, load_samples
+from taro.errors import endings
+from taro.evaluation.answers import answer_samples, still_to_ask
+from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
+from taro.evaluation.predictions import Prediction
+from taro.jsonl import ResumableFolder, ResumeError, Shard, file_problems
+from taro.models.families import ModelError
+from taro.models.prompt import PromptBuilder
+from taro.models.settings import GroundingSettings
+from taro.prepare import selection
+from taro.prepare.sample_ious import SHOWN, SelectionError, histogram, with_ious
+from taro.progress import track_items
+from taro.rollout import EngineError, RolloutEngine, SamplingSettings, SeamError, VLLMSettings
+from taro.rollout.start import engine_problems, longest_prompt, resolve_device, resolve_dtype, start_engine
+from taro.seeds import stable_seed
+from taro.spans import Span
+
+logger = logging.getLogger(__name__)
+
+NAME = "answers"  # of the file of samples that are done
+
+
+class DifficultyError(ValueError):
+    """Settings that can't work; all of them are named."""
+
+
+@dataclass(frozen=True)
+class DifficultySettings:
+    """Score samples with a model: how well its answers agree with the truth.
+
+    Args:
+        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
+        input: samples, JSON lines.
+        output: the same samples with `difficulty` and `ious`. Beside F.jsonl comes F.difficulty/ with what is done so far.
+        samples: answers to each sample.
+        temperature: of the answers; 0 takes the most likely one.
+        seed: of the answers, together with the id of the sample.
+        engine: what generates: `native`, or `vllm`.
+        video_root: folder that relative video paths start from; the input's own unless given.
+        limit: only the first so many samples.
+        shard: `i/n` scores the i-th of n parts, i from 0, for one process on each GPU or machine; the last one to finish
+            writes the output of all.
+        max_tokens: of an answer with its reasoning.
+        repetition_penalty: 1 samples as training does.
+        batch_size: samples worked on at once.
+        workers: processes that decode videos ahead.
+        device: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one.
+        dtype: of the weights; auto is bfloat16 on a GPU and float32 on a CPU.
+        vllm: settings of that engine.
+        grounding: prompt and video settings; those in the model's folder unless given, or else the defaults. The ones of
+            training are used.
+    """
+
+    model: str
+    input: str
+    output: str
+    samples: int = 8
+    temperature: float = 1.0
+    seed: int = 0
+    engine: Literal["native", "vllm"] = "native"
+    video_root: str | None = None
+    limit: int | None = None
+    shard: str | None = None
+    max_tokens: int = 1024
+    repetition_penalty: float = 1.0
+    batch_size: int = 16
+    workers: int = 2
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    vllm: VLLMSettings = field(default_factory=lambda: VLLMSettings(gpu_memory_utilization=0.9))
+    grounding: GroundingSettings | None = None
+
+    @property
+    def folder(self) -> Path:
+        """With what is done so far."""
+        return Path(self.output).with_suffix(".difficulty")
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        return SamplingSettings(self.temperature, self.max_tokens, self.repetition_penalty)
+
+
+@dataclass(frozen=True)
+class ScoredSample:
+    """What a model said of one sample.
+
+    Attributes:
+        id: of the sample.
+        ious: of each answer with the true span that fits it best.
+        answers: (start, end) in seconds; None where there is none in the completion.
+        completions: the model's texts.
+        failure: why it was not asked, a key of `taro.evaluation.predictions.FAILURES`; there are no answers then.
+        reason: the same in words.
+    """
+
+    id: str
+    ious: tuple[float, ...] = ()
+    answers: tuple[Span | None, ...] = ()
+    completions: tuple[str, ...] = ()
+    failure: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, predictions: Sequence[Prediction]) -> ScoredSample:
+        """From the predictions of one sample's completions, or the one that says why there are none."""
+        first = predictions[0]
+        if first.completion is None:
+            return cls(first.id, failure=first.failure, reason=first.reason)
+        columns = zip(*((one.iou, one.answer, one.completion) for one in predictions), strict=True)
+        return cls(first.id, *columns)
+
+    def to_row(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> ScoredSample:
+        """The reverse of `to_row`."""
+        answers = tuple(answer and tuple(answer) for answer in row["answers"])
+        return cls(**row | {"ious": tuple(row["ious"]), "answers": answers, "completions": tuple(row["completions"])})
+
+
+def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
+    """Score this shard's missing samples; write the output as soon as none is missing. Returns the scores in the order of the
+    input, None for those that other shards have not done yet.
+
+    Raises:
+        DifficultyError: settings that can't work, all named, before anything is loaded.
+        SampleError: rows that can't be read, or not one video is there.
+        ResumeError: the output belongs to scores of another configuration.
+        ModelError: not a Qwen-VL model.
+        EngineError: vLLM can't run the model.
+    """
+    if problems := list(list_problems(settings)):
+        raise DifficultyError("\n- ".join(["can't score:", *problems]) if len(problems) > 1 else problems[0])
+    samples = load_samples(settings.input, video_root=settings.video_root, bad_rows="keep", limit=settings.limit)
+    grounding = settings.grounding or GroundingSettings.load(settings.model) or GroundingSettings()
+    longest = longest_prompt(grounding.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)
+    builder = PromptBuilder(settings.model, grounding.prompt, longest)
+    about = _configuration(settings, samples, builder, grounding)
+    folder = ResumableFolder(settings.folder, about, Shard.parse(settings.shard), NAME)
+    failures = {id: row["failure"] for id, row in folder.read().items()}
+    todo = still_to_ask(folder.shard.of(samples), failures)
+    if todo:
+        videos, root = [sample.video for sample in samples], settings.video_root or Path(settings.input).parent
+        for remark in look_for_videos(videos, of=settings.input, folder=root, setting="--video_root"):
+            logger.warning(remark)
+    folder.append(one.to_row() for one in _ask(settings, todo, builder, grounding))
+    whole = folder.finish([sample.id for sample in samples])
+    rows = folder.read()
+    scores = [ScoredSample.from_row(rows[sample.id]) if sample.id in rows else None for sample in samples]
+    if whole:
+        scored = [
+            with_ious(sample, score.ious, score.failure and f"{score.failure}: {score.reason}")
+            for sample, score in zip(samples, scores, strict=True)
+        ]
+        video_root = settings.video_root and Path(settings.video_root)
+        selection.save_like(scored, Path(settings.output), Path(settings.input), video_root)
+    return scores
+
+
+def _ask(
+    settings: DifficultySettings, samples: Sequence[Sample], builder: PromptBuilder, grounding: GroundingSettings
+) -> Iterator[ScoredSample]:
+    """As they come."""
+
+    def start() -> RolloutEngine:
+        return start_engine(
+            settings.engine,
+            builder,
+            max_tokens=settings.max_tokens,
+            device=settings.device,
+            dtype=settings.dtype,
+            vllm=settings.vllm,
+        )
+
+    def seeds(sample: Sample) -> list[int]:
+        return [stable_seed("difficulty", settings.seed, sample.id, number) for number in range(settings.samples)]
+
+    found = answer_samples(
+        samples,
+        start,
+        builder,
+        grounding,
+        settings.sampling,
+        at_once=settings.batch_size,
+        workers=settings.workers,
+        seeds=seeds,
+    )
+    scored = map(ScoredSample.of, found if samples else ())
+    yield from track_items(scored, "difficulty", len(samples), lambda score: score.failure is not None)
+
+
+def _configuration(
+    settings: DifficultySettings, samples: Sequence[Sample], builder: PromptBuilder, grounding: GroundingSettings
+) -> dict[str, Any]:
+    """All that determines the answers."""
+    video = asdict(grounding.video)
+    del video["timeout"]  # decides whether there are frames, not which
+    return {
+        "samples": describe_samples(samples),
+        "model": settings.model,
+        "model_files": describe_model(settings.model, builder.config),
+        "engine": settings.engine,
+        "dtype": resolve_dtype(settings.dtype, resolve_device(settings.device)),
+        "answers": settings.samples,
+        "seed": settings.seed,
+        "sampling": asdict(settings.sampling),
+        "max_prompt_tokens": builder.max_tokens,
+        "prompt": grounding.prompt,
+        "video": video,
+        "packages": describe_packages("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else [])),
+    }
+
+
+def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
+    """What came of it, in lines."""
+    done = [score for score in scores if score is not None]
+    ious = [fmean(score.ious) for score in done if score.ious]
+    failed = [score for score in done if score.failure is not None]
+    spans = [answer for score in done for answer in score.answers]
+    lines = [f"{output}: {len(ious)} of {len(scores)} samples scored, {len(failed)} could not be asked"]
+    if len(done) < len(scores):
+        lines.append(f"so far: other shards have {len(scores) - len(done)} still to do, the last one writes the output")
+    lines += [f"{score.failure}: {score.id}: {score.reason}" for score in failed[:SHOWN]]
+    if len(failed) > SHOWN:
+        lines.append(f"... and {len(failed) - SHOWN} more")
+    if ious:
+        unread = spans.count(None)
+        lines.append(f"mean IoU {fmean(ious):.3f}; {unread} of {len(spans)} completions without an answer that can be read")
+        lines.append(histogram(ious))
+    return "\n".join(lines)
+
+
+def list_problems(settings: DifficultySettings) -> Iterator[str]:
+    """All that can't work, each with the flag to change."""
+    yield from file_problems(settings.input, settings.output, settings.video_root, resumed=settings.folder.exists())
+    for name, least in {"samples": 1, "limit": 1, "max_tokens": 1, "batch_size": 1, "workers": 0, "temperature": 0}.items():
+        value = getattr(settings, name)
+        if value is not None and not least <= value < math.inf:
+            yield f"--{name} {value}: must be at least {least}"
+    if not settings.repetition_penalty > 0:
+        yield f"--repetition_penalty {settings.repetition_penalty}: must be above 0"
+    if settings.temperature == 0 and settings.samples > 1:
+        yield f"--samples {settings.samples}: with --temperature 0 all answers are the same; take 1, or raise the temperature"
+    try:
+        Shard.parse(settings.shard)
+    except ResumeError as error:
+        yield str(error)
+    yield from engine_problems(settings.engine, settings.device)
+
+
+# ---- Command line ----
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score, or with `select` as the first argument select; print what came of it.
+
+    Raises:
+        DifficultyError: not one sample could be asked about; beside what `score_samples` and `selection.select` raise.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["select"]:
+        selection.main(arguments[1:])
+        return
+    settings = parse(arguments)
+    scores = score_samples(settings)
+    print(describe(scores, settings.output))
+    if all(score is None or score.failure is not None for score in scores):
+        raise DifficultyError("no sample has been scored; the reasons are above")
+    if None not in scores:
+        print(f"{settings.output} is written")
+        print(f"next: python -m taro.prepare.difficulty select --input {settings.output} --output CHOSEN.jsonl --range 0 0.7")
+
+
+def parse(arguments: Sequence[str]) -> DifficultySettings:
+    """The settings of scoring."""
+    return parse_settings(DifficultySettings, DIFFICULTY, arguments)
+
+
+if __name__ == "__main__":
+    with endings(DifficultyError, SelectionError, SampleError, ResumeError, ModelError, EngineError, SeamError):
+        main()

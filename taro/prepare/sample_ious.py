@@ -1,0 +1,144 @@
+"""How well a model answers each sample: the IoU of its answers with the truth, kept in the samples' rows or found in the
+rollouts of a training run.
+
+A row's `difficulty` is the mean IoU in percent, as in Time-R1's files (so the higher, the easier); all else is in [0, 1].
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from taro.data.rows import is_number
+from taro.data.samples import Sample
+from taro.jsonl import read_rows
+
+# Keys of a row that are not fields of a sample.
+DIFFICULTY = "difficulty"
+IOUS = "ious"  # of each answer
+FAILURE = "difficulty_failure"  # why there is neither
+
+SHOWN = 20
+BINS = [k / 10 for k in range(11)]
+BAR = 40  # characters
+_ROLLOUT_KEYS = {"id", "query", "constructed", "iou"}
+
+
+class SelectionError(ValueError):
+    """Nothing can be selected as asked; nothing was written."""
+
+
+def with_ious(sample: Sample, ious: Sequence[float], failure: str | None = None) -> Sample:
+    """The sample with these IoUs and their mean in place of earlier ones; without both, but with the `failure`, where there
+    are none."""
+    rest = {name: value for name, value in sample.extra.items() if name not in (DIFFICULTY, IOUS, FAILURE)}
+    if ious:
+        rest |= {DIFFICULTY: 100 * fmean(ious), IOUS: list(ious)}
+    elif failure is not None:
+        rest[FAILURE] = failure
+    return replace(sample, extra=rest)
+
+
+def read_difficulties(samples: Iterable[Sample]) -> dict[str, float]:
+    """IoU in [0, 1] by id, of the samples that have a `difficulty`.
+
+    Raises:
+        SelectionError: it is no percentage, or no sample has one.
+    """
+    ious, wrong = {}, []
+    for sample in samples:
+        value = sample.extra.get(DIFFICULTY)
+        if value is None:
+            continue
+        if is_number(value) and 0 <= value <= 100:
+            ious[sample.id] = value / 100
+        else:
+            wrong.append(f"{sample.id}: {DIFFICULTY}: got {json.dumps(value)}; allowed: 0 to 100 (percent), or null")
+    if wrong:
+        raise SelectionError(_listed(f"{len(wrong)} difficulties can't be read", wrong))
+    if not ious:
+        raise SelectionError(
+            f"no sample has a {DIFFICULTY}: score them first (python -m taro.prepare.difficulty --model ...), or give --rollouts"
+        )
+    return ious
+
+
+def read_rollouts(folder: Path, samples: Sequence[Sample]) -> dict[str, tuple[float, ...]]:
+    """IoUs of each sample's group of completions by id, from when training last met it. Completions that start with a
+    constructed path say little about what the model finds by itself: they don't count.
+
+    Args:
+        folder: of the run.
+        samples: that it was trained on; more or fewer are allowed.
+
+    Raises:
+        SelectionError: there are no such rollouts, or they are of other samples.
+        ResumeError: a line that can't be read.
+    """
+    queries = {sample.id: sample.query for sample in samples}
+    last_step: dict[str, int] = {}
+    ious: dict[str, list[float]] = {}
+    others: dict[str, str] = {}
+    rows = 0
+    for step, path in sorted(map(_step_and_path, rollout_files(folder))):
+        for row in read_rows(path):
+            if not row.keys() >= _ROLLOUT_KEYS:
+                raise SelectionError(f"{path}: its rows must have {', '.join(sorted(_ROLLOUT_KEYS))}: has train.py written it?")
+            rows += 1
+            if row["constructed"] or row["id"] not in queries:
+                continue
+            if row["query"] != queries[row["id"]]:
+                others[row["id"]] = f"{row['id']}: {row['query']!r} there, {queries[row['id']]!r} in --input"
+            if last_step.get(row["id"]) != step:
+                last_step[row["id"]], ious[row["id"]] = step, []
+            ious[row["id"]].append(row["iou"])
+    if others:
+        raise SelectionError(_listed(f"--rollouts {folder}: is of other samples, {len(others)} differ", list(others.values())))
+    if not ious:
+        raise SelectionError(
+            f"--rollouts {folder}: none of its {rows} completions can be used: they must be of samples in --input, and not "
+            "start with a constructed path (train with curriculum.warmup_epochs 0, or score with --model)"
+        )
+    return {id: tuple(values) for id, values in ious.items()}
+
+
+def rollout_files(folder: Path) -> list[Path]:
+    """Those that a run has written so far, in no order."""
+    return list((folder / "rollouts").glob("step_*.jsonl"))  # of several ranks: step_000001_rank0.jsonl
+
+
+def _step_and_path(path: Path) -> tuple[int, Path]:
+    return int(re.match(r"step_(\d+)", path.name)[1]), path
+
+
+def _listed(head: str, lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n- ".join([f"{head}:", *lines[:SHOWN], *more])
+
+
+def histogram(before: Iterable[float], after: Iterable[float] | None = None) -> str:
+    """How many IoUs are 0 and in each tenth above, (low, high], in lines; of those before, the bars show the ones after
+    filled."""
+    all_counts, kept_counts = _count(before), None if after is None else _count(after)
+    longest = max([*all_counts, 1])
+    lines = [f"{'IoU':<12}{'before':>8}{'after':>8}" if kept_counts else f"{'IoU':<12}{'samples':>8}"]
+    for k, count in enumerate(all_counts):
+        kept = count if kept_counts is None else kept_counts[k]
+        filled, whole = (math.ceil(BAR * number / longest) for number in (kept, count))
+        name = "0" if k == 0 else f"{BINS[k - 1]:.1f} to {BINS[k]:.1f}"
+        numbers = f"{count:>8}" + (f"{kept:>8}" if kept_counts else "")
+        lines.append(f"{name:<12}{numbers}  {'#' * filled}{'.' * (whole - filled)}".rstrip())
+    return "\n".join(lines)
+
+
+def _count(ious: Iterable[float]) -> list[int]:
+    counts = [0] * len(BINS)
+    for iou in ious:
+        counts[bisect_left(BINS, iou)] += 1
+    return counts

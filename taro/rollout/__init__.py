@@ -1,0 +1,25 @@
+"""Rollouts: the protocol of engines, the native engine, and vLLM in this process or as a server."""
+
+from taro.rollout.engine import EngineError, RolloutEngine, RolloutGroup, RolloutPrompt, SamplingSettings
+from taro.rollout.native import NativeEngine
+from taro.rollout.prompt_check import SeamError
+from taro.rollout.sync import PolicyEngine
+from taro.rollout.vllm import VLLMEngine, VLLMSettings
+from taro.rollout.vllm_prompts import EngineModel
+from taro.rollout.vllm_server import VLLMServerEngine, VLLMServerSettings
+
+__all__ = [
+    "EngineError",
+    "EngineModel",
+    "NativeEngine",
+    "PolicyEngine",
+    "RolloutEngine",
+    "RolloutGroup",
+    "RolloutPrompt",
+    "SamplingSettings",
+    "SeamError",
+    "VLLMEngine",
+    "VLLMServerEngine",
+    "VLLMServerSettings",
+    "VLLMSettings",
+]

@@ -1,0 +1,210 @@
+"""Rollouts by the policy itself: each prompt is prefilled once, its keys and values are shared out to its group, and all
+rows of all groups are decoded together.
+
+R rows (completions of all prompts), P prompt tokens (of the longest), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+
+from taro.models.kv_cache import preallocated_cache
+from taro.models.qwen_vl import QwenVL
+from taro.models.weights import Weight
+from taro.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings, require_room
+
+COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows goes on
+
+
+@dataclass
+class _Row:
+    """One completion while it is decoded."""
+
+    prefix: tuple[int, ...]
+    uniforms: Tensor  # (max_tokens,) float64, one draw for each place: independent of what else is in the batch
+    tokens: list[int]
+    log_probs: list[float]
+    finished: bool = False
+
+
+class NativeEngine:
+    """Samples from `policy`, whose current weights it always uses.
+
+    Args:
+        policy: the model; called without gradients, in whatever mode it is in.
+        end_ids: tokens that end a completion.
+        rows: at most this many completions are decoded together; a group is never split.
+    """
+
+    is_policy = True
+    stale = False
+
+    def __init__(self, policy: QwenVL, end_ids: Collection[int], rows: int = 128) -> None:
+        self.policy, self.end_ids, self.rows = policy, frozenset(end_ids), rows
+
+    def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
+        """Nothing to do: the weights are the policy's own."""
+
+    def sleep(self) -> None:
+        """Nothing to give back."""
+
+    def restart(self) -> None:
+        """Nothing that could have died."""
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        """One group for each prompt.
+
+        Raises:
+            ValueError: a constructed prefix that leaves no room for a token.
+        """
+        require_room(prompts, sampling)
+        groups: list[RolloutGroup] = []
+        batch: list[RolloutPrompt] = []
+        for prompt in prompts:
+            if batch and sum(len(p.seeds) for p in batch) + len(prompt.seeds) > self.rows:
+                groups += self._generate_batch(batch, sampling)
+                batch = []
+            batch.append(prompt)
+        return groups + (self._generate_batch(batch, sampling) if batch else [])
+
+    def stream(
+        self, prompts: Iterable[RolloutPrompt], sampling: SamplingSettings, at_once: int
+    ) -> Iterator[tuple[int, RolloutGroup]]:
+        """Groups with the numbers of their prompts, `at_once` prompts after the other."""
+        numbered = enumerate(prompts)
+        while batch := list(itertools.islice(numbered, at_once)):
+            groups = self.generate([prompt for _, prompt in batch], sampling)
+            yield from ((number, group) for (number, _), group in zip(batch, groups, strict=True))
+
+    def _generate_batch(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        rows = [
+            _Row(prefix, _uniforms(seed, sampling.max_tokens), [], [])
+            for prompt in prompts
+            for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True)
+        ]
+        sizes = [len(prompt.seeds) for prompt in prompts]
+        cache, mask, positions, hidden = self._prefill(prompts, sizes, sampling.max_tokens)
+        active = list(range(len(rows)))
+        seen = None if sampling.repetition_penalty == 1 else self._seen(prompts)
+        while True:
+            logits = self.policy.logits(hidden)  # (R, V)
+            if seen is not None:
+                logits = torch.where(seen, _penalised(logits, sampling.repetition_penalty), logits)
+            tokens = self._choose([rows[i] for i in active], logits, sampling)
+            if seen is not None:
+                seen = seen.scatter(1, tokens[:, None], True)
+            keep = [k for k, i in enumerate(active) if not rows[i].finished and len(rows[i].tokens) < sampling.max_tokens]
+            if not keep:
+                return _collect(rows, sizes)
+            if len(keep) < COMPACT_BELOW * len(active):
+                index = torch.tensor(keep, device=self.policy.device)
+                cache.batch_select_indices(index)
+                mask, positions, tokens = mask[index], positions[index], tokens[index]
+                seen = None if seen is None else seen[index]
+                active = [active[k] for k in keep]
+            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+            hidden = self.policy.hidden_states(
+                tokens[:, None], positions.expand(3, -1)[..., None], attention_mask=mask, cache=cache
+            )[:, -1]
+            positions = positions + 1
+
+    def _seen(self, prompts: Sequence[RolloutPrompt]) -> Tensor:
+        """(R, V) bool, the tokens of each row's prompt."""
+        rows = []
+        for request in prompts:
+            seen = torch.zeros(self.policy.model.lm_head.out_features, dtype=torch.bool, device=self.policy.device)
+            seen[request.prompt.input_ids.to(seen.device)] = True
+            rows.append(seen.expand(len(request.seeds), -1))
+        return torch.cat(rows)
+
+    def _prefill(
+        self, prompts: Sequence[RolloutPrompt], sizes: list[int], max_tokens: int
+    ) -> tuple[Cache, Tensor, Tensor, Tensor]:
+        """Run each prompt once. Returns the cache with a row for each completion, left-padded to the longest prompt, its
+        mask (R, P), the next position of each row (R,), and the last hidden state of each row (R, D)."""
+        caches, last = [], []
+        for request in prompts:
+            prompt, cache = request.prompt.to(self.policy.device), DynamicCache()
+            features = request.features or self.policy.encode_video(prompt.video.frames)
+            hidden = self.policy.hidden_states(
+                prompt.input_ids[None],
+                prompt.position_ids[:, None],
+                features=features,
+                video_mask=prompt.video_mask[None],
+                cache=cache,
+            )
+            caches.append(cache)
+            last.append(hidden[:, -1])
+        repeats = torch.tensor(sizes, device=self.policy.device)
+        lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
+        longest = int(lengths.max())
+        shared = preallocated_cache(len(caches[0].layers), max_tokens)
+        for layer in range(len(caches[0].layers)):
+            keys = torch.cat([_left_pad(c.layers[layer].keys, longest) for c in caches])
+            values = torch.cat([_left_pad(c.layers[layer].values, longest) for c in caches])
+            shared.update(keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0), layer)
+        mask = torch.arange(longest, device=repeats.device)[None, :] >= longest - lengths[:, None]  # (prompts, P)
+        following = torch.tensor([int(p.prompt.position_ids.max()) + 1 for p in prompts], device=repeats.device)
+        return (
+            shared,
+            mask.repeat_interleave(repeats, 0),
+            following.repeat_interleave(repeats, 0),
+            torch.cat(last).repeat_interleave(repeats, 0),
+        )
+
+    def _choose(self, rows: list[_Row], logits: Tensor, sampling: SamplingSettings) -> Tensor:
+        """The next token of each row, (R,): the prefix's while there is one, else drawn from the logits (R, V)."""
+        log_p = torch.log_softmax(logits / (sampling.temperature or 1.0), dim=-1)
+        if sampling.temperature == 0:
+            drawn = log_p.argmax(-1)
+        else:
+            place = [len(row.tokens) for row in rows]
+            uniform = torch.stack([row.uniforms[k] for row, k in zip(rows, place, strict=True)]).to(log_p.device)
+            cumulative = log_p.double().exp().cumsum(-1)  # (R, V)
+            drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
+            drawn = drawn.clamp(max=log_p.shape[-1] - 1)
+        forced = [row.prefix[len(row.tokens)] if len(row.tokens) < len(row.prefix) else -1 for row in rows]
+        forced = torch.tensor(forced, device=drawn.device)
+        tokens = torch.where(forced >= 0, forced, drawn)
+        values = log_p.gather(-1, tokens[:, None])[:, 0].masked_fill(forced >= 0, float("nan"))
+        for row, token, value in zip(rows, tokens.tolist(), values.tolist(), strict=True):
+            if not row.finished and len(row.tokens) < sampling.max_tokens:
+                row.tokens.append(token)
+                row.log_probs.append(value)
+                row.finished = token in self.end_ids and len(row.tokens) > len(row.prefix)
+        return tokens
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _penalised(logits: Tensor, penalty: float) -> Tensor:
+    return torch.where(logits > 0, logits / penalty, logits * penalty)
+
+
+def _left_pad(states: Tensor, length: int) -> Tensor:
+    """(1, heads, P, d) -> (1, heads, length, d)."""
+    return torch.nn.functional.pad(states, (0, 0, length - states.shape[2], 0))
+
+
+def _collect(rows: list[_Row], sizes: list[int]) -> list[RolloutGroup]:
+    groups, start = [], 0
+    for size in sizes:
+        members = rows[start : start + size]
+        groups.append(
+            RolloutGroup(
+                completions=tuple(torch.tensor(row.tokens) for row in members),
+                log_probs=tuple(torch.tensor(row.log_probs, dtype=torch.float32) for row in members),
+                finished=tuple(row.finished for row in members),
+            )
+        )
+        start += size
+    return groups

@@ -1,0 +1,69 @@
+"""An engine in this process, with a model's own weights, for whoever only asks: which device and dtype, and its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from taro.models.prompt import PromptBuilder
+from taro.models.qwen_vl import QwenVL
+from taro.rollout.engine import RolloutEngine
+from taro.rollout.native import NativeEngine
+from taro.rollout.vllm import VLLMEngine, VLLMSettings
+from taro.rollout.vllm_prompts import EngineModel, vllm_is_installed
+
+
+def engine_problems(engine: str, device: str) -> Iterator[str]:
+    """What of the flags --engine and --device can't work here."""
+    if engine == "vllm" and not vllm_is_installed():
+        yield "--engine vllm: vLLM is not installed; pip install -e '.[vllm]', or take native"
+    kind, colon, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+        yield f"--device {device}: must be auto, cpu, cuda or cuda:N"
+    elif engine == "vllm" and colon:
+        yield f"--device {device}: vLLM takes the first GPU it sees: set CUDA_VISIBLE_DEVICES, and cuda here"
+    elif kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        yield f"--device {device}: {torch.cuda.device_count()} GPUs are there; name another one, or cpu"
+
+
+def resolve_device(device: str) -> str:
+    """`auto` takes a GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU; `device` is a resolved one."""
+    return ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
+
+
+def longest_prompt(allowed: int, max_tokens: int, engine: str, vllm: VLLMSettings) -> int:
+    """Tokens of a prompt that the engine has room for beside a completion of `max_tokens`: longer ones fail by themselves."""
+    if engine == "native" or vllm.max_model_len is None:
+        return allowed
+    return min(allowed, vllm.max_model_len - max_tokens)
+
+
+def start_engine(
+    engine: str, builder: PromptBuilder, *, max_tokens: int, device: str, dtype: str, vllm: VLLMSettings
+) -> RolloutEngine:
+    """Load the builder's model.
+
+    Args:
+        engine: `native` or `vllm`.
+        builder: of the prompts that will be asked.
+        max_tokens: of a completion.
+        device, dtype: `auto` is resolved.
+        vllm: settings of that engine.
+
+    Raises:
+        ModelError: the weights can't be loaded.
+        EngineError: vLLM is not installed, or can't run the model.
+    """
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
+    if engine == "native":
+        return NativeEngine(QwenVL.from_pretrained(builder.name_or_path, dtype).to(device).eval(), builder.end_ids)
+    longest = builder.max_tokens + max_tokens
+    model = EngineModel.of(builder, max_model_len=longest, dtype=dtype, device=device.split(":")[0])
+    return VLLMEngine(model, vllm)

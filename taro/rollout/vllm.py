@@ -1,0 +1,291 @@
+"""Rollouts by vLLM in this process. What it makes of a prompt is compared with what the trainer makes of it.
+
+P prompt tokens.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from taro.distributed import world_size
+from taro.models.prompt import Prompt
+from taro.models.weights import Weight, whole_weights
+from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
+from taro.rollout.prompt_check import SeamError, compare_values
+from taro.rollout.vllm_prompts import (
+    Drawn,
+    EngineModel,
+    make_rollout,
+    render,
+    sampling_parameters,
+    vllm_is_installed,
+)
+
+
+@dataclass(frozen=True)
+class VLLMSettings:
+    """vLLM's own settings.
+
+    Args:
+        tensor_parallel_size: GPUs that one engine's weights are spread over; in training as many ranks, one after the other,
+            which then generate for all of their prompts together.
+        max_model_len: longest prompt with its completion; None: as long as the data and sampling settings allow.
+        gpu_memory_utilization: share of the GPU's memory that the engine takes.
+        enforce_eager: no CUDA graphs.
+        sleep: give the GPU's memory back between rollouts.
+        check_every: generations from one full comparison of a prompt's pixels to the next; ids and grids are always compared.
+    """
+
+    tensor_parallel_size: int = 1
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = 0.4
+    enforce_eager: bool = False
+    sleep: bool = True
+    check_every: int = 50
+
+
+class VLLMEngine:
+    """Samples with vLLM, whose weights are those of the last `sync`.
+
+    Args:
+        model: what is sampled from.
+        settings: vLLM's.
+
+    Raises:
+        EngineError: vLLM is not installed, or can't load the model.
+    """
+
+    is_policy = False
+
+    def __init__(self, model: EngineModel, settings: VLLMSettings = VLLMSettings()) -> None:
+        self.model, self.settings = model, settings
+        self.asleep = False
+        self.stale = False  # the weights were given up: only a sync makes the engine usable again
+        self.generations = 0
+        self.request_numbers = itertools.count()
+        self.partners: ProcessGroup | None = None  # the ranks that share the engine
+        self.llm = self._start()
+
+    def _start(self) -> Any:
+        if not vllm_is_installed():
+            raise EngineError("the engine vllm needs vLLM: pip install -e '.[vllm]', or take the engine native")
+        # In this process: weights are handed over, not copied between processes.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        cpu = self.model.device == "cpu"
+        if cpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        from vllm import LLM
+
+        gc.collect()  # an engine that is collected later would take this one's process groups along
+        set_num_threads = torch.set_num_threads
+        settings, distributed = self.settings, torch.distributed.is_initialized()
+        if distributed:
+            # torchrun sets both, Lightning's launcher the second, SLURM neither.
+            os.environ.setdefault("RANK", str(torch.distributed.get_rank()))
+            os.environ.setdefault("LOCAL_RANK", "0" if cpu else str(torch.cuda.current_device()))
+        parallel = settings.tensor_parallel_size > 1
+        if parallel and distributed:
+            self.partners = _partners(settings.tensor_parallel_size)
+        executor = "external_launcher" if distributed and (parallel or not cpu) else "mp" if parallel else "uni"
+        try:
+            return LLM(
+                self.model.name_or_path,
+                dtype=self.model.dtype,
+                seed=0,
+                max_model_len=settings.max_model_len or self.model.max_model_len,
+                tensor_parallel_size=settings.tensor_parallel_size,
+                distributed_executor_backend=executor,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+                enforce_eager=settings.enforce_eager or cpu,
+                enable_sleep_mode=settings.sleep and not cpu,
+                logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
+                limit_mm_per_prompt={"image": 0, "video": 1},
+                mm_processor_cache_gb=0,  # a prompt is rendered once for its group
+                enable_chunked_prefill=not cpu,  # a CPU's generators can't be rewound after a part of a prompt
+                skip_mm_profiling=cpu,
+                disable_log_stats=True,
+            )
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise EngineError(f"vLLM can't run {self.model.name_or_path}: {error}") from error
+        finally:
+            # On a CPU vLLM puts a function that does nothing in its place; forked data workers hang without the real one.
+            torch.set_num_threads = set_num_threads
+
+    def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        """One group for each prompt.
+
+        Raises:
+            SeamError: vLLM reads a prompt differently from the trainer.
+            EngineError: vLLM failed.
+            ValueError: a constructed prefix that leaves no room for a token.
+        """
+        require_room(prompts, sampling)
+        prompts, own = self._with_partners(prompts)
+        groups = dict(self.stream(prompts, sampling, len(prompts)))
+        return [groups[number] for number in own]
+
+    def _with_partners(self, prompts: Sequence[RolloutPrompt]) -> tuple[list[RolloutPrompt], range]:
+        """The prompts of all ranks that share the engine, which each of them has to ask for in the same order; and which are
+        this rank's."""
+        if self.partners is None:
+            return list(prompts), range(len(prompts))
+        mine = [replace(prompt, prompt=prompt.prompt.to("cpu"), features=None) for prompt in prompts]
+        parts: list[list[RolloutPrompt]] = [[] for _ in range(self.settings.tensor_parallel_size)]
+        torch.distributed.all_gather_object(parts, mine, group=self.partners)
+        place = torch.distributed.get_rank(self.partners)
+        start = sum(len(part) for part in parts[:place])
+        return [prompt for part in parts for prompt in part], range(start, start + len(prompts))
+
+    def stream(
+        self, prompts: Iterable[RolloutPrompt], sampling: SamplingSettings, at_once: int
+    ) -> Iterator[tuple[int, RolloutGroup]]:
+        """Groups as they are finished, with the numbers of their prompts; as many as `at_once` prompts are in the engine, and
+        the next is taken when one leaves. Raises as `generate`."""
+        if self.stale:
+            raise EngineError("the engine has no weights: sync them after it slept or was restarted")
+        self.generations += 1
+        source, open_groups = enumerate(prompts), {}
+        asked: dict[str, tuple[int, int]] = {}  # request -> prompt, completion
+        try:
+            while True:
+                for number, prompt in itertools.islice(source, at_once - len(open_groups)):
+                    open_groups[number] = (prompt, {})
+                    with _engine_errors("while generating"):
+                        self._add(number, prompt, sampling, asked)
+                if not open_groups:
+                    return
+                with _engine_errors("while generating"):
+                    outputs = self.llm.llm_engine.step()
+                for output in outputs:
+                    if output.finished:
+                        number, row = asked.pop(output.request_id)
+                        prompt, finished = open_groups[number]
+                        finished[row] = _drawn(output.outputs[0])
+                        if len(finished) == len(prompt.seeds):
+                            del open_groups[number]
+                            yield number, make_rollout(prompt.prefixes, [finished[row] for row in range(len(finished))])
+        except EngineError:
+            with suppress(Exception):  # it may be dead; what is raised is why
+                self.llm.llm_engine.abort_request(list(asked))
+            raise
+        except BaseException:
+            self.llm.llm_engine.abort_request(list(asked))
+            raise
+
+    def _add(
+        self, number: int, prompt: RolloutPrompt, sampling: SamplingSettings, asked: dict[str, tuple[int, int]]
+    ) -> None:
+        """Ask for a group; writes down the numbers of prompt and completion by request."""
+        whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
+        rendered = self._render(prompt.prompt, whole)
+        for row, (prefix, seed) in enumerate(zip(prompt.prefixes, prompt.seeds, strict=True)):
+            request = str(next(self.request_numbers))
+            ids = [*rendered["prompt_token_ids"], *prefix]
+            parameters = self._parameters(sampling, seed, len(prefix))
+            self.llm.llm_engine.add_request(request, {**rendered, "prompt_token_ids": ids}, parameters)
+            asked[request] = number, row
+
+    def _parameters(self, sampling: SamplingSettings, seed: int, prefix: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = sampling_parameters(self.model, sampling, seed, prefix)
+        return SamplingParams(**parameters, output_kind=RequestOutputKind.FINAL_ONLY)
+
+    def _render(self, prompt: Prompt, whole: bool) -> dict[str, Any]:
+        """vLLM's own reading of a prompt, which must be the trainer's: its token ids and grid, and if `whole` its pixels and
+        positions, too."""
+        rendered = render(self.llm.renderer, self.model, prompt, pixels=whole)
+        # Other processes can't be asked with a function of this one.
+        if whole and (self.settings.tensor_parallel_size == 1 or self.partners is not None):
+            compare_values("positions", self._positions(rendered), prompt.position_ids.cpu())
+        return rendered
+
+    def _positions(self, rendered: dict[str, Any]) -> Tensor:
+        """(3, P) M-RoPE positions by vLLM's model."""
+        from vllm.multimodal.inputs import MultiModalFeatureSpec
+
+        (item,), (place,) = rendered["mm_kwargs"]["video"], rendered["mm_placeholders"]["video"]
+        feature = MultiModalFeatureSpec(data=item, modality="video", identifier="", mm_position=place)
+        ids = rendered["prompt_token_ids"]
+        return self.llm.apply_model(lambda model: model.get_mrope_input_positions(ids, [feature])[0])[0].cpu()
+
+    def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
+        """Take over the policy's weights, one whole tensor at a time, and forget all that was computed with the old ones."""
+        with _engine_errors("to take over the weights"):
+            if self.asleep:
+                self.llm.wake_up()
+                self.asleep = False
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole_weights(named_parameters)})
+            if self.model.device == "cpu":
+                self.llm.apply_model(_repack_tied_head)
+            if not self.llm.reset_prefix_cache():
+                raise RuntimeError("its prefix cache can't be emptied: requests are still in it")
+            self.llm.llm_engine.reset_mm_cache()
+            self.llm.llm_engine.reset_encoder_cache()
+        self.stale = False
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back, weights included, until the next `sync`."""
+        if self.settings.sleep and self.model.device != "cpu" and not self.asleep:
+            self.llm.sleep(level=2)
+            self.asleep = self.stale = True
+
+    def close(self) -> None:
+        """Free what vLLM holds."""
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+            gc.collect()
+
+    def restart(self) -> None:
+        """A fresh engine in place of one that failed, with the weights of the next `sync`.
+
+        Raises:
+            EngineError: there are several ranks, whose process group would go with the engine.
+        """
+        if world_size() > 1:
+            raise EngineError("an engine can't be replaced while other ranks go on; go on from the last checkpoint")
+        self.close()
+        self.llm, self.asleep, self.stale = self._start(), False, True
+
+
+def _partners(size: int) -> ProcessGroup:
+    """The group of `size` ranks, one after the other, that this rank is in."""
+    if world_size() % size:
+        raise EngineError(f"{world_size()} ranks can't share engines of model.vllm.tensor_parallel_size = {size} ranks each")
+    return torch.distributed.new_subgroups(group_size=size)[0]
+
+
+@contextmanager
+def _engine_errors(doing: str) -> Iterator[None]:
+    """What vLLM raises as an EngineError, but for what it or the seam says of the input."""
+    try:
+        yield
+    except (SeamError, ValueError):
+        raise
+    except Exception as error:
+        raise EngineError(f"vLLM failed {doing}: {type(error).__name__}: {error}") from error
+
+
+def _repack_tied_head(model: nn.Module) -> None:
+    """A head that is tied to the embeddings has their new values, but on a CPU it computes with a packed copy of the old."""
+    head = model.language_model.lm_head
+    if head.weight is model.language_model.model.embed_tokens.weight:
+        head.quant_method.process_weights_after_loading(head)
+
+
+def _drawn(output: Any) -> Drawn:
+    log_probs = [place[token].logprob for token, place in zip(output.token_ids, output.logprobs, strict=True)]
+    return Drawn(output.token_ids, log_probs, output.finish_reason == "stop")

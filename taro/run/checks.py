@@ -1,0 +1,318 @@
+"""What can't work in a configuration, found before a model is loaded, all of it at once, each with the setting to change."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+
+from taro.evaluation.metrics import GroundingMetrics
+from taro.models.adapters import peft_is_installed
+from taro.models.attention import FLEX, SHARED_PREFIX
+from taro.models.families import ModelError, load_config, torch_dtype
+from taro.models.packing import largest_group
+from taro.progress import Plan
+from taro.prompts import build_request
+from taro.rollout.vllm_prompts import vllm_is_installed
+from taro.run.checkpoint_files import PART, list_checkpoints, none_yet
+from taro.run.trainer_checks import trainer_problems
+from taro.video.load import VideoSettings
+
+ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
+STRATEGIES = ("auto", "ddp", "single_device", "fsdp2")
+PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
+# The least value of each number, and whether that value itself is allowed.
+LEAST = {
+    "model.group_size": (2, True),
+    "model.sampling.temperature": (0, False),
+    "model.sampling.max_tokens": (1, True),
+    "model.evaluation_max_tokens": (1, True),
+    "model.advantages.beta": (0, False),
+    "model.loss.clip_low": (0, True),
+    "model.loss.clip_high": (0, True),
+    "model.loss.dual_clip": (1, False),
+    "model.loss.log_ratio_bound": (0, False),
+    "model.loss.kl_coefficient": (0, True),
+    "model.loss.kl_bound": (0, False),
+    "model.loss.updates": (1, True),
+    "model.loss.importance_cap": (0, False),
+    "model.lora.rank": (1, True),
+    "model.lora.alpha": (0, False),
+    "model.optimizer.learning_rate": (0, False),
+    "model.optimizer.warmup_steps": (0, True),
+    "model.optimizer.final_share": (0, True),
+    "model.optimizer.weight_decay": (0, True),
+    "model.optimizer.clip_norm": (0, False),
+    "model.optimizer.most_skipped": (1, True),
+    "model.temporal_reward.radius": (0, False),
+    "model.vllm.tensor_parallel_size": (1, True),
+    "model.vllm.gpu_memory_utilization": (0, False),
+    "model.vllm.check_every": (1, True),
+    "model.vllm_server.timeout": (0, False),
+    "model.vllm_server.check_every": (1, True),
+    "model.vllm_server.at_once": (1, True),
+    "model.feature_cache.max_gigabytes": (0, False),
+    "data.prompts_per_step": (1, True),
+    "data.evaluation_batch": (1, True),
+    "data.workers": (0, True),
+    "data.frame_cache.max_gigabytes": (0, False),
+    "data.grounding.max_prompt_tokens": (1, True),
+    "data.grounding.evaluation_max_prompt_tokens": (1, True),
+    "curriculum.warmup_epochs": (0, True),
+    "checkpoint.keep_last": (1, True),
+    "checkpoint.keep_best": (0, True),
+    "checkpoint.every_n_steps": (1, True),
+    "failure_limit.largest_share": (0, True),
+    "failure_limit.at_least": (1, True),
+    "progress_lines.every_n_steps": (0, True),
+}
+
+
+ENVIRONMENT = "environment.json"  # the first file of a run's folder
+RUN_FILES = (ENVIRONMENT, f"{ENVIRONMENT}{PART}", "checkpoints")  # a folder that has none of them is no run's
+
+
+class ConfigError(ValueError):
+    """Settings that can't work, alone or together; lists all of them."""
+
+
+def list_problems(config: Namespace) -> list[str]:
+    """All that can't work in a parsed configuration."""
+    parts = (_numbers, _conflicts, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
+    return [problem for part in parts for problem in part(config)]
+
+
+def list_plan_problems(config: Namespace, plan: Plan) -> list[str]:
+    """What can't work with so many steps, known when the samples are read."""
+    warmup = config.model.optimizer.warmup_steps
+    if 0 < warmup >= plan.steps > 0:
+        return [
+            f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
+            "or raise trainer.max_epochs or trainer.max_steps"
+        ]
+    return []
+
+
+def list_notes(config: Namespace) -> list[str]:
+    """What works and is worth knowing before the run."""
+    return list(_large_groups(config))
+
+
+def run_folder(config: Namespace) -> Path:
+    return Path(config.output_dir, config.name)
+
+
+def refuse(problems: list[str], reason: str = "the configuration can't work") -> None:
+    """Raise one ConfigError that lists all problems, where there are any."""
+    if problems:
+        raise ConfigError("\n- ".join([f"{reason}:", *problems]))
+
+
+def _numbers(config: Namespace) -> Iterator[str]:
+    for name, (least, included) in LEAST.items():
+        value = config.get(name)
+        if value is not None and not (value >= least if included else value > least):
+            yield f"{name} = {value}: must be {'at least' if included else 'above'} {least}"
+
+
+def _conflicts(config: Namespace) -> Iterator[str]:
+    model, data, trainer = config.model, config.data, config.trainer
+    if model.rollout_rows < model.group_size:
+        yield f"model.rollout_rows = {model.rollout_rows} is below model.group_size = {model.group_size}: raise it"
+    yield from trainer_problems(trainer)
+    if trainer.precision not in PRECISIONS:
+        yield f"trainer.precision = {trainer.precision}: allowed are 32-true and bf16-mixed"
+    if isinstance(trainer.strategy, str) and not trainer.strategy.startswith(STRATEGIES):
+        yield f"trainer.strategy = {trainer.strategy}: allowed are auto, ddp and fsdp2"
+    if model.attention not in ATTENTIONS:
+        yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
+    if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
+    if model.optimizer.final_share > 1:
+        yield f"model.optimizer.final_share = {model.optimizer.final_share}: a share of the learning rate, at most 1"
+    if model.optimizer.schedule != "constant" and trainer.max_epochs == trainer.max_steps == -1:
+        yield (
+            f"model.optimizer.schedule = {model.optimizer.schedule}: the run has no end to decay to; set trainer.max_epochs or "
+            "trainer.max_steps, or constant"
+        )
+    if model.sampling.repetition_penalty != 1:
+        yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
+    if model.engine != "native" and not vllm_is_installed():
+        yield f"model.engine = {model.engine}: vLLM is not installed; pip install -e '.[vllm]', or set native"
+    if model.engine == "vllm":
+        yield from _vllm(config)
+    if model.engine == "vllm_server":
+        yield from _vllm_server(config)
+    if model.lora is not None:
+        yield from _lora(config)
+    reward = model.temporal_reward
+    sharded = str(trainer.strategy).startswith("fsdp2")
+    if sharded and reward is not None and reward.permutation == "completion":
+        yield (
+            "model.temporal_reward.permutation = completion: where weights are sharded (trainer.strategy = "
+            f"{trainer.strategy}) all ranks need equally many passes; set group"
+        )
+    if sharded and trainer.inference_mode:
+        yield (
+            f"trainer.inference_mode = true: weights that are gathered in that mode can't be trained afterwards "
+            f"(trainer.strategy = {trainer.strategy}); set false"
+        )
+    if config.failure_limit.largest_share > 1:
+        yield f"failure_limit.largest_share = {config.failure_limit.largest_share}: a share of the samples, at most 1"
+    ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
+    if data.prompts_per_step % ranks:
+        yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
+    budgets = [("max_prompt_tokens", "video"), ("evaluation_max_prompt_tokens", "evaluation_video")]
+    for limit, video in budgets:
+        allowed, settings = data.grounding[limit], data.grounding[video]
+        if settings is not None and allowed <= settings.max_tokens:
+            yield (
+                f"data.grounding.{limit} = {allowed} leaves no room beside data.grounding.{video}.max_tokens = "
+                f"{settings.max_tokens}: raise the one or lower the other"
+            )
+
+
+def _large_groups(config: Namespace) -> Iterator[str]:
+    model = config.model
+    largest = largest_group(model.group_size, model.sampling.max_tokens, config.data.grounding.max_prompt_tokens)
+    if largest > model.pack_tokens:
+        yield (
+            f"a group may have up to {largest} tokens (data.grounding.max_prompt_tokens + model.group_size * "
+            f"model.sampling.max_tokens), more than model.pack_tokens = {model.pack_tokens}: it has a pass of its own, for "
+            "which memory must be enough (python -m taro.run.memory_plan says how much). To save memory, lower one of the three"
+        )
+
+
+def _lora(config: Namespace) -> Iterator[str]:
+    if not peft_is_installed():
+        yield "model.lora needs peft: pip install -e '.[lora]', or set it to null"
+    strategy = str(config.trainer.strategy)
+    if strategy.startswith("fsdp2"):
+        yield f"model.lora with trainer.strategy = {strategy}: set ddp or auto; adapters are small, and each GPU has the rest"
+
+
+def _vllm(config: Namespace) -> Iterator[str]:
+    model, grounding = config.model, config.data.grounding
+    devices = config.trainer.devices
+    if isinstance(devices, list) and devices != list(range(len(devices))):
+        yield f"trainer.devices = {devices}: vLLM takes the first GPUs it sees; set CUDA_VISIBLE_DEVICES, and a number here"
+    ranks, size = count_devices(devices) * (config.trainer.num_nodes or 1), model.vllm.tensor_parallel_size
+    if ranks % size and devices not in ("auto", -1, "-1"):
+        yield (
+            f"model.vllm.tensor_parallel_size = {size}: in training so many ranks share an engine, and there are {ranks}; make "
+            "trainer.devices * trainer.num_nodes a multiple"
+        )
+    if model.vllm.gpu_memory_utilization > 1:
+        yield f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization}: a share of the memory, at most 1"
+    prompts = max(grounding.max_prompt_tokens, grounding.evaluation_max_prompt_tokens)
+    needed = prompts + max(model.sampling.max_tokens, model.evaluation_max_tokens)
+    if model.vllm.max_model_len is not None and model.vllm.max_model_len < needed:
+        yield (
+            f"model.vllm.max_model_len = {model.vllm.max_model_len} is less than the longest prompt and completion, {needed} "
+            "tokens: raise it, or lower data.grounding.max_prompt_tokens and evaluation_max_prompt_tokens: longer prompts are "
+            "then counted as failed"
+        )
+
+
+def _vllm_server(config: Namespace) -> Iterator[str]:
+    server = config.model.vllm_server
+    if not server.url.startswith(("http://", "https://")):
+        yield f"model.vllm_server.url = {server.url}: must start with http:// or https://"
+    if server.weights == "folder" and server.folder is None:
+        yield "model.vllm_server.weights = folder: name model.vllm_server.folder, which the server sees, too"
+    if server.weights == "nccl" and (config.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        yield "model.vllm_server.weights = nccl needs a GPU here: set folder"
+
+
+def _parts(config: Namespace) -> Iterator[str]:
+    """What the parts themselves refuse."""
+    model, grounding = config.model, config.data.grounding
+    checks = {
+        "model.dtype": lambda: torch_dtype(model.dtype),
+        "model.name_or_path": lambda: load_config(model.name_or_path),
+        "data.grounding.prompt": lambda: build_request("check", grounding.prompt),
+        "data.grounding.video": lambda: VideoSettings(**vars(grounding.video)),
+    }
+    if grounding.evaluation_video is not None:
+        checks["data.grounding.evaluation_video"] = lambda: VideoSettings(**vars(grounding.evaluation_video))
+    for name, check in checks.items():
+        try:
+            check()
+        except (ModelError, ValueError) as error:
+            yield f"{name}: {error}"
+
+
+def _trainer(config: Namespace) -> Iterator[str]:
+    """What Lightning would refuse when it is asked to train, or not at all."""
+    trainer, seed = config.trainer, config.seed_everything
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+        yield f"seed_everything = {seed}: must be from 0 to {2**32 - 1}"
+    if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        yield f"trainer.accelerator = {trainer.accelerator}: PyTorch sees no GPU here; set cpu, or auto"
+    interval = trainer.val_check_interval
+    if trainer.check_val_every_n_epoch is None and not (isinstance(interval, int) and interval > 0):
+        yield (
+            f"trainer.val_check_interval = {interval}: counts training steps, a whole number from 1 (as "
+            "trainer.check_val_every_n_epoch is null)"
+        )
+    if trainer.enable_checkpointing is False:
+        yield "trainer.enable_checkpointing = false: what is exported comes from checkpoints; see checkpoint.keep_last"
+
+
+def _folder(config: Namespace) -> Iterator[str]:
+    """An earlier run's folder is renamed, so it has to be one."""
+    name, folder = config.name, run_folder(config)
+    if not name or name in (".", "..") or Path(name).name != name:
+        yield f"name = {name!r}: the run's folder in output_dir is called so; give one name without a path"
+    elif folder.is_dir():
+        if any(folder.iterdir()) and not any((folder / file).exists() for file in RUN_FILES):
+            yield f"name = {name}: {folder} is there and holds no run; give another name, or another output_dir"
+    elif folder.exists():
+        yield f"name = {name}: {folder} is there and is no folder; give another name, or another output_dir"
+
+
+def _files(config: Namespace) -> Iterator[str]:
+    for name in ("train_file", "validation_file", "test_file"):
+        file = config.data[name]
+        if file is not None and not Path(file).is_file():
+            yield (
+                f"data.{name} = {file}: no such file (python -m taro.synthetic --output data/synthetic makes the "
+                "synthetic ones)"
+            )
+    folder, wanted = Path(config.checkpoint.folder), config.ckpt_path
+    if wanted == "last" and not list_checkpoints(folder):
+        yield none_yet(folder)
+    if wanted not in (None, "last", "auto") and not Path(wanted).exists():
+        yield f"ckpt_path = {wanted}: there is no such checkpoint"
+
+
+def _monitor(config: Namespace) -> Iterator[str]:
+    metrics = GroundingMetrics()
+    metrics.update([None], [[(0.0, 1.0)]], [""])
+    allowed = [f"vtg/{name}" for name in metrics.compute()]
+    if config.checkpoint.monitor not in allowed:
+        yield f"checkpoint.monitor = {config.checkpoint.monitor}: a validation has {', '.join(allowed)}"
+
+
+def _cache_folders(config: Namespace) -> Iterator[str]:
+    """Made here, and written to, since nothing else tells for sure whether they can be."""
+    for name in ("data.frame_cache", "model.feature_cache"):
+        settings = config.get(name)
+        if settings is not None:
+            try:
+                Path(settings.folder).mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=settings.folder).close()
+            except OSError as error:
+                yield f"{name}.folder = {settings.folder}: no folder that can be made and written to ({error.strerror})"
+
+
+def count_devices(devices: list[int] | str | int) -> int:
+    """Of each node, 1 where it is left to Lightning (`auto`, -1). From the command line a number is text."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [device for device in devices.split(",") if device.strip()]
+    if isinstance(devices, list):
+        return len(devices)
+    return int(devices) if str(devices).isdigit() and int(devices) > 0 else 1

@@ -1,0 +1,188 @@
+"""The command line of `train.py`: LightningCLI with every default in `configs/base.yaml`, and a check of the whole
+configuration before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line, with_found_configs
+from taro.data.before_run import check_samples
+from taro.data.datamodule import GroundingDataModule
+from taro.models.strategy import FileOrFolder, ShardedStrategy
+from taro.progress import Plan, ProgressBar, ProgressLines
+from taro.rl.curriculum import CurriculumCallback
+from taro.rl.module import GRPOModule
+from taro.run.checkpoint_files import find_checkpoint
+from taro.run.checkpoints import Checkpoints
+from taro.run.checks import ConfigError, list_notes, list_plan_problems, list_problems, refuse, run_folder
+from taro.run.commands import BASE_CONFIG, TRAIN
+from taro.run.failures import FailureLimit
+from taro.run.resume import ResumePoint, identity_of, list_misfits
+from taro.run.trainer_checks import as_list
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CONFIG = CONFIGS / "tiny.yaml"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is called, where it goes and where it comes from.
+
+    Args:
+        name: of the run; its folder is <output_dir>/<name>.
+        output_dir: folder of all runs.
+        ckpt_path: go on from this checkpoint; `last`: the newest of the run; `auto`: the same if there is one, else a new run.
+        rollouts_every: write rollouts each N steps; 0: never.
+    """
+
+    name: str = "run"
+    output_dir: str = "outputs"
+    ckpt_path: str | None = None
+    rollouts_every: int = 1
+
+
+class TrainParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's, with mistakes in one line."""
+
+
+class TaroCLI(LightningCLI):
+    """Adds the run's folder, the shared settings and the callbacks that every run has."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunSettings)
+        parser.add_lightning_class_args(CurriculumCallback, "curriculum")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(FailureLimit, "failure_limit")
+        parser.add_lightning_class_args(ProgressBar, "progress_bar")
+        parser.add_lightning_class_args(ProgressLines, "progress_lines")
+        parser.link_arguments("model.name_or_path", "data.name_or_path")
+        parser.link_arguments("model.group_size", "data.group_size")
+        parser.link_arguments("model.sampling.max_tokens", "data.max_completion_tokens")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: 0 if seed is True else int(seed))
+        parser.link_arguments(
+            ("output_dir", "name"), "checkpoint.folder", compute_fn=lambda root, name: str(Path(root, name, "checkpoints"))
+        )
+        parser.link_arguments(
+            ("output_dir", "name"), "failure_limit.folder", compute_fn=lambda root, name: str(Path(root, name))
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        """And check them: before Lightning seeds and makes anything."""
+        self.config = parser.parse_args(args)
+        refuse(list_problems(self.config))
+        for note in list_notes(self.config):
+            rank_zero_info(f"note: {note}")
+        self._place_loggers()
+
+    def _place_loggers(self) -> None:
+        """TensorBoard's is made with the run's folder; others write there, too, unless they are told where."""
+        if self.config.trainer.logger in (None, True):  # Lightning would make one elsewhere
+            self.config.trainer.logger = False
+        for logger in as_list(self.config.trainer.logger or None):
+            arguments = logger.get("init_args") or {}
+            if "save_dir" in arguments and arguments["save_dir"] in (None, "."):
+                arguments["save_dir"] = str(self.folder)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            found = re.search(r"Problem with given class_path '([^']+)':\s+(.*?)(?:\n *- |\Z)", str(error), re.DOTALL)
+            if found is None:
+                raise
+            raise ConfigError(f"{found[1]} can't be made: {one_line(found[2])}") from None
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.config)
+
+    def check_samples(self) -> None:
+        """Log what is odd about the samples, when they are read. Raises SampleError where there is nothing to train on."""
+        data, config = self.datamodule, self.config
+        remarks = check_samples(
+            data.samples,
+            data.files,
+            data.video_root,
+            warmup_epochs=config.curriculum.warmup_epochs,
+            largest_share=config.failure_limit.largest_share,
+        )
+        if rank_zero_only.rank == 0:
+            for remark in remarks:
+                logger.warning(remark)
+
+    @cached_property
+    def checkpoint(self) -> Path | None:
+        """To go on from, read and found whole; None for a new run. Raises as `find_checkpoint`."""
+        return find_checkpoint(self.config.ckpt_path, Path(self.config.checkpoint.folder))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Of the steps; known when the samples are read."""
+        data = self.datamodule
+        return Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.model.loss.updates)
+
+    def check_plan(self) -> None:
+        """Raises ConfigError where settings do not fit the number of steps."""
+        refuse(list_plan_problems(self.config, self.plan))
+
+    def resume_point(self) -> ResumePoint | None:
+        """Where the run goes on, None for a new run.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or not one of `train.py`.
+            ConfigError: it does not fit the settings.
+        """
+        if self.checkpoint is None:
+            return None
+        point = ResumePoint.read(self.checkpoint)
+        named = self.config.ckpt_path not in ("last", "auto")
+        misfits = list_misfits(point, identity_of(self.model, self.datamodule), Path(self.config.checkpoint.folder), named)
+        if point.step > self.plan.steps_by_epochs:
+            epochs = f"trainer.max_epochs = {self.plan.max_epochs}"
+            misfits.append(f"{epochs} ends before the checkpoint's step {point.step}: raise it")
+        refuse(misfits, f"the run can't go on from {point.path}")
+        return point
+
+
+def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
+    """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run.
+
+    Raises:
+        SystemExit: help was asked for, or there is no such setting.
+        ConfigError: settings that can't work.
+    """
+    arguments = with_found_configs(sys.argv[1:] if arguments is None else arguments)
+    answer_at_once(TRAIN, arguments)
+    if not any(argument.split("=")[0] in ("--config", "-c") for argument in arguments):
+        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
+    cli = TaroCLI(
+        GRPOModule,
+        GroundingDataModule,
+        args=arguments,
+        run=False,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        parser_class=TrainParser,
+        parser_kwargs={"prog": TRAIN.program, "parser_mode": "omegaconf", "default_config_files": [str(BASE_CONFIG)]},
+    )
+    if not isinstance(cli.trainer.strategy, ShardedStrategy):
+        cli.trainer.strategy.checkpoint_io = FileOrFolder()
+    return cli
+
+
+def resolved_config(cli: TaroCLI) -> str:
+    """The whole configuration as YAML, every default spelled out."""
+    config: Any = cli.config
+    return cli.parser.dump(config, skip_none=False)

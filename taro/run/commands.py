@@ -1,0 +1,146 @@
+"""The commands of an installed TaRO: `taro-train`, `taro-eval` and the others. `train.py` and `eval.py` are the first two.
+
+Help, and the answer to a typo, come before the imports that take seconds.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from taro.command_line import CONFIGS, Command, answer_at_once
+from taro.errors import endings
+from taro.run.trainer_checks import REFUSED
+from taro.signatures import Setting
+
+BASE_CONFIG = CONFIGS / "base.yaml"
+CONFIG_NAMES = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("base", "datasets")))
+
+TRAIN = Command(
+    program="train.py",
+    about=f"""\
+Train a Qwen-VL model by GRPO to find when an event happens in a video.
+
+    python train.py [--config FILE]... [--SETTING VALUE]...     or taro-train, where TaRO is installed
+
+Several configs are stacked, and flags come last; without a config it is the tiny run. FILE is a path, or the name of one that
+comes along: {CONFIG_NAMES}, and in experiments/ what changes the method.
+The values below are the defaults (with --config, those of that config). --print_config shows all of them as YAML.
+Objects are named by class: --trainer.logger CSVLogger, and --trainer.logger.help CSVLogger shows what it takes.""",
+    parts={
+        "taro.run.cli:RunSettings": "",
+        "taro.rl.module:GRPOModule": "model.",
+        "taro.data.datamodule:GroundingDataModule": "data.",
+        "taro.rl.curriculum:CurriculumCallback": "curriculum.",
+        "taro.run.checkpoints:Checkpoints": "checkpoint.",
+        "taro.run.failures:FailureLimit": "failure_limit.",
+        "taro.progress:ProgressBar": "progress_bar.",
+        "taro.progress:ProgressLines": "progress_lines.",
+        "lightning.pytorch.trainer.trainer:Trainer": "trainer.",
+    },
+    extra=[Setting("seed_everything", "0", (), "of all that is drawn: samples, rollouts, paths, shuffled frames.", False)],
+    follows={
+        "data.name_or_path": "model.name_or_path",
+        "data.group_size": "model.group_size",
+        "data.max_completion_tokens": "model.sampling.max_tokens",
+        "data.seed": "seed_everything",
+        "checkpoint.folder": "output_dir",
+        "failure_limit.folder": "output_dir",
+    },
+    hidden=["progress_bar.theme", "progress_bar.console_kwargs", *(f"trainer.{name}" for name in REFUSED)],
+    base=BASE_CONFIG,
+)
+EVAL = Command(
+    program="eval.py",
+    about="""\
+Evaluate a model on a benchmark of temporal grounding.
+
+    python eval.py --dataset NAME --model DIR_OR_HUB_NAME [--output DIR] [--SETTING VALUE]...     or taro-eval, where TaRO is
+    installed. --config FILE is a YAML file with any of the settings.""",
+    parts={"taro.evaluation.settings:EvaluationSettings": ""},
+)
+CAPTION = Command(
+    program="python -m taro.prepare.caption",
+    about="""\
+Dense captions for the videos of a samples file, from a model, or from files.
+
+    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model Qwen/Qwen2.5-VL-7B-Instruct --engine vllm
+    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model NAME --api_base https://host/v1 --api_key_variable KEY
+    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --captions captions.json
+
+--config FILE is a YAML file with any of the settings.""",
+    parts={"taro.prepare.caption.settings:CaptionSettings": ""},
+)
+DIFFICULTY = Command(
+    program="python -m taro.prepare.difficulty",
+    about="""\
+How hard samples are for a model, and which of them to train on.
+
+    python -m taro.prepare.difficulty --model NAME --input F.jsonl --output G.jsonl --samples 8
+    python -m taro.prepare.difficulty select --help
+
+This page is about the first. --config FILE is a YAML file with any of the settings.""",
+    parts={"taro.prepare.difficulty:DifficultySettings": ""},
+)
+
+
+def train() -> None:
+    with endings():
+        answer_at_once(TRAIN, sys.argv[1:])
+        from taro.run.train import command
+
+        command()
+
+
+def evaluate() -> None:
+    with endings():
+        answer_at_once(EVAL, sys.argv[1:])
+        from taro.run.eval import command
+
+        command()
+
+
+def caption() -> None:
+    _run("taro.prepare.caption.__main__")
+
+
+def difficulty() -> None:
+    _run("taro.prepare.difficulty")
+
+
+def check() -> None:
+    _run("taro.prepare.check")
+
+
+def compare() -> None:
+    _run("taro.evaluation.compare")
+
+
+def convert() -> None:
+    _run("taro.prepare.convert")
+
+
+def export() -> None:
+    _run("taro.models.export")
+
+
+def memory_plan() -> None:
+    _run("taro.run.memory_plan")
+
+
+def score_qvhighlights() -> None:
+    _run("taro.evaluation.qvhighlights")
+
+
+def synthetic() -> None:
+    _run("taro.synthetic.world")
+
+
+def tiny_model() -> None:
+    _run("taro.synthetic")
+
+
+def _run(module: str) -> None:
+    """As `python -m` does."""
+    with endings():
+        runpy.run_module(module, run_name="__main__", alter_sys=True)

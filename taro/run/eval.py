@@ -1,0 +1,52 @@
+"""What `eval.py` and `taro-eval` do: a model on a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from taro.command_line import parse_settings
+from taro.data.samples import SampleError
+from taro.errors import endings
+from taro.evaluation.evaluate import Evaluation, evaluate
+from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.qvhighlights import SubmissionError
+from taro.evaluation.report import print_report
+from taro.evaluation.settings import EvaluationSettings
+from taro.jsonl import ResumeError
+from taro.models.families import ModelError
+from taro.rollout import EngineError, SeamError
+from taro.run.commands import EVAL
+
+
+def main(arguments: Sequence[str] | None = None) -> Evaluation:
+    return evaluate(parse(arguments))
+
+
+def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
+    return parse_settings(EvaluationSettings, EVAL, arguments, switches=["strict"])
+
+
+def command() -> None:
+    """`eval.py`, with errors in one line."""
+    interrupted = "stopped by Ctrl-C; with --output the same command goes on with what is missing"
+    errors = (EvaluationError, SampleError, ResumeError, ModelError, EngineError, SeamError, SubmissionError)
+    with endings(*errors, interrupted=interrupted):
+        settings = parse()
+        evaluation = evaluate(settings)
+    print_report(evaluation.report, evaluation.predictions, evaluation.asked)
+    print_next(settings, evaluation)
+
+
+def print_next(settings: EvaluationSettings, evaluation: Evaluation) -> None:
+    """Where the answers are, and what to do with them."""
+    if settings.output is None:
+        print("the answers are not kept: --output DIR writes them, and metrics.json")
+    elif evaluation.report.samples == evaluation.asked:
+        print(f"answers and metrics are in {settings.output}")
+        print(f"next: python -m taro.evaluation.compare OTHER {settings.output}")
+    else:
+        print(f"the answers of this shard are in {settings.output}; the last shard writes the metrics of all there")
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,107 @@
+"""Ends a run that trains, or chooses its checkpoint, on too small a part of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from taro.data.examples import GroundingExample
+from taro.distributed import gather
+from taro.progress import Plan
+
+LISTED = 20
+
+
+class TooManyFailures(RuntimeError):
+    """Raised by all ranks together, after a whole step."""
+
+
+@dataclass
+class Failures:
+    """Of all ranks."""
+
+    seen: int = 0  # samples, each time that they came
+    failed: int = 0
+    first: list[str] = field(default_factory=list)  # lines about the first LISTED
+
+    def add(self, batch: Sequence[GroundingExample]) -> None:
+        """Called by all ranks, each with its own samples."""
+        lines = [f"{example.sample.id}: {example.failure}" for example in batch if example.failure is not None]
+        for seen, failed, first in gather((len(batch), len(lines), lines[:LISTED])):
+            self.seen += seen
+            self.failed += failed
+            self.first = [*self.first, *first][:LISTED]
+
+
+class FailureLimit(L.Callback):
+    """A sample without a prompt, as of a broken video, costs its group; too many of them end the run. So do too many in a
+    validation, which would score next to nothing.
+
+    Args:
+        folder: of the run, which has the list in failed.jsonl.
+        largest_share: the share of the training samples so far, 0 to 1, that may fail, and of each validation's; 1 never ends
+            a run.
+        at_least: training samples before the share counts: fewer where there are fewer in the file, or in the run.
+    """
+
+    def __init__(self, folder: str | Path, largest_share: float = 0.2, at_least: int = 100) -> None:
+        if not 0 <= largest_share <= 1:
+            raise ValueError(f"failure_limit.largest_share = {largest_share}, needs 0 to 1")
+        if at_least < 1:
+            raise ValueError(f"failure_limit.at_least = {at_least}, needs 1 or more")
+        self.folder, self.largest_share, self.at_least = Path(folder), largest_share, at_least
+        self.enough = at_least
+        self.training, self.validation = Failures(), Failures()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        data = trainer.datamodule
+        samples = len(data.samples["train"])
+        plan = Plan.of(trainer, samples, data.prompts_per_step, module.loss.updates)
+        # An epoch leaves out what fills no step.
+        self.enough = min(self.at_least, plan.steps_per_epoch * data.prompts_per_step, plan.steps * data.prompts_per_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Any], batch: list[Any], batch_idx: int
+    ) -> None:
+        before = self.training.failed
+        self.training.add(batch)
+        # Where nothing fails any more, as when a run goes on with its videos mended, it is let go on.
+        if self.training.failed > before and self.training.seen >= self.enough:
+            self._refuse(self.training, "training samples so far", "data.train_file")
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.validation = Failures()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: list[Any], batch_idx: int, *args: Any
+    ) -> None:
+        self.validation.add(batch)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Before its score is taken down, so that a run that goes on begins with it."""
+        self._refuse(self.validation, "validation samples", "data.validation_file")
+
+    def _refuse(self, failures: Failures, samples: str, file: str) -> None:
+        if failures.failed > self.largest_share * failures.seen:
+            raise TooManyFailures(self.describe(failures, samples, file))
+
+    def describe(self, failures: Failures, samples: str, file: str) -> str:
+        """What failed, and what to do about it."""
+        first, count = failures.first, failures.failed
+        more = [f"and {count - len(first)} more"] if count > len(first) else []
+        share = f"{count} of {failures.seen} {samples} gave no prompt, more than {self.largest_share:.0%}:"
+        advice = (
+            f"All are in {self.folder / 'failed.jsonl'}. Mend them or take them out of {file}, or raise "
+            "failure_limit.largest_share."
+        )
+        return "\n".join(["\n- ".join([share, *first, *more]), advice])
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self.training).copy()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.training = Failures(**state_dict)

@@ -1,0 +1,191 @@
+"""What takes how much of a GPU's memory in training, computed from a config without loading a model:
+
+    python -m taro.run.memory_plan --config configs/qwen25_7b.yaml --gpus 8
+    python -m taro.run.memory_plan --config configs/qwen25_7b.yaml --gpus 8 --gpu_gigabytes 40 trainer.strategy=fsdp2_sync_each_pack
+
+Weights, gradients and optimizer are counted exactly. Activations are those of a largest pack by formula: with gradient
+checkpointing each layer's input, one layer's inside and one chunk of logits; without, the inside of all layers. The largest
+pack has model.pack_tokens, or is the largest possible group where that has more: a group is never divided. Not in the plan:
+CUDA's own memory (about 1 GiB), NCCL's buffers, fragmentation, and vLLM's memory while it sleeps.
+
+N ranks, L layers, S tokens of a pack, D hidden, I intermediate size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+
+from taro.command_line import Parser, find_config, unknown_keys, unknown_names
+from taro.errors import endings
+from taro.models.families import ModelError, load_config
+from taro.models.packing import largest_group
+from taro.models.weights import parameters_on_meta
+from taro.run.commands import BASE_CONFIG, TRAIN
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+HEAD_CHUNK = 1024  # response positions whose logits exist at a time: `score_groups`
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers of parameters."""
+
+    tower: int
+    layer: int  # of one decoder layer
+    layers: int
+    head: int  # embeddings, norm and LM head, tied ones once
+    hidden: int
+    intermediate: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Shape:
+        with parameters_on_meta():
+            model = AutoModelForImageTextToText.from_config(config)
+        decoder, text = model.model.language_model, config.text_config
+        tower, layer = _count(model.model.visual), _count(decoder.layers[0])
+        return cls(
+            tower=tower,
+            layer=layer,
+            layers=len(decoder.layers),
+            head=_count(model) - tower - layer * len(decoder.layers),
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            vocabulary=text.vocab_size,
+        )
+
+    @property
+    def decoder(self) -> int:
+        """With embeddings and head."""
+        return self.layer * self.layers + self.head
+
+    def adapters(self, config: PreTrainedConfig, rank: int) -> int:
+        """Of LoRA adapters on all linear layers of the decoder."""
+        text = config.text_config
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        queries, keys, d, i = head * text.num_attention_heads, head * text.num_key_value_heads, self.hidden, self.intermediate
+        sides = [(d, queries), (d, keys), (d, keys), (queries, d), (d, i), (d, i), (i, d)]
+        return self.layers * rank * sum(a + b for a, b in sides)
+
+
+def _count(module: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def plan(settings: DictConfig, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
+    """GiB of each GPU, by what takes them, during the update and during rollouts."""
+    model, shape = settings.model, Shape.of(config)
+    lora = OmegaConf.select(model, "lora")
+    sharded = settings.trainer.strategy.startswith("fsdp2")
+    ranks = gpus if sharded else 1
+    own = BYTES[model.dtype]
+    computed = 2 if settings.trainer.precision == "bf16-mixed" else own
+    trained = shape.decoder if lora is None else shape.adapters(config, OmegaConf.select(lora, "rank", default=64))
+    weights = (shape.decoder + shape.tower) * own + (0 if lora is None else trained * 4)
+    trained_bytes = own if lora is None else 4
+    kept = {
+        "weights": weights / ranks,
+        "optimizer (AdamW, two moments)": 2 * trained * trained_bytes / ranks,
+        "reference": 0 if lora is not None or not model.loss.kl_coefficient else shape.decoder * own / ranks,
+    }
+    whole_gradients = settings.trainer.strategy == "fsdp2" and ranks > 1
+    update = kept | {
+        "gradients": trained * 4 if whole_gradients else trained * trained_bytes / ranks,
+        "gathered weights": (shape.head * 2 + shape.tower + 2 * shape.layer) * computed if sharded else 0,
+        "activations": _activations(shape, model, largest_pack(settings), computed),
+        "logits": HEAD_CHUNK * shape.vocabulary * 4 * 3,
+    }
+    rollout = kept | _engine(shape, model, computed, gpu_gigabytes)
+    return {"update": _gib(update), "rollouts": _gib(rollout)}
+
+
+def largest_pack(settings: DictConfig) -> int:
+    """Tokens."""
+    return max(settings.model.pack_tokens, _largest_group(settings))
+
+
+def _largest_group(settings: DictConfig) -> int:
+    model = settings.model
+    return largest_group(model.group_size, model.sampling.max_tokens, settings.data.grounding.max_prompt_tokens)
+
+
+def _activations(shape: Shape, model: DictConfig, tokens: int, size: int) -> float:
+    """Of a pack of so many tokens: what stays of each layer, and the inside of one (queries, keys, values, output, two norms,
+    and the MLP's three products) in the backward pass."""
+    inside = tokens * (8 * shape.hidden + 3 * shape.intermediate) * size
+    inputs = shape.layers * tokens * shape.hidden * size
+    return inputs + inside if model.gradient_checkpointing else shape.layers * inside
+
+
+def _engine(shape: Shape, model: DictConfig, size: int, gpu_gigabytes: float) -> dict[str, float]:
+    if model.engine == "vllm":
+        return {"vLLM (its share of the GPU)": model.vllm.gpu_memory_utilization * gpu_gigabytes * GIB}
+    if model.engine == "vllm_server":
+        return {}
+    return {"gathered weights, without keys and values": (shape.decoder + shape.tower) * size}
+
+
+def _gib(parts: dict[str, float]) -> dict[str, float]:
+    return {name: value / GIB for name, value in parts.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    several = "as for train.py; several are stacked"
+    parser.add_argument("--config", type=find_config, action="append", required=True, help=several)
+    parser.add_argument("--gpus", type=int, default=8, help="of all nodes together")
+    parser.add_argument("--gpu_gigabytes", type=float, default=80.0, help="memory of one")
+    parser.add_argument("--shape", default=None, help="folder with a config.json, in place of model.name_or_path")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("overrides", nargs="*", help="settings, as model.pack_tokens=8192")
+    args = parser.parse_args(arguments)
+    files = [BASE_CONFIG, *args.config]
+    overridden = [override.partition("=")[0] for override in args.overrides]
+    if problems := [*unknown_keys(TRAIN, map(Path, args.config)), *unknown_names(TRAIN, overridden)]:
+        parser.error("; ".join(problems))
+    settings = OmegaConf.merge(*(OmegaConf.load(file) for file in files), OmegaConf.from_dotlist(args.overrides))
+    settings = OmegaConf.merge({"trainer": {"strategy": "auto"}}, settings)
+    name = args.shape or settings.model.name_or_path
+    config, _ = load_config(name)
+    result = plan(settings, config, args.gpus, args.gpu_gigabytes)
+    rows = list(_rows(result, args.gpu_gigabytes))
+    if args.markdown:
+        print("\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])))
+    else:
+        title = f"{name}, {args.gpus} GPU{'s' * (args.gpus > 1)} of {args.gpu_gigabytes:.0f} GiB"
+        table = Table(*rows[0], title=title)
+        for row in rows[1:]:
+            table.add_row(*row)
+        Console().print(table)
+        print(_about_packs(settings))
+    return result
+
+
+def _about_packs(settings: DictConfig) -> str:
+    group, budget = _largest_group(settings), settings.model.pack_tokens
+    parts = "data.grounding.max_prompt_tokens + model.group_size * model.sampling.max_tokens"
+    if group > budget:
+        return f"The largest pack is the largest group, {group} tokens ({parts}): more than model.pack_tokens = {budget}."
+    return f"The largest pack has model.pack_tokens = {budget} tokens; the largest group has {group} ({parts})."
+
+
+def _rows(result: dict[str, dict[str, float]], available: float) -> Iterator[list[str]]:
+    yield ["GiB on each GPU", *result]
+    for part in {part: None for parts in result.values() for part in parts}:
+        yield [part, *(f"{parts[part]:.1f}" if parts.get(part) else "" for parts in result.values())]
+    yield ["together", *(f"{sum(parts.values()):.1f} of {available:.0f}" for parts in result.values())]
+
+
+if __name__ == "__main__":
+    with endings(ModelError, OmegaConfBaseException):
+        main()

@@ -1,0 +1,162 @@
+"""What `train.py` and `taro-train` do: from a config to a model folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from taro.data.samples import SampleError
+from taro.errors import endings
+from taro.models.checkpoint import CheckpointError
+from taro.models.export import ExportError, export_command, export_policy, load_policy_weights
+from taro.models.families import ModelError
+from taro.progress import steps_done
+from taro.rollout import EngineError, SeamError
+from taro.run.checkpoint_files import checkpoint_path
+from taro.run.checks import ConfigError
+from taro.run.cli import TaroCLI, parse, resolved_config
+from taro.run.failures import TooManyFailures
+from taro.run.folder import (
+    count_failed,
+    drop_records_after,
+    keep_config,
+    lock_folder,
+    make_summary,
+    prepare_folder,
+    print_finished,
+    print_next,
+    print_summary,
+    read_before,
+    read_summary,
+    write_before,
+    write_environment,
+    write_summary,
+)
+from taro.run.lock import FolderInUse
+from taro.run.records import RunRecords
+from taro.run.resume import describe_test
+from taro.run.stopping import RunStopped, StopOnSignal
+from taro.run.watch import SignalWatch
+
+warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
+warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode.*")  # nothing here depends on it
+warnings.filterwarnings("ignore", message=r".*your dataloader is not resumable.*")  # taro's goes on with the next sample
+GO_ON = "the same command with --ckpt_path last (or auto) goes on from there"
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in record.getMessage())
+
+
+def main(arguments: Sequence[str] | None = None) -> dict:
+    """Metrics before, training, metrics after with the best checkpoint, export; returns the summary."""
+    cli = parse(arguments)
+    cli.datamodule.setup("fit")  # bad rows are reported before anything is written
+    cli.check_plan()
+    with lock_folder(cli.folder):
+        return run_in(cli.folder, cli)
+
+
+def run_in(folder: Path, cli: TaroCLI) -> dict:
+    point = cli.resume_point()
+    if point is not None and cli.plan.is_over(point.step, point.optimizer_steps):
+        print_finished(folder, point.step, cli.plan)
+        summary = read_summary(folder, point.step, tested=cli.datamodule.files["test"] is not None)
+        if summary is not None:
+            return finish(cli, summary)
+    cli.check_samples()
+    own = point is not None and point.path.resolve().parent == Path(cli.config.checkpoint.folder).resolve()
+    prepare_folder(folder, resuming=own)
+    if own:
+        drop_records_after(folder, point.step)
+        keep_config(folder, resolved_config(cli), point.step)
+    write_environment(folder, resolved_config(cli))
+    purge_step = None if point is None else point.step  # of the log: steps that are made again
+    tensorboard = TensorBoardLogger(folder.parent, name=folder.name, version="", purge_step=purge_step)
+    for logger in cli.trainer.loggers:  # the user's
+        logger.log_hyperparams(cli.config.as_dict())
+    cli.trainer.loggers = [tensorboard, *cli.trainer.loggers]
+    # A checkpoint of a step is written after its rollouts; where a signal ends the run, the step's checkpoint comes first.
+    records = RunRecords(folder, cli.config.rollouts_every)
+    cli.trainer.callbacks = [records, SignalWatch(), *cli.trainer.callbacks, StopOnSignal()]
+    return finish(cli, run(cli, folder, own))
+
+
+def finish(cli: TaroCLI, summary: dict) -> dict:
+    """The last lines of a run."""
+    print_summary(summary)
+    print_next(cli.folder, cli.datamodule.files["test"])
+    return summary
+
+
+def run(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
+    trainer, module, data, checkpoints = cli.trainer, cli.model, cli.datamodule, cli.trainer.checkpoint_callback
+    checkpoint_of = partial(checkpoint_path, checkpoints.folder)
+    started = time.time()
+    before = measure_base(cli, folder, resuming)
+    trainer.fit(module, data, ckpt_path=cli.checkpoint)
+    steps = steps_done(trainer)
+    if steps not in checkpoints.scores:
+        trainer.validate(module, data, verbose=False)
+    seconds = time.time() - started
+    best = steps if checkpoints.best_step is None else checkpoints.best_step  # without validations it is the last
+    if best == 0:
+        module.restore_base()
+    elif best in checkpoints.scores:
+        load_policy_weights(module.policy, checkpoint_of(best))
+    after = trainer.test(module, data, verbose=False)[0] if before and best > 0 else before
+    try:
+        export_policy(module.policy, module.name_or_path, folder / "hf", data.grounding)
+    except ExportError as error:
+        again = "the same command with --ckpt_path last" if best == 0 else export_command(checkpoint_of(best), folder / "hf")
+        raise ExportError(f"{error}. The training is over and saved; with room, this makes it: {again}") from error
+    scored = {"step": best, checkpoints.monitor: checkpoints.scores.get(best)}
+    summary = make_summary(before, after, scored, count_failed(folder), steps, seconds)
+    write_summary(folder, summary)
+    return summary
+
+
+def measure_base(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
+    """The base model's metrics on the test file, empty without one; and its score in validation, which is that of step 0. A run
+    that goes on has them from its beginning."""
+    trainer, module, data, checkpoints = cli.trainer, cli.model, cli.datamodule, cli.trainer.checkpoint_callback
+    testing = data.files["test"] is not None
+    about = describe_test(module, data) if testing else {}
+    known = read_before(folder, about) if resuming and testing else None
+    if resuming:
+        checkpoints.read_earlier_scores()
+    before = known or {}
+    if testing and known is None:
+        before = trainer.test(module, data, verbose=False)[0]
+        write_before(folder, about, before)
+    if 0 not in checkpoints.scores:
+        trainer.validate(module, data, verbose=False)
+    return before
+
+
+ERRORS = (ConfigError, SampleError, ModelError, EngineError, SeamError, CheckpointError, ExportError, FolderInUse)
+
+
+def command() -> None:
+    """`train.py`, with what its user can cause in one line."""
+    with endings(*ERRORS, FloatingPointError, MisconfigurationException, interrupted=f"stopped by Ctrl-C; {GO_ON}"):
+        try:
+            main()
+        except TooManyFailures as error:  # on all ranks
+            sys.exit(f"error: {error}" if rank_zero_only.rank == 0 else 0)
+        except RunStopped as stop:
+            if rank_zero_only.rank != 0:
+                sys.exit(0)  # Lightning kills rank 0 as soon as another rank ends with an error
+            print(f"{stop}; {GO_ON}", file=sys.stderr)
+            sys.exit(stop.exit_code)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,307 @@
+"""A small world of videos for grounding: coloured shapes that move, grow, shrink or blink on a noisy background.
+
+Every action is visible from any two or three sampled frames, and only the *order* of the frames tells left from right, up
+from down, growing from shrinking. Objects in one video share colours and shapes, so that a query needs all of its words.
+
+    python -m taro.synthetic --output data/synthetic --videos 256 --seed 0
+
+writes real H.264 files and `train.jsonl`, `validation.jsonl`, `test.jsonl`. The same seed gives the same bytes (on one
+machine, with one version of the encoder). F frames, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from taro.command_line import Parser
+from taro.data.samples import Caption, Sample, save_samples
+
+COLORS = {
+    "red": (225, 40, 40),
+    "green": (40, 190, 60),
+    "blue": (50, 80, 235),
+    "yellow": (235, 215, 40),
+    "purple": (180, 50, 205),
+    "white": (240, 240, 240),
+}
+SHAPES = ("square", "circle", "triangle", "cross")
+DIRECTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
+ACTIONS = (*DIRECTIONS, "grows", "shrinks", "blinks")
+
+SIZES = ((56, 56), (64, 64), (72, 64), (64, 72), (96, 96))  # width, height in pixels
+FRAME_RATES = (6.0, 8.0, 10.0, 12.0)
+CANVAS = 56.0  # all lengths of the world are in units of a canvas of 56 x 56, stretched to the video's size
+TIME_STEP = 0.5  # event boundaries are multiples of this, seconds
+NOISE = 5.0  # standard deviation of the noise of each frame, in grey levels
+BLINK_PERIOD = 1.0  # seconds; half of it hidden. Sampling at 2 frames a second meets both halves
+# Each split draws its scenes from seeds of its own.
+SPLITS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """What a scene is drawn from. Durations in seconds, ranges inclusive."""
+
+    min_duration: int = 16
+    max_duration: int = 24
+    min_events: int = 2
+    max_events: int = 3
+    min_event: float = 2.0
+    max_event: float = 9.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 < self.min_duration <= self.max_duration:
+            problems.append(f"durations are 0 < min <= max, got {self.min_duration} and {self.max_duration}")
+        if not 1 <= self.min_events <= self.max_events:
+            problems.append(f"event counts are 1 <= min <= max, got {self.min_events} and {self.max_events}")
+        if not TIME_STEP <= self.min_event <= self.max_event:
+            problems.append(f"event lengths are {TIME_STEP} <= min <= max, got {self.min_event} and {self.max_event}")
+        if self.max_events * self.min_event > self.min_duration:
+            problems.append(
+                f"{self.max_events} events of {self.min_event} s do not fit into a video of {self.min_duration} s: "
+                "lower max_events or min_event, or raise min_duration"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One object that does one thing from `start` to `end` (seconds) and is absent otherwise."""
+
+    start: float
+    end: float
+    color: str
+    shape: str
+    action: str
+    x: float  # position at `start`, canvas units
+    y: float
+    radius: float  # half of the object's side, canvas units
+    speed: float  # canvas units per second, or growth cycles per 3 s
+
+    @property
+    def text(self) -> str:
+        return f"the {self.color} {self.shape} {self.action}"
+
+    def placement(self, time: float) -> tuple[float, float, float] | None:
+        """Centre x, y and radius at `time` (canvas units), None while it is hidden."""
+        if not self.start <= time < self.end:
+            return None
+        elapsed = time - self.start
+        if self.action in DIRECTIONS:
+            dx, dy = DIRECTIONS[self.action]
+            travelled = self.speed * elapsed
+            return (self.x + dx * travelled) % CANVAS, (self.y + dy * travelled) % CANVAS, self.radius
+        if self.action == "blinks":
+            visible = (time % BLINK_PERIOD) < BLINK_PERIOD / 2
+            return (self.x, self.y, self.radius) if visible else None
+        if self.action in ("grows", "shrinks"):
+            phase = (elapsed / 3.0 * self.speed) % 1.0
+            scale = 0.4 + 0.9 * (phase if self.action == "grows" else 1.0 - phase)
+            return self.x, self.y, self.radius * scale
+        raise ValueError(f"unknown action {self.action!r}, allowed: {', '.join(ACTIONS)}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A whole video before it is drawn."""
+
+    seed: int
+    width: int
+    height: int
+    fps: float
+    duration: float
+    events: tuple[Event, ...]
+    background: tuple[int, int, int]
+    prop: tuple[float, float, float, str] | None  # a grey object that never does anything: x, y, radius, shape
+
+    @property
+    def frame_count(self) -> int:
+        return round(self.duration * self.fps)
+
+    def render(self, indices: np.ndarray) -> np.ndarray:
+        """The frames with these indices: (F,) integers -> (F, H, W, 3) uint8. A frame does not depend on the others."""
+        rng = np.random.default_rng((self.seed, 7))
+        blocks = rng.integers(-12, 13, size=(8, 8, 3))
+        rows = np.arange(self.height) * 8 // self.height
+        columns = np.arange(self.width) * 8 // self.width
+        still = np.asarray(self.background, np.float32) + blocks[rows][:, columns]  # (H, W, 3)
+        grid_x = ((np.arange(self.width) + 0.5) * CANVAS / self.width).astype(np.float32)[None, :]
+        grid_y = ((np.arange(self.height) + 0.5) * CANVAS / self.height).astype(np.float32)[:, None]
+        if self.prop is not None:
+            x, y, radius, shape = self.prop
+            still[_covers(shape, grid_x, grid_y, x, y, radius)] = (128, 128, 128)
+        frames = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        for row, index in enumerate(indices):
+            frame = still.copy()
+            for event in self.events:
+                placement = event.placement(int(index) / self.fps)
+                if placement is not None:
+                    frame[_covers(event.shape, grid_x, grid_y, *placement)] = COLORS[event.color]
+            noise_rng = np.random.default_rng((self.seed, 11, int(index)))
+            frame += noise_rng.standard_normal(frame.shape, dtype=np.float32) * NOISE
+            frames[row] = np.clip(np.rint(frame), 0, 255)
+        return frames
+
+
+def _covers(shape: str, grid_x: np.ndarray, grid_y: np.ndarray, x: float, y: float, radius: float) -> np.ndarray:
+    """Pixels that the shape covers, (H, W) bool. The canvas wraps around at its edges."""
+    half = CANVAS / 2
+    dx = (grid_x - x + half) % CANVAS - half  # (1, W)
+    dy = (grid_y - y + half) % CANVAS - half  # (H, 1)
+    if shape == "square":
+        return (np.abs(dx) <= radius) & (np.abs(dy) <= radius)
+    if shape == "circle":
+        return dx**2 + dy**2 <= radius**2
+    if shape == "triangle":
+        return (np.abs(dy) <= radius) & (np.abs(dx) <= (dy + radius) / 2)
+    if shape == "cross":
+        arm = radius * 0.36
+        wide, tall = np.abs(dx) <= radius, np.abs(dy) <= radius
+        return (wide & (np.abs(dy) <= arm)) | (tall & (np.abs(dx) <= arm))
+    raise ValueError(f"unknown shape {shape!r}, allowed: {', '.join(SHAPES)}")
+
+
+def draw_scene(seed: int, settings: WorldSettings | None = None) -> Scene:
+    """The scene of this seed. Two events of a scene never have the same words."""
+    settings = settings or WorldSettings()
+    rng = random.Random(seed)
+    duration = float(rng.randint(settings.min_duration, settings.max_duration))
+    width, height = rng.choice(SIZES)
+    looks: list[tuple[str, str, str]] = []
+    for _ in range(rng.randint(settings.min_events, settings.max_events)):
+        looks.append(_draw_look(rng, looks))
+    spans = _draw_spans(rng, len(looks), duration, settings)
+    events = tuple(
+        Event(
+            start=start,
+            end=end,
+            color=color,
+            shape=shape,
+            action=action,
+            x=rng.uniform(12, CANVAS - 12),
+            y=rng.uniform(12, CANVAS - 12),
+            radius=rng.uniform(8, 11),
+            speed=rng.uniform(8, 16) if action in DIRECTIONS else rng.uniform(0.9, 1.3),
+        )
+        for (start, end), (color, shape, action) in zip(spans, looks, strict=True)
+    )
+    prop = None
+    if rng.random() < 0.25:
+        prop = (rng.uniform(8, CANVAS - 8), rng.uniform(8, CANVAS - 8), rng.uniform(3, 5), rng.choice(SHAPES))
+    background = tuple(rng.randint(20, 110) for _ in range(3))
+    return Scene(seed, width, height, rng.choice(FRAME_RATES), duration, events, background, prop)
+
+
+def _draw_look(rng: random.Random, taken: list[tuple[str, str, str]]) -> tuple[str, str, str]:
+    """Colour, shape, action; half of the time it takes the colour or the shape, or both, of an earlier event."""
+    while True:
+        color, shape, action = rng.choice(list(COLORS)), rng.choice(SHAPES), rng.choice(ACTIONS)
+        if taken and rng.random() < 0.5:
+            other_color, other_shape, _ = rng.choice(taken)
+            share = rng.choice(("color", "shape", "both"))
+            color = other_color if share != "shape" else color
+            shape = other_shape if share != "color" else shape
+        if (color, shape, action) not in taken:
+            return color, shape, action
+
+
+def _draw_spans(rng: random.Random, count: int, duration: float, settings: WorldSettings) -> list[tuple[float, float]]:
+    """Disjoint spans in order of time, on the grid of TIME_STEP; about a third of the gaps are empty."""
+    steps = int(duration / TIME_STEP)
+    shortest, longest = math.ceil(settings.min_event / TIME_STEP), math.floor(settings.max_event / TIME_STEP)
+    while True:
+        lengths = [rng.randint(shortest, longest) for _ in range(count)]
+        if sum(lengths) <= steps:
+            break
+    weights = [0.0 if 0 < i < count and rng.random() < 1 / 3 else rng.random() for i in range(count + 1)]
+    free, total = steps - sum(lengths), sum(weights)
+    gaps = [int(free * weight / total) for weight in weights]
+    spans, position = [], 0
+    for gap, length in zip(gaps, lengths, strict=False):
+        position += gap
+        spans.append((position * TIME_STEP, (position + length) * TIME_STEP))
+        position += length
+    return spans
+
+
+def scene_samples(scene: Scene, video: str) -> list[Sample]:
+    """One sample for each event of the scene, with the dense captions of all of them."""
+    captions = tuple(Caption(event.start, event.end, event.text) for event in scene.events)
+    return [
+        Sample(
+            id=f"{Path(video).stem}_{number}",
+            video=video,
+            query=event.text,
+            spans=((event.start, event.end),),
+            duration=scene.duration,
+            captions=captions,
+        )
+        for number, event in enumerate(scene.events)
+    ]
+
+
+def write_video(scene: Scene, path: Path, crf: int = 20) -> None:
+    """Encode the scene as H.264 (yuv420p) in an mp4 file, written beside its name and renamed when whole."""
+    partial = path.with_suffix(".partial.mp4")
+    # x264's macroblock tree reads memory beyond pictures as small as these: with it the bytes differ from run to run.
+    options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
+    with av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(scene.fps).limit_denominator(1000), options=options)
+        stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
+        stream.thread_count = 1  # x264 makes the same bytes only with a fixed number of threads
+        for start in range(0, scene.frame_count, 64):
+            for array in scene.render(np.arange(start, min(start + 64, scene.frame_count))):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode())
+    os.replace(partial, path)
+
+
+def _make_video(job: tuple[int, str, WorldSettings]) -> list[Sample]:
+    seed, path, settings = job
+    scene = draw_scene(seed, settings)
+    write_video(scene, Path(path))
+    return scene_samples(scene, path)
+
+
+def make_split(
+    output: Path, split: str, videos: int, seed: int, settings: WorldSettings, workers: int | None = None
+) -> list[Sample]:
+    """Write the videos of one split and its samples file `<split>.jsonl`; returns the samples."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}, allowed: {', '.join(SPLITS)}")
+    folder = output / split
+    folder.mkdir(parents=True, exist_ok=True)
+    first = int(hashlib.sha256(f"world {seed}".encode()).hexdigest()[:8], 16) * 10_000_000 + SPLITS[split]
+    jobs = [(first + number, str(folder / f"{split}_{number:05d}.mp4"), settings) for number in range(videos)]
+    with ProcessPoolExecutor(workers) as pool:
+        samples = [sample for group in pool.map(_make_video, jobs, chunksize=4) for sample in group]
+    save_samples(samples, output / f"{split}.jsonl", relative_to=output)
+    return samples
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for the videos and the jsonl files")
+    parser.add_argument("--videos", type=int, default=256, help="videos of the training split")
+    parser.add_argument("--validation_videos", type=int, default=48)
+    parser.add_argument("--test_videos", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")
+    args = parser.parse_args(arguments)
+    counts = {"train": args.videos, "validation": args.validation_videos, "test": args.test_videos}
+    for split, videos in counts.items():
+        if videos > 0:
+            samples = make_split(args.output, split, videos, args.seed, WorldSettings(), args.workers)
+            print(f"{args.output / split}.jsonl: {videos} videos, {len(samples)} queries")

@@ -1,0 +1,402 @@
+"""Captions by an endpoint of this file's own, which knows the truth of the synthetic videos and can misbehave."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from taro.data.samples import load_samples
+from taro.jsonl import ResumeError
+from taro.models.qwen_vl import QwenVL
+from taro.prepare.caption.__main__ import main
+from taro.prepare.caption.pictures import jpeg_url, mp4_url, rgb_frames
+from taro.prepare.caption.report import print_report
+from taro.prepare.caption.videos import CaptionError
+from taro.prepare.caption.windows import cut_windows
+from taro.video.geometry import PatchGeometry
+from taro.video.load import VideoSettings, load_video
+
+ROOT = Path(__file__).parent.parent.parent
+KEY = "sk-a-key-that-nobody-may-see"
+VIDEO = VideoSettings(fps=2.0, max_tokens=64)
+WINDOW, OVERLAP = 8.0, 2.0
+
+
+def pictures_of(url):
+    """The frames (F, H, W, 3) in a data URL."""
+    content = io.BytesIO(base64.b64decode(url.partition(",")[2]))
+    with av.open(content) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+class TrueEvents:
+    """What happens in each window, found by the window's first frame."""
+
+    def __init__(self, samples):
+        self.windows = []  # first frame, video id, window, captions
+        for path in sorted({sample.video for sample in samples}):
+            sample = next(sample for sample in samples if sample.video == path)
+            for window in cut_windows(sample.duration, WINDOW, OVERLAP):
+                clip = (window.start, window.end)
+                video = load_video(path, clip=clip, settings=VIDEO, geometry=PatchGeometry())
+                self.windows.append((rgb_frames(video)[0].astype(float), path, window, sample.captions))
+
+    def find(self, picture):
+        """Path of the video, the window, and the video's captions."""
+        errors = [np.abs(frame - picture).mean() if frame.shape == picture.shape else np.inf for frame, *_ in self.windows]
+        best = int(np.argmin(errors))
+        assert errors[best] < 6, errors
+        return self.windows[best][1:]
+
+    def lines(self, window, captions):
+        shown = [(c, max(c.start, window.start), min(c.end, window.end)) for c in captions]
+        lines = [
+            f"From {start - window.start:.1f}s to {end - window.start:.1f}s, {caption.text}"
+            for caption, start, end in shown
+            if end - start > 0.05
+        ]
+        return "\n".join(lines) or "No events."
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Chat completions; `fault(number, path of the video)` names what goes wrong with a request, from 0."""
+
+    daemon_threads = True
+
+    def __init__(self, truth):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.truth, self.fault = truth, lambda number, video: None
+        self.bodies, self.asked, self.keys = [], [], []
+        self.held, self.release = threading.Event(), threading.Event()
+        self.lock = threading.Lock()
+
+    @property
+    def base(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        """A client that was killed or gave up is part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server, content = self.server, body["messages"][0]["content"]
+        first = next(part[part["type"]]["url"] for part in content if part["type"] != "text")
+        video, window, captions = server.truth.find(pictures_of(first)[0])
+        with server.lock:
+            number = len(server.asked)
+            server.asked.append((Path(video).name, window))
+            server.bodies.append(body)
+            server.keys.append(self.headers["Authorization"])
+        fault = server.fault(number, video)
+        if fault == "hold":
+            server.held.set()
+        if fault in ("hold", "stall"):
+            server.release.wait(30)
+        if fault == "hang up":
+            return
+        if fault == "dribble":
+            self.dribble()
+            return
+        text = "I see shapes." if fault == "chatter" else server.truth.lines(window, captions)
+        answer = {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+        if fault == "cut":
+            answer["choices"][0]["message"]["content"] += "\nFrom 0.0s to 1.0s, the red"
+            answer["choices"][0]["finish_reason"] = "length"
+        if fault == "echo":
+            answer["choices"][0]["message"]["content"] = f"{self.headers['Authorization']}\n{text}"
+        nonsense = {"no json": b"<html>", "no choices": b'{"choices": []}', "no text": b'{"choices": [{"message": {}}]}'}
+        status = fault if isinstance(fault, int) else 200
+        if status != 200:
+            answer = {"error": {"message": "." * 230 + f" no {self.headers['Authorization']}"}}  # over the end of what is shown
+        self.reply(status, nonsense.get(fault, json.dumps(answer).encode()))
+
+    def reply(self, status, content):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def dribble(self):
+        """A byte now and then, each in time, and no end for long."""
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(200):
+            if not self.server.release.wait(0.1):
+                self.wfile.write(b" ")
+
+
+@pytest.fixture(scope="module")
+def truth(synthetic):
+    return TrueEvents(load_samples(synthetic / "train.jsonl"))
+
+
+@pytest.fixture
+def endpoint(truth):
+    server = Endpoint(truth)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def flags(endpoint, synthetic, tmp_path, monkeypatch):
+    """Arguments of an output in `tmp_path`, without --output itself."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("CAPTION_TEST_KEY", KEY)
+    return [
+        "--model=oracle",
+        f"--api-base={endpoint.base}",
+        "--api-key-variable=CAPTION_TEST_KEY",
+        f"--input={synthetic}/train.jsonl",
+        f"--window={WINDOW}",
+        f"--overlap={OVERLAP}",
+        f"--video.max_tokens={VIDEO.max_tokens}",
+        "--workers=0",
+        "--endpoint.retries=2",
+        "--endpoint.backoff=0.01",
+    ]
+
+
+@pytest.fixture
+def caption(flags, tmp_path):
+    def run(*more, output="out"):
+        return main([*flags, f"--output={tmp_path}/{output}.jsonl", *more])
+
+    return run
+
+
+def assert_true(output, synthetic):
+    """Words as they are, times within what one decimal can say; all else as in the input."""
+    found, expected = load_samples(output), load_samples(synthetic / "train.jsonl")
+    assert [replace(sample, captions=()) for sample in found] == [replace(sample, captions=()) for sample in expected]
+    for sample, true in zip(found, expected, strict=True):
+        assert [caption.text for caption in sample.captions] == [caption.text for caption in true.captions]
+        for caption, event in zip(sample.captions, true.captions, strict=True):
+            assert caption.start == pytest.approx(event.start, abs=0.051) and caption.end == pytest.approx(event.end, abs=0.051)
+
+
+def video_names(synthetic):
+    return sorted({Path(sample.video).name for sample in load_samples(synthetic / "train.jsonl")})
+
+
+def test_true_events_come_back(caption, endpoint, synthetic, tmp_path):
+    report = caption()
+    assert_true(tmp_path / "out.jsonl", synthetic)
+    names = Counter(name for name, _ in endpoint.asked)
+    assert sorted(names) == video_names(synthetic) and len(set(endpoint.asked)) == len(endpoint.asked)
+    assert all(count > 1 for count in names.values())  # something was there to be merged
+    samples = {sample.video: sample for sample in load_samples(synthetic / "train.jsonl")}.values()
+    seconds = sum(sample.duration for sample in samples)
+    events = [event for sample in samples for event in sample.captions]
+    assert (report.done, report.failed, report.open) == (3, {}, 0) and report.windows == len(endpoint.asked)
+    assert report.coverage == pytest.approx(sum(event.end - event.start for event in events) / seconds, abs=0.01)
+    assert report.events_per_minute == pytest.approx(60 * len(events) / seconds, rel=1e-3)
+    assert json.loads((tmp_path / "out.report.json").read_text()) == report.to_json()
+
+
+def test_what_an_endpoint_is_asked(caption, endpoint, synthetic):
+    caption("--max_tokens=77", '--endpoint.options={"seed": 3, "temperature": null}')
+    body, (name, window) = endpoint.bodies[0], endpoint.asked[0]
+    assert body["model"] == "oracle" and body["max_tokens"] == 77 and body["seed"] == 3 and "temperature" not in body
+    *frames, request = body["messages"][0]["content"]
+    assert f"{window.length:.1f} seconds long" in request["text"] and "From 1.5s to 4.0s" in request["text"]
+    video = load_video(synthetic / "train" / name, clip=(window.start, window.end), settings=VIDEO, geometry=PatchGeometry())
+    assert [part["text"] for part in frames[::2]] == [f"{time:.1f}s:" for time in video.timestamps.tolist()]
+    for part, frame in zip(frames[1::2], rgb_frames(video), strict=True):
+        (sent,) = pictures_of(part["image_url"]["url"])
+        assert np.abs(sent.astype(float) - frame).mean() < 6
+    assert set(endpoint.keys) == {f"Bearer {KEY}"}
+
+
+def test_frames_as_a_video(caption, endpoint, synthetic, tmp_path):
+    caption("--endpoint.frames=video")
+    assert_true(tmp_path / "out.jsonl", synthetic)
+    video, request = endpoint.bodies[0]["messages"][0]["content"]
+    assert request["text"].startswith("The frames of the video are at 0.0s, 0.")
+    assert len(pictures_of(video["video_url"]["url"])) == request["text"].splitlines()[0].count("s,") + 1
+
+
+def test_pictures_keep_what_they_show():
+    frames = np.zeros((4, 56, 84, 3), np.uint8)
+    frames[:, :28, :, 0], frames[2:, 28:, 42:, 2] = 250, 200
+    for sent in (np.concatenate([pictures_of(jpeg_url(frame)) for frame in frames]), pictures_of(mp4_url(frames, 2.0))):
+        assert sent.shape == frames.shape
+        assert np.abs(sent[:, 4:24].astype(float) - frames[:, 4:24]).mean() < 8
+        assert sent[3, 40, 60, 2] > 150 and sent[0, 40, 60, 2] < 50
+
+
+def test_training_takes_the_captions(caption, tmp_path, arguments, fit, scripted, steps, tiny_builder):
+    caption()
+    texts = {c.text for sample in load_samples(tmp_path / "out.jsonl") for c in sample.captions}
+    fit([*arguments, f"--data.train_file={tmp_path}/out.jsonl", "--trainer.max_steps=1"], steps)
+    assert steps.metrics[0]["taro/constructed_fraction"] == 1.0
+    paths = [tiny_builder.decode(list(prefix)) for example in steps.batches[0] for prefix in example.prefixes]
+    assert len(paths) == 6
+    for path in paths:
+        lines = path.splitlines()[2:]
+        assert lines and all(line.split(", ", 1)[1] in texts for line in lines)
+
+
+# ---- Faults ----
+
+
+@pytest.mark.parametrize("fault", [500, 429, "hang up", "no json", "no choices", "no text", "chatter", "echo"])
+def test_a_fault_that_passes_changes_nothing(caption, endpoint, synthetic, tmp_path, fault):
+    endpoint.fault = lambda number, video: fault if number in (0, 1, 5) else None
+    report = caption("--batch_size=1")
+    assert_true(tmp_path / "out.jsonl", synthetic)
+    assert report.failed == {} and len(endpoint.asked) == report.windows + (3 if fault != "echo" else 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (503, "the endpoint answers 503: "),
+        ("hang up", "no answer from http://127.0.0.1"),
+        ("no json", "is no chat completion with a text: <html>"),
+        ("chatter", "no answer has an event that can be used; the first: 'I see shapes.'"),
+        (400, "the endpoint answers 400: "),
+    ],
+)
+def test_a_fault_that_stays_fails_its_video_until_the_next_run(caption, endpoint, synthetic, tmp_path, fault, reason):
+    bad = video_names(synthetic)[1]
+    endpoint.fault = lambda number, video: fault if Path(video).name == bad else None
+    report = caption("--batch_size=1")
+    assert report.done == 2 and list(report.failed) == [f"train/{bad}"] and reason in report.failed[f"train/{bad}"]
+    attempts = Counter(window for name, window in endpoint.asked if name == bad)
+    assert set(attempts.values()) == {1 if fault == 400 else 3}
+    captions = {Path(sample.video).name: sample.captions for sample in load_samples(tmp_path / "out.jsonl")}
+    assert captions.pop(bad) == () and all(captions.values())
+    stored = json.loads((tmp_path / "out.report.json").read_text())
+    assert stored["failed"] == report.failed and stored["done"] == 2
+    endpoint.fault = lambda number, video: None
+    endpoint.asked.clear()
+    assert caption().done == 3
+    assert {name for name, _ in endpoint.asked} == {bad}
+    assert_true(tmp_path / "out.jsonl", synthetic)
+
+
+@pytest.mark.parametrize("fault", ["stall", "dribble"])
+def test_a_stall_ends_at_the_timeout(caption, endpoint, synthetic, tmp_path, fault):
+    bad = video_names(synthetic)[0]
+    endpoint.fault = lambda number, video: fault if Path(video).name == bad else None
+    started = time.monotonic()
+    report = caption("--endpoint.timeout=1", "--endpoint.retries=1")
+    assert time.monotonic() - started < 15
+    assert report.done == 2 and "no answer within 1 s (--endpoint.timeout) (2 attempts)" in report.failed[f"train/{bad}"]
+
+
+def test_the_end_of_a_cut_answer_is_left_out(caption, endpoint, synthetic, tmp_path):
+    endpoint.fault = lambda number, video: "cut"
+    report = caption()
+    assert report.cut_answers == report.windows
+    assert_true(tmp_path / "out.jsonl", synthetic)
+
+
+def test_one_window_without_an_event_is_counted(caption, endpoint, truth, tmp_path):
+    _, path, window, _ = truth.windows[0]
+    endpoint.fault = lambda number, video: "chatter" if endpoint.asked[number] == (Path(path).name, window) else None
+    report = caption("--batch_size=1")
+    assert report.done == 3 and report.unread_windows == 1
+
+
+@pytest.mark.parametrize(("status", "flag"), [(401, "--api_key_variable"), (404, "--api_base and --model")])
+def test_an_endpoint_that_refuses_all_ends_the_run_and_nothing_is_lost(caption, endpoint, synthetic, tmp_path, status, flag):
+    endpoint.fault = lambda number, video: status if number >= 5 else None
+    with pytest.raises(CaptionError, match=rf"answers {status}: (.|\n)*{flag}") as error:
+        caption("--batch_size=1")
+    assert KEY[:5] not in str(error.value)
+    assert len(endpoint.asked) == 6 and not (tmp_path / "out.jsonl").exists()
+    done = {name for name, _ in endpoint.asked[:3]}
+    assert len(done) == 1
+    endpoint.fault = lambda number, video: None
+    endpoint.asked.clear()
+    assert caption("--batch_size=1").done == 3
+    assert not done & {name for name, _ in endpoint.asked}
+    assert_true(tmp_path / "out.jsonl", synthetic)
+
+
+def test_the_key_is_nowhere(caption, endpoint, synthetic, tmp_path, capfd):
+    """Though the endpoint says it in its answers and its errors."""
+    bad = video_names(synthetic)[1]
+    endpoint.fault = lambda number, video: 500 if Path(video).name == bad else "echo"
+    report = caption()
+    print_report(report)
+    assert endpoint.keys and set(endpoint.keys) == {f"Bearer {KEY}"}
+    shown = capfd.readouterr()
+    assert "Bearer (key)" in shown.out and KEY[:5] not in shown.out + shown.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 4 and not any(KEY[:5].encode() in path.read_bytes() for path in files)
+
+
+# ---- Resuming ----
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_gives_the_same_files(caption, flags, endpoint, synthetic, tmp_path):
+    caption(output="whole")
+    windows = len(endpoint.asked)
+    endpoint.asked.clear()
+    endpoint.fault = lambda number, video: "hold" if number == windows - 1 else None
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "taro.prepare.caption", *flags, f"--output={tmp_path}/out.jsonl", "--batch_size=1"]
+    with (tmp_path / "shown.txt").open("w") as shown:
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=shown, stderr=shown)
+    try:
+        assert endpoint.held.wait(120), (tmp_path / "shown.txt").read_text()
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    rows = (tmp_path / "out.captions" / "captions.jsonl").read_text().splitlines()
+    assert len(rows) == 2 and not (tmp_path / "out.jsonl").exists()
+    done = {Path(json.loads(row)["id"]).name for row in rows}
+    endpoint.fault = lambda number, video: None
+    endpoint.release.set()
+    endpoint.asked.clear()
+    caption("--batch_size=3")
+    assert {name for name, _ in endpoint.asked} == set(video_names(synthetic)) - done
+    for name in ("out.jsonl", "out.report.json", "out.captions/captions.jsonl"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("out", "whole", 1)).read_bytes()
+    assert KEY not in (tmp_path / "shown.txt").read_text()
+
+
+def test_shards_together_are_the_whole(caption, endpoint, tmp_path):
+    whole = caption(output="whole")
+    endpoint.asked.clear()
+    part = caption("--shard=1/2")
+    assert (part.done, part.open) == (1, 2) and not (tmp_path / "out.jsonl").exists()
+    assert caption("--shard=0/2") == whole
+    assert len(endpoint.asked) == whole.windows
+    for name in ("out.jsonl", "out.report.json", "out.captions/captions.jsonl"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("out", "whole", 1)).read_bytes()
+
+
+def test_what_is_done_is_not_done_again(caption, endpoint, tmp_path, monkeypatch):
+    caption()
+    before = (tmp_path / "out.jsonl").read_bytes()
+    asked = len(endpoint.asked)
+    monkeypatch.setattr(QwenVL, "from_pretrained", None)
+    assert caption().done == 3 and len(endpoint.asked) == asked
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    with pytest.raises(ResumeError, match=r"- window: 8\.0 there, 9\.0 now"):
+        caption("--window=9")

@@ -1,0 +1,324 @@
+"""Scoring; for selection see test_selection.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from taro import eval as evaluation
+from taro.data.samples import SampleError, load_samples, save_samples
+from taro.jsonl import ResumeError, read_config
+from taro.models.families import ModelError
+from taro.models.qwen_vl import QwenVL
+from taro.models.settings import GroundingSettings
+from taro.prepare.difficulty import DifficultyError, ScoredSample, list_problems, main, parse
+from taro.spans import temporal_iou
+from taro.synthetic.architecture import TINY_PROMPT
+from taro.video.load import VideoSettings
+
+ROOT = Path(__file__).parent.parent.parent
+SETTINGS = GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024)
+OTHERS = ("difficulty", "ious", "difficulty_failure")
+
+
+def read_rows(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def scores(path):
+    return [(row.get("difficulty"), row.get("ious")) for row in read_rows(path)]
+
+
+@pytest.fixture
+def model(tiny_folder, tmp_path):
+    """A model folder with settings in which evaluation is as training."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in Path(tiny_folder).iterdir():
+        (folder / path.name).symlink_to(path)
+    SETTINGS.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def score(model, synthetic, tmp_path):
+    def run(*more, output="out"):
+        flags = [f"--model={model}", f"--input={synthetic}/train.jsonl", f"--output={tmp_path}/{output}.jsonl"]
+        main([*flags, "--samples=3", "--max_tokens=6", "--workers=0", *more])
+        return tmp_path / f"{output}.jsonl"
+
+    return run
+
+
+@pytest.fixture
+def saying(monkeypatch, scripted, tiny_builder):
+    """Puts an engine into the command whose completions are these texts, in turn; gives the seeds of each group asked."""
+
+    def install(*texts):
+        said, seeds = [[*tiny_builder.encode(text), tiny_builder.eos_id] for text in texts], []
+
+        class Engine(scripted.engine):
+            def generate(self, prompts, sampling):
+                seeds.extend(prompt.seeds for prompt in prompts)
+                return super().generate(prompts, sampling)
+
+        monkeypatch.setattr("taro.rollout.start.NativeEngine", lambda *_: Engine(lambda row, *_: said[row % len(said)]))
+        return seeds
+
+    return install
+
+
+def answering(start, end):
+    return f"<think>a</think><answer>{start:.2f}s to {end:.2f}s</answer>"
+
+
+# ---- What is written ----
+
+
+def test_difficulty_is_the_mean_iou_in_percent(score, saying, synthetic, tmp_path, capsys):
+    saying(answering(1, 5), "no answer", answering(4, 9))
+    rows = read_rows(synthetic / "train.jsonl")
+    for row in rows:
+        row |= {"video": str(synthetic / row["video"]), "difficulty": 12.5, "pred": [1, 2], "difficulty_failure": "old"}
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written = read_rows(score(f"--input={tmp_path}/in.jsonl"))
+    assert len(written) == 6
+    for row, before in zip(written, rows, strict=True):
+        expected = [temporal_iou(span, tuple(before["spans"][0])) for span in ((1.0, 5.0), None, (4.0, 9.0))]
+        assert row["ious"] == expected and row["difficulty"] == pytest.approx(100 * sum(expected) / 3)
+        assert "difficulty_failure" not in row
+        row["video"] = str(tmp_path / row["video"])
+        left = {name: value for name, value in row.items() if name not in OTHERS}
+        assert left == {name: value for name, value in before.items() if name not in OTHERS} | {"video": left["video"]}
+        assert os.path.samefile(left["video"], before["video"])
+    shown = capsys.readouterr().out
+    assert "6 of 6 samples scored, 0 could not be asked" in shown and "6 of 18 completions without an answer" in shown
+    assert "0.9 to 1.0" in shown
+
+
+def test_greedy_answers_are_those_of_the_evaluation(score, model, synthetic, tmp_path):
+    """Time-R1's way, and with the same parser and IoU as everywhere."""
+    score("--samples=1", "--temperature=0")
+    flags = ["--dataset=Synthetic", f"--model={model}", f"--annotations={synthetic}/train.jsonl", "--max_tokens=6"]
+    expected = evaluation.main([*flags, "--workers=0"]).predictions
+    kept = [ScoredSample.from_row(row) for row in read_rows(tmp_path / "out.difficulty" / "answers.jsonl")]
+    assert [score.completions for score in kept] == [(prediction.completion,) for prediction in expected]
+    assert [score.ious for score in kept] == [(prediction.iou,) for prediction in expected]
+    assert [ScoredSample.from_row(json.loads(json.dumps(one.to_row()))) for one in kept] == kept
+
+
+def test_prompts_and_videos_are_those_of_training(score, model, tmp_path):
+    replace(SETTINGS, evaluation_video=VideoSettings(fps=0.5, max_tokens=16), evaluation_max_prompt_tokens=15).save(model)
+    assert all(ious for _, ious in scores(score()))  # 15 tokens would be too few
+    assert read_config(tmp_path / "out.difficulty")["video"]["max_tokens"] == 64
+
+
+# ---- Seeds ----
+
+
+def test_seeds_follow_from_the_sample(score, saying, synthetic, tmp_path):
+    seeds = saying("no")
+    score()
+    first = dict(zip([sample.id for sample in load_samples(synthetic / "train.jsonl")], seeds, strict=True))
+    assert all(len(own) == 3 for own in first.values()) and len({seed for own in first.values() for seed in own}) == 18
+    samples = load_samples(synthetic / "train.jsonl")[::-1]
+    save_samples(samples, tmp_path / "turned.jsonl")
+    seeds.clear()
+    score(f"--input={tmp_path}/turned.jsonl", "--samples=5", output="more")
+    assert [own[:3] for own in seeds] == [first[sample.id] for sample in samples]
+    seeds.clear()
+    score("--seed=1", "--limit=1", output="other")
+    assert len(seeds) == 1 and not set(seeds[0]) & set(first[samples[-1].id])
+
+
+def test_batches_workers_and_shards_change_no_answer(score, tmp_path, capsys):
+    def completions(name):
+        return [row["completions"] for row in read_rows(tmp_path / f"{name}.difficulty" / "answers.jsonl")]
+
+    whole = score("--batch_size=1", output="whole")
+    score("--batch_size=4", "--workers=1", output="batched")
+    for number in (1, 0):
+        assert not (tmp_path / "sharded.jsonl").exists()
+        score(f"--shard={number}/2", output="sharded")
+    assert completions("whole") == completions("batched") == completions("sharded")
+    assert whole.read_bytes() == (tmp_path / "sharded.jsonl").read_bytes()
+    assert len({text for own in completions("whole") for text in own}) > 6  # the answers to one sample differ
+    assert "so far: other shards have 3 still to do" in capsys.readouterr().out
+
+
+# ---- Failures and stops ----
+
+
+@pytest.fixture
+def damaged(synthetic, tmp_path):
+    """The samples with a missing first video and a truncated second one."""
+    samples = load_samples(synthetic / "train.jsonl")
+    content = Path(samples[0].video).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    gone = replace(samples[0], video=str(tmp_path / "gone.mp4"), extra={"difficulty": 50.0, "ious": [0.5]})
+    cut = replace(samples[1], video=str(tmp_path / "cut.mp4"))
+    save_samples([gone, cut, *samples[2:]], tmp_path / "damaged.jsonl")
+    return tmp_path / "damaged.jsonl"
+
+
+def test_failed_videos_are_marked_and_listed(score, damaged, tmp_path, synthetic, capsys):
+    rows = read_rows(score(f"--input={damaged}"))
+    assert all(not row.keys() & {"difficulty", "ious"} for row in rows[:2])
+    assert rows[0]["difficulty_failure"] == f"missing_video: {tmp_path}/gone.mp4 does not exist"
+    assert rows[1]["difficulty_failure"].startswith(f"unreadable_video: VideoError: {tmp_path}/cut.mp4")
+    assert all(len(row["ious"]) == 3 and "difficulty_failure" not in row for row in rows[2:])
+    shown = capsys.readouterr().out
+    assert "4 of 6 samples scored, 2 could not be asked" in shown and f"missing_video: {rows[0]['id']}: " in shown
+    (tmp_path / "gone.mp4").write_bytes(Path(load_samples(synthetic / "train.jsonl")[0].video).read_bytes())
+    again = read_rows(score(f"--input={damaged}"))
+    assert len(again[0]["ious"]) == 3 and again[1:] == rows[1:]  # asks about that one, and nothing else
+    assert len(read_rows(tmp_path / "out.difficulty" / "answers.jsonl")) == 6
+
+
+def test_a_stopped_scoring_goes_on_with_what_is_missing(score, saying, tmp_path, monkeypatch):
+    saying(answering(1, 5), answering(2, 9), "no")
+    written = score()
+    whole, path = written.read_bytes(), tmp_path / "out.difficulty" / "answers.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + lines[3][:20])
+    written.unlink()
+    seeds = saying(answering(1, 5), answering(2, 9), "no")
+    score()
+    assert len(seeds) == 3 and written.read_bytes() == whole
+    monkeypatch.setattr(QwenVL, "from_pretrained", None)  # nothing is missing: no model is loaded
+    score()
+    assert written.read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_a_killed_scoring_gives_the_same_file(score, model, synthetic, tmp_path):
+    flags = ["--samples=8", "--max_tokens=150", "--batch_size=1"]
+    whole = score(*flags, output="whole").read_bytes()
+    arguments = [f"--model={model}", f"--input={synthetic}/train.jsonl", f"--output={tmp_path}/killed.jsonl", *flags]
+    path = tmp_path / "killed.difficulty" / "answers.jsonl"
+    with run_command(arguments, start_new_session=True) as process:
+        while not path.is_file() or path.read_bytes().count(b"\n") < 2:
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert 2 <= len(read_rows(path)) < 6 and not (tmp_path / "killed.jsonl").exists()
+    assert score(*flags, output="killed").read_bytes() == whole
+
+
+def test_without_a_video_no_model_is_loaded(score, tmp_path, monkeypatch):
+    monkeypatch.setattr(QwenVL, "from_pretrained", None)
+    with pytest.raises(SampleError, match=r"not one of its 3 videos is there.*set --video_root"):
+        score(f"--video_root={tmp_path}")
+
+
+def test_without_a_readable_video_nothing_is_scored(score, synthetic, tmp_path):
+    for sample in load_samples(synthetic / "train.jsonl", video_root=tmp_path):
+        Path(sample.video).parent.mkdir(exist_ok=True)
+        Path(sample.video).touch()
+    with pytest.raises(DifficultyError, match="no sample has been scored"):
+        score(f"--video_root={tmp_path}")
+    assert all("difficulty_failure" in row for row in read_rows(tmp_path / "out.jsonl"))
+
+
+def test_an_output_holds_one_configuration(score, saying, model):
+    saying("no")
+    score()
+    replace(SETTINGS, video=replace(SETTINGS.video, timeout=7.0)).save(model)
+    score("--batch_size=2", "--workers=1")  # these change no answer
+    with pytest.raises(ResumeError) as error:
+        score("--samples=4", "--seed=1", "--limit=5")
+    assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == [
+        "- answers",
+        "- samples.count",
+        "- samples.digest",
+        "- seed",
+    ]
+
+
+def test_the_configuration_names_what_determines_the_answers(score, saying, model, tmp_path):
+    saying("no")
+    score("--temperature=0.7")
+    config = read_config(tmp_path / "out.difficulty")
+    assert config["model"] == model and config["engine"] == "native" and config["dtype"] == "float32"
+    assert config["sampling"] == {"temperature": 0.7, "max_tokens": 6, "repetition_penalty": 1.0}
+    assert config["answers"] == 3 and config["seed"] == 0 and config["prompt"] == TINY_PROMPT
+    assert config["samples"]["count"] == 6 and "model.safetensors" in config["model_files"]
+
+
+# ---- What can't work ----
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--samples=0"], "--samples 0: must be at least 1"),
+        (["--limit=0"], "--limit 0: must be at least 1"),
+        (["--max_tokens=0"], "--max_tokens 0: must be at least 1"),
+        (["--batch_size=0"], "--batch_size 0: must be at least 1"),
+        (["--workers=-1"], "--workers -1: must be at least 0"),
+        (["--temperature=-1"], "--temperature -1.0: must be at least 0"),
+        (["--repetition_penalty=0"], "--repetition_penalty 0.0: must be above 0"),
+        (["--temperature=0"], "--samples 8: with --temperature 0 all answers are the same"),
+        (["--shard=2/2"], "--shard 2/2: give i/n"),
+        (["--video_root=nowhere"], "--video_root nowhere: no such folder"),
+        (["--output=out.json"], "--output out.json: must end in .jsonl"),
+        (["--input=a.jsonl", "--output=./a.jsonl"], "--output a.jsonl: is the input; choose another"),
+        (["--device=gpu"], "--device gpu: must be auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_problems(flags, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = "\n".join(list_problems(parse(["--model=m", "--input=nowhere.jsonl", "--output=out.jsonl", *flags])))
+    assert message in found and ("--input nowhere.jsonl: no such file" in found or "a.jsonl" in found)
+
+
+def test_all_problems_come_at_once_and_before_the_model(score, monkeypatch):
+    monkeypatch.setattr("taro.prepare.difficulty.load_samples", None)
+    with pytest.raises(DifficultyError) as error:
+        score("--samples=0", "--limit=0", "--shard=x")
+    assert str(error.value).splitlines() == [
+        "can't score:",
+        "- --samples 0: must be at least 1",
+        "- --limit 0: must be at least 1",
+        "- --shard x: give i/n with 0 <= i < n, as in 0/8",
+    ]
+
+
+def test_other_errors_come_before_the_weights(score, monkeypatch, tmp_path):
+    monkeypatch.setattr(QwenVL, "from_pretrained", None)
+    with pytest.raises(ModelError, match="there is no such folder"):
+        score(f"--model={tmp_path}/nothing")
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(SampleError, match="line 1: id: got nothing"):
+        score(f"--input={tmp_path}/rows.jsonl")
+
+
+def test_an_output_of_others_is_kept(score, tmp_path):
+    (tmp_path / "out.jsonl").write_text("mine")
+    with pytest.raises(DifficultyError, match=r"out\.jsonl: exists already"):
+        score()
+    assert (tmp_path / "out.jsonl").read_text() == "mine"
+
+
+def run_command(arguments, **settings):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-m", "taro.prepare.difficulty", *arguments], env=environment, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=m", "--input=x.jsonl", "--output=y.jsonl"], "error: --input x.jsonl: no such file\n"),
+        (["select", "--input=x.jsonl", "--output=y.jsonl", "--range", "0", "0.7"], "error: --input x.jsonl: no such file\n"),
+    ],
+)
+def test_an_error_is_one_line(arguments, message, tmp_path):
+    with run_command(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.communicate()[1] == message and process.returncode == 1

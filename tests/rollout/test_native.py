@@ -1,0 +1,268 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tolerances import LOG_PROBS
+
+from taro.models.families import PLACEHOLDERS
+from taro.models.log_probs import GroupInputs, score_groups
+from taro.models.packing import pack_group
+from taro.models.patches import frames_to_patches
+from taro.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
+
+NEVER = -1  # an end token that is never drawn
+PREFIXES = ((5, 6, 7), (), (8,), (9, 10, 11, 12, 13))
+
+
+def request(prompt, seeds=(0,), prefixes=None):
+    return RolloutPrompt(prompt, prefixes or ((),) * len(seeds), tuple(seeds))
+
+
+def generate(policy, requests, *, eos=NEVER, rows=128, **sampling):
+    return NativeEngine(policy, [eos], rows).generate(requests, SamplingSettings(**sampling))
+
+
+def tokens(groups):
+    return [[completion.tolist() for completion in group.completions] for group in groups]
+
+
+def teacher_forced(policy, prompt, completions, temperature=1.0):
+    features = policy.encode_video(prompt.video.frames)
+    group = pack_group(prompt.input_ids, completions)
+    return score_groups(policy, [GroupInputs(prompt, group, features)], temperature=temperature)[0].log_probs
+
+
+def assert_equal_to_teacher_forcing(policy, prompt, group, temperature, prefixes):
+    expected = teacher_forced(policy, prompt, group.completions, temperature)
+    for row, log_probs, prefix in zip(expected, group.log_probs, prefixes, strict=True):
+        assert log_probs.dtype == torch.float32
+        assert log_probs[: len(prefix)].isnan().all()
+        drawn = slice(len(prefix), len(log_probs))
+        torch.testing.assert_close(log_probs[drawn], row[drawn], atol=LOG_PROBS, rtol=0)
+
+
+def argmax_loop(policy, prompt, count, plain_logits):
+    """Greedy tokens by a full forward of transformers' model for each of them."""
+    found = []
+    for _ in range(count):
+        found.append(int(plain_logits(policy, prompt, found)[-1].argmax()))
+    return found
+
+
+def test_it_is_a_rollout_engine(policy):
+    engine = NativeEngine(policy, [NEVER])
+    assert isinstance(engine, RolloutEngine)
+    assert engine.sync(policy.named_parameters()) is None
+    assert engine.generate([], SamplingSettings()) == []
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
+def test_log_probs_are_those_of_teacher_forcing(policy, prompts, temperature):
+    requests = [request(prompt, range(10 * k, 10 * k + 3)) for k, prompt in enumerate(prompts)]
+    groups = generate(policy, requests, temperature=temperature, max_tokens=12)
+    for prompt, group in zip(prompts, groups, strict=True):
+        assert [len(completion) for completion in group.completions] == [12] * 3
+        assert group.finished == (False,) * 3
+        assert_equal_to_teacher_forcing(policy, prompt, group, temperature, ((),) * 3)
+
+
+def test_seeds_decide_the_completion(policy, prompts):
+    [[a, b, again, c]] = tokens(generate(policy, [request(prompts[0], (1, 2, 1, 3))], max_tokens=8))
+    assert a == again
+    assert len({tuple(a), tuple(b), tuple(c)}) == 3
+
+
+def test_a_longer_limit_only_goes_on(policy, prompts):
+    short, long = (tokens(generate(policy, [request(prompts[0], (1, 2))], max_tokens=m))[0] for m in (5, 20))
+    assert [completion[:5] for completion in long] == short
+
+
+@pytest.mark.parametrize("eos_place", [None, 2])
+def test_completions_do_not_depend_on_the_rest_of_the_batch(policy, prompts, eos_place):
+    """Also not where rows end early and leave the batch."""
+    seeds = [(1, 2, 3), (4, 5), (6, 7, 8, 9), (10,)]
+    requests = [request(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
+    eos = NEVER
+    if eos_place is not None:
+        eos = tokens(generate(policy, requests[:1], max_tokens=8))[0][1][eos_place]
+    settings = {"eos": eos, "max_tokens": 16}
+    together = generate(policy, requests, **settings)
+    alone = [generate(policy, [one], **settings)[0] for one in requests]
+    backwards = generate(policy, requests[::-1], **settings)[::-1]
+    one_each = [
+        [generate(policy, [request(r.prompt, (seed,))], **settings)[0].completions[0].tolist() for seed in r.seeds]
+        for r in requests
+    ]
+    assert tokens(together) == tokens(alone) == tokens(backwards) == one_each
+    for limit in (1, 3, 5, 9):
+        assert tokens(generate(policy, requests, rows=limit, **settings)) == tokens(together)
+    for one, other in zip(together, alone, strict=True):
+        assert one.finished == other.finished
+        for a, b in zip(one.log_probs, other.log_probs, strict=True):
+            torch.testing.assert_close(a, b, atol=LOG_PROBS, rtol=0)
+
+
+def test_an_end_token_ends_and_finished_rows_leave_the_batch(policy, prompts, monkeypatch):
+    requests = [request(prompt, range(5 * k, 5 * k + 5)) for k, prompt in enumerate(prompts)]
+    free = generate(policy, requests, max_tokens=24)
+    flat = [completion.tolist() for group in free for completion in group.completions]
+    eos = max(range(300), key=lambda token: sum(token in completion for completion in flat))
+    assert 3 <= sum(eos in completion for completion in flat) < len(flat)
+    widths, forward = [], policy.hidden_states
+    monkeypatch.setattr(policy, "hidden_states", lambda ids, *a, **k: widths.append(ids.shape) or forward(ids, *a, **k))
+    ended = generate(policy, requests, eos=eos, max_tokens=24)
+    for whole, cut, prompt in zip(free, ended, prompts, strict=True):
+        for all_tokens, completion, finished in zip(tokens([whole])[0], tokens([cut])[0], cut.finished, strict=True):
+            end = all_tokens.index(eos) + 1 if eos in all_tokens else 24
+            assert completion == all_tokens[:end]
+            assert finished == (eos in all_tokens)
+        monkeypatch.setattr(policy, "hidden_states", forward)
+        assert_equal_to_teacher_forcing(policy, prompt, cut, 1.0, ((),) * 5)
+    decoded = [rows for rows, length in widths if length == 1]
+    assert decoded[0] == 20 and decoded[-1] < 20 and decoded == sorted(decoded, reverse=True)
+
+
+def test_decoding_stops_when_all_rows_are_finished(policy, prompts, monkeypatch):
+    first = tokens(generate(policy, [request(prompts[0], (3,))], max_tokens=4))[0][0]
+    calls, forward = [], policy.hidden_states
+    monkeypatch.setattr(policy, "hidden_states", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    [group] = generate(policy, [request(prompts[0], (3,))], eos=first[1], max_tokens=400)
+    assert group.completions[0].tolist() == first[: first.index(first[1]) + 1]
+    assert group.finished == (True,)
+    assert len(calls) == first.index(first[1]) + 1  # the prompt, and each token but the last
+
+
+def test_finished_on_the_very_last_token(policy, prompts):
+    [[completion]] = tokens(generate(policy, [request(prompts[0])], max_tokens=6))
+    last = completion[5]
+    end = completion.index(last) + 1
+    [group] = generate(policy, [request(prompts[0])], eos=last, max_tokens=end)
+    assert group.finished == (True,) and len(group.completions[0]) == end
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_constructed_prefixes(policy, prompts, temperature):
+    requests = [request(prompts[0], range(4), PREFIXES), request(prompts[1], range(4, 8), PREFIXES[::-1])]
+    groups = generate(policy, requests, temperature=temperature, max_tokens=9)
+    for one, group in zip(requests, groups, strict=True):
+        for prefix, completion in zip(one.prefixes, group.completions, strict=True):
+            assert tuple(completion.tolist())[: len(prefix)] == prefix
+            assert len(completion) == 9
+        assert_equal_to_teacher_forcing(policy, one.prompt, group, temperature or 1.0, one.prefixes)
+
+
+def test_an_end_token_within_a_prefix_does_not_end(policy, prompts):
+    [group] = generate(policy, [request(prompts[0], (0,), ((5, 6, 7),))], eos=6, max_tokens=5)
+    assert group.completions[0].tolist()[:3] == [5, 6, 7]
+    assert len(group.completions[0]) > 3
+
+
+@pytest.mark.parametrize("length", [6, 7])
+def test_a_prefix_without_room_after_it_is_refused(policy, prompts, length):
+    requests = [request(prompts[0]), request(prompts[0], (0, 1), ((), tuple(range(length))))]
+    with pytest.raises(
+        ValueError, match=f"prompt 1 .* prefix of {length} tokens, sampling.max_tokens = 6 leaves no room"
+    ):
+        generate(policy, requests, max_tokens=6)
+    generate(policy, [request(prompts[0], (0,), (tuple(range(5)),))], max_tokens=6)
+
+
+def test_greedy_tokens_are_those_of_plain_forwards(policy, prompts, plain_logits):
+    groups = generate(policy, [request(prompt) for prompt in prompts], temperature=0.0, max_tokens=10)
+    for prompt, group in zip(prompts, groups, strict=True):
+        assert group.completions[0].tolist() == argmax_loop(policy, prompt, 10, plain_logits)
+
+
+def test_greedy_tokens_are_those_of_transformers_generate(policy, prompts):
+    groups = generate(policy, [request(prompt) for prompt in prompts], temperature=0.0, max_tokens=16)
+    for prompt, group in zip(prompts, groups, strict=True):
+        frames, length = prompt.video.frames, len(prompt.input_ids)
+        output = policy.model.generate(
+            input_ids=prompt.input_ids[None],
+            attention_mask=torch.ones(1, length, dtype=torch.long),
+            position_ids=prompt.position_ids[:, None],
+            pixel_values_videos=frames_to_patches(frames, policy.geometry),
+            video_grid_thw=torch.tensor([policy.geometry.grid(frames.shape)]),
+            suppress_tokens=policy.suppressed_ids.tolist(),
+            do_sample=False,
+            max_new_tokens=16,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert output[0, length:].tolist() == group.completions[0].tolist()
+
+
+def test_greedy_ignores_seeds_and_gives_log_probs_at_temperature_one(policy, prompts):
+    [group] = generate(policy, [request(prompts[0], (1, 2))], temperature=0.0, max_tokens=6)
+    assert torch.equal(*group.completions)
+    assert_equal_to_teacher_forcing(policy, prompts[0], group, 1.0, ((), ()))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_tokens_are_drawn_as_often_as_the_policy_says(policy, prompts, plain_logits, temperature):
+    count = 1500
+    groups = []
+    for start in range(0, count, 500):
+        seeds = range(start, start + 500)
+        groups += generate(policy, [request(prompts[1], seeds)], temperature=temperature, max_tokens=1)
+    drawn = torch.cat([completion for group in groups for completion in group.completions])
+    seen = torch.bincount(drawn, minlength=plain_logits(policy, prompts[1], []).shape[-1]).double()
+    p = torch.softmax(plain_logits(policy, prompts[1], [])[0].double() / temperature, dim=-1)
+    often = p > 8 / count
+    assert often.sum() > 3
+    expected = torch.cat([p[often], p[~often].sum()[None]]) * count
+    observed = torch.cat([seen[often], seen[~often].sum()[None]])
+    chi_square, freedom = float(((observed - expected) ** 2 / expected).sum()), len(expected) - 1
+    assert abs(chi_square - freedom) < 4 * math.sqrt(2 * freedom)
+    assert seen[p == 0].sum() == 0
+
+
+def test_vision_tokens_are_never_drawn(own_policy, prompts, builder):
+    """Even where they would be the likeliest by far."""
+    vision = builder.tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS))
+    own_policy.requires_grad_(False)
+    head = torch.nn.Linear(own_policy.model.lm_head.in_features, own_policy.model.lm_head.out_features)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    head.bias.data[vision] = 50.0
+    own_policy.model.lm_head = head
+    for temperature in (1.0, 0.0):
+        [group] = generate(own_policy, [request(prompts[0], range(40))], temperature=temperature, max_tokens=4)
+        assert not set(torch.cat(group.completions).tolist()) & set(vision)
+        assert torch.cat(group.log_probs).isfinite().all()
+
+
+def test_given_features_are_used(policy, prompts, monkeypatch):
+    prompt = prompts[0]
+    features = policy.encode_video(prompt.video.frames)
+    expected = tokens(generate(policy, [request(prompt, (1, 2))], max_tokens=8))
+    monkeypatch.setattr(policy, "encode_video", lambda frames: pytest.fail("encoded again"))
+    assert tokens(generate(policy, [replace(request(prompt, (1, 2)), features=features)], max_tokens=8)) == expected
+
+
+def test_weights_are_the_policys_current_ones(own_policy, prompts):
+    engine, sampling = NativeEngine(own_policy, [NEVER]), SamplingSettings(max_tokens=8)
+    before = tokens(engine.generate([request(prompts[0])], sampling))
+    with torch.no_grad():
+        own_policy.model.lm_head.weight.mul_(-1.0)
+    after = engine.generate([request(prompts[0])], sampling)
+    assert tokens(after) != before
+    assert_equal_to_teacher_forcing(own_policy.requires_grad_(False), prompts[0], after[0], 1.0, ((),))
+
+
+def test_no_gradient_is_kept(own_policy, prompts):
+    [group] = generate(own_policy, [request(prompts[0])], max_tokens=2)
+    assert not group.log_probs[0].requires_grad and own_policy.training
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -0.1}, {"max_tokens": 0}])
+def test_bad_sampling_settings(settings):
+    with pytest.raises(ValueError, match="temperature >= 0, max_tokens >= 1 and repetition_penalty > 0"):
+        SamplingSettings(**settings)
+
+
+@pytest.mark.parametrize(("prefixes", "seeds"), [((), ()), (((),), (1, 2)), (((), ()), (1,))])
+def test_prefixes_and_seeds_must_pair(prompts, prefixes, seeds):
+    with pytest.raises(ValueError, match=f"got {len(prefixes)} prefixes and {len(seeds)} seeds"):
+        RolloutPrompt(prompts[0], prefixes, seeds)

@@ -1,0 +1,109 @@
+"""The life of a vLLM engine on a GPU, with a stand-in for vLLM: what a real one does is tested in tests/with_vllm."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from taro.models.weights import whole_weights
+from taro.rollout import EngineError, EngineModel, RolloutPrompt, SamplingSettings, VLLMEngine, VLLMSettings
+
+MODEL = EngineModel("folder", None, None, frozenset({1}), (2,), 64, "bfloat16", "cuda")
+
+
+class FakeLLM:
+    """Writes down what is asked of it."""
+
+    def __init__(self):
+        self.calls = []
+        self.llm_engine = SimpleNamespace(
+            reset_mm_cache=self.note("reset_mm_cache"),
+            reset_encoder_cache=self.note("reset_encoder_cache"),
+            engine_core=SimpleNamespace(shutdown=self.note("shutdown")),
+        )
+
+    def note(self, name):
+        return lambda *args, **kwargs: self.calls.append(name) or True
+
+    def collective_rpc(self, method, kwargs):
+        self.calls.append((method, {name: tensor.tolist() for name, tensor in kwargs["weights_iterator"]}))
+
+    def __getattr__(self, name):
+        return self.note(name)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    monkeypatch.setattr(VLLMEngine, "_start", lambda self: FakeLLM())
+    return VLLMEngine(MODEL, VLLMSettings())
+
+
+WEIGHTS = [("a", torch.nn.Parameter(torch.ones(2)))]
+SYNCED = [("reload_weights", {"a": [1.0, 1.0]}), "reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache"]
+REQUEST = [RolloutPrompt(None, ((),), (0,))]
+
+
+def test_a_sync_hands_over_the_weights_and_empties_the_caches(engine):
+    engine.sync(WEIGHTS)
+    assert engine.llm.calls == SYNCED
+
+
+def test_after_a_sleep_only_a_sync_makes_it_usable(engine):
+    engine.sleep()
+    engine.sleep()
+    assert engine.llm.calls == ["sleep"]
+    with pytest.raises(EngineError, match="sync them after it slept"):
+        engine.generate(REQUEST, SamplingSettings())
+    engine.sync(WEIGHTS)
+    assert engine.llm.calls == ["sleep", "wake_up", *SYNCED] and not engine.stale
+
+
+def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(VLLMEngine, "_start", lambda self: FakeLLM())
+    for settings, device in ((VLLMSettings(sleep=False), "cuda"), (VLLMSettings(), "cpu")):
+        engine = VLLMEngine(EngineModel(*list(vars(MODEL).values())[:-1], device), settings)
+        engine.sleep()
+        assert engine.llm.calls == [] and not engine.stale
+
+
+def test_a_fresh_engine_has_no_weights_yet(engine):
+    old = engine.llm
+    engine.restart()
+    assert old.calls == ["shutdown"] and engine.llm is not old
+    with pytest.raises(EngineError, match="sync them after it slept or was restarted"):
+        engine.generate(REQUEST, SamplingSettings())
+
+
+def test_caches_that_can_not_be_emptied(engine):
+    engine.llm.reset_prefix_cache = lambda: False
+    with pytest.raises(EngineError, match="its prefix cache can't be emptied"):
+        engine.sync(WEIGHTS)
+
+
+def test_an_engine_of_several_ranks_is_not_replaced(engine, monkeypatch):
+    monkeypatch.setattr("taro.rollout.vllm.world_size", lambda: 2)
+    with pytest.raises(EngineError, match="can't be replaced while other ranks go on"):
+        engine.restart()
+
+
+def test_a_sync_that_fails_is_an_engine_error(engine):
+    def broken():
+        raise RuntimeError("out of memory")
+        yield
+
+    with pytest.raises(EngineError, match="vLLM failed to take over the weights: RuntimeError: out of memory"):
+        engine.sync(broken())
+
+
+def test_sharded_parameters_are_handed_over_whole(tmp_path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        value = torch.arange(6.0).reshape(3, 2)
+        mesh = distributed.init_device_mesh("cpu", (1,))
+        sharded = torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
+        ((name, whole),) = whole_weights([("a", sharded)])
+        assert name == "a" and type(whole) is torch.Tensor and torch.equal(whole, value) and not whole.requires_grad
+    finally:
+        distributed.destroy_process_group()

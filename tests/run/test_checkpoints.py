@@ -1,0 +1,368 @@
+"""When checkpoints are written and which are kept; killed at every point, and on a full disk."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+
+from taro import train
+from taro.models.checkpoint import CheckpointError
+from taro.models.strategy import ShardedStrategy
+from taro.run.checkpoint_files import find_checkpoint, find_fault, list_checkpoints, write_file
+from taro.run.checkpoints import Checkpoints
+from taro.run.resume import KEY, ResumePoint
+
+ROOT = Path(__file__).parents[2]
+LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
+SCORES = (0.1, 0.5, 0.2, 0.5, float("nan"), 0.3)  # after steps 1 to 6
+
+
+class Run:
+    """Stands in for a trainer: whose checkpoint holds its step, and whose validation gives SCORES."""
+
+    world_size, global_rank, is_global_zero, optimizers = 1, 0, True, ["some"]
+
+    def __init__(self, kind):
+        self.state = SimpleNamespace(fn=TrainerFn.FITTING)
+        self.strategy = object.__new__(ShardedStrategy) if kind == "folder" else None
+        self.count = SimpleNamespace(processed=0, ready=0)
+        loop = SimpleNamespace(
+            batch_progress=SimpleNamespace(total=self.count),
+            val_loop=SimpleNamespace(reset_restart_stage=lambda: None),
+            _should_check_val_fx=lambda fetcher: True,
+        )
+        self.fit_loop = SimpleNamespace(epoch_loop=loop, _data_fetcher=None)
+        self._checkpoint_connector = SimpleNamespace(dump_checkpoint=lambda weights_only: self.content())
+
+    def content(self):
+        step = self.count.processed
+        optimizer = {"state": {0: {"exp_avg": torch.full((3,), float(step))}}, "param_groups": []}
+        stored = {"step": step, "validation_due": True, "identity": {}}
+        weights = {"policy.a": torch.full((3,), float(step))}
+        return {"state_dict": weights, "optimizer_states": [optimizer], "global_step": step, KEY: stored}
+
+    @property
+    def callback_metrics(self):
+        return {"vtg/mIoU": torch.tensor(SCORES[self.count.processed - 1])}
+
+    def train(self, checkpoints, last=6):
+        """As Lightning calls the callback; goes on from what is in its folder."""
+        found = find_checkpoint("auto", checkpoints.folder)
+        if found is not None:
+            checkpoint = torch.load(found / "meta.pt" if found.is_dir() else found, weights_only=True)
+            checkpoints.on_load_checkpoint(self, None, checkpoint)
+            self.count.processed = self.count.ready = checkpoint["global_step"]
+        checkpoints.on_train_start(self, None)
+        if checkpoints.validation_due:
+            checkpoints.on_validation_end(self, None)
+        for step in range(self.count.processed + 1, last + 1):
+            self.count.processed = self.count.ready = step
+            checkpoints.on_train_batch_end(self, None, None, None, 0)
+            checkpoints.on_validation_start(self, None)
+            checkpoints.on_validation_end(self, None)
+        checkpoints.on_train_end(self, None)
+        return checkpoints
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "best"),
+    [
+        ({}, {4, 5, 6}, 4),  # of equal ones the later
+        ({"keep_last": 1}, {4, 6}, 4),
+        ({"keep_last": 1, "keep_best": 0}, {6}, 6),
+        ({"keep_last": 5}, {2, 3, 4, 5, 6}, 4),
+        ({"keep_last": 1, "keep_best": 2}, {2, 4, 6}, 4),
+        ({"keep_last": 1, "keep_best": 9}, {1, 2, 3, 4, 6}, 4),  # one without a score is none of the best
+        ({"keep_last": 1, "mode": "min"}, {1, 6}, 1),
+        ({"keep_last": 6, "mode": "min"}, {1, 2, 3, 4, 5, 6}, 1),
+    ],
+)
+def test_which_are_kept(tmp_path, settings, kept, best):
+    checkpoints = Run("file").train(Checkpoints(tmp_path, **settings))
+    assert set(list_checkpoints(tmp_path)) == kept
+    assert checkpoints.best_step == best
+    assert (tmp_path / "last.ckpt").resolve().name == "step_000006.ckpt"
+    if settings.get("keep_best", 1):
+        assert (tmp_path / "best.ckpt").resolve() == tmp_path / f"step_{best:06d}.ckpt"
+    again = Run("file").train(Checkpoints(tmp_path, **settings))  # what is best is known after a restart
+    assert again.best_step == best and set(list_checkpoints(tmp_path)) == kept
+
+
+def test_scores_of_another_metric_choose_nothing(tmp_path):
+    Run("file").train(Checkpoints(tmp_path))
+    stored = json.loads((tmp_path / "scores.json").read_text())
+    assert stored["monitor"] == "vtg/mIoU" and stored["scores"]["2"] == 0.5
+    (tmp_path / "scores.json").write_text(json.dumps(stored | {"monitor": "vtg/R1@0.5"}))
+    checkpoints = Run("file").train(Checkpoints(tmp_path))
+    assert checkpoints.scores == {6: pytest.approx(0.3)} and checkpoints.best_step == 6
+
+
+@pytest.mark.parametrize(("score", "best"), [(0.6, 0), (0.5, 4), (0.1, 4), (float("nan"), 4)])
+def test_the_base_model_is_step_zero(tmp_path, score, best):
+    """It has no checkpoint; links and what is kept are of those that there are. Its score is known after a restart."""
+    for _ in range(2):
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.read_earlier_scores()
+        assert bool(checkpoints.scores) == (tmp_path / "scores.json").exists()
+        checkpoints.scores[0] = score
+        Run("file").train(checkpoints)
+        assert checkpoints.best_step == best
+        assert (tmp_path / "best.ckpt").resolve().name == "step_000004.ckpt"
+
+
+class Killed(BaseException):
+    pass
+
+
+OPERATIONS = ["os.replace", "os.fsync", "os.symlink", "os.unlink", "os.mkdir", "shutil.rmtree", "torch.save"]
+
+
+def kill_at(patched, number):
+    """Before the operation with this number, among those that change a file."""
+    made = []
+
+    def dying(original):
+        def operation(*args, **kwargs):
+            made.append(1)
+            if len(made) == number:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return operation
+
+    for name in OPERATIONS:
+        module, attribute = name.split(".")
+        patched.setattr(name, dying(getattr(sys.modules[module], attribute)))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_killed_at_any_point(tmp_path, monkeypatch, kind):
+    """There is always a whole one to go on from, not older than the last that was finished, and the best of the scores that
+    are known; going on gives what a run in one go gives."""
+    whole = Run(kind).train(Checkpoints(tmp_path / "whole", keep_last=1), last=4)
+    number, finished = 0, False
+    while not finished:
+        number += 1
+        folder, run = tmp_path / str(number), Run(kind)
+        folder.mkdir()
+        with monkeypatch.context() as patched:
+            kill_at(patched, number)
+            try:
+                run.train(Checkpoints(folder, keep_last=1), last=4)
+                finished = True
+            except (Killed, CheckpointError):  # the latter from within PyTorch's writer of folders, which takes all for errors
+                pass
+        paths, step = list_checkpoints(folder), run.count.processed
+        assert all(find_fault(path) is None for path in paths.values()), number
+        assert max(paths, default=0) in (step - 1, step), number
+        scored = json.loads((folder / "scores.json").read_text())["scores"] if (folder / "scores.json").exists() else {}
+        known = {int(step): score for step, score in scored.items() if score == score}
+        if known:
+            assert max(known, key=lambda step: (known[step], step)) in paths, number
+        after = Run(kind).train(Checkpoints(folder, keep_last=1), last=4)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.folder.iterdir()), number
+        assert after.best_step == whole.best_step
+        assert (folder / "scores.json").read_text() == (whole.folder / "scores.json").read_text()
+    assert number > 40
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_damaged_ones_are_set_aside(tmp_path, kind):
+    Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=4)
+    newest = list_checkpoints(tmp_path)[4]
+    os.truncate(newest / "meta.pt" if kind == "folder" else newest, 100)
+    with pytest.warns(UserWarning, match="step_000004.ckpt is damaged"):
+        checkpoints = Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=3)
+    assert set(checkpoints.scores) == {1, 2, 3}  # that of a step that is made again is not known yet
+    Run(kind).train(Checkpoints(tmp_path, keep_last=3), last=6)
+    assert set(list_checkpoints(tmp_path)) == {4, 5, 6} and (tmp_path / "step_000004.ckpt.damaged").exists()
+    assert all(find_fault(path) is None for path in list_checkpoints(tmp_path).values())
+
+
+def test_what_keeps_one_rank_from_writing_is_an_error_on_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.run.checkpoints.gather", lambda reason: [reason, "No space left on device"])
+    with pytest.raises(CheckpointError, match=r"step_000001.ckpt can't be written \(No space left on device\): there is no"):
+        Run("file").train(Checkpoints(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interval_saves_between_validations(arguments, scripted, tmp_path):
+    train.main([*arguments, *LEARNING, "--checkpoint.every_n_steps=1", "--checkpoint.keep_last=9"])
+    paths = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert list(paths) == [1, 2, 3, 4, 5, 6]
+    points = [ResumePoint.read(path) for path in paths.values()]
+    assert [point.step for point in points] == [1, 2, 3, 4, 5, 6] == [point.optimizer_steps for point in points]
+    assert [point.validation_due for point in points] == [False, True] * 3
+    assert list(json.loads((tmp_path / "run" / "checkpoints" / "scores.json").read_text())["scores"]) == ["0", "2", "4", "6"]
+
+
+class StopInUpdate(L.Callback):
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if trainer.global_step == 3:
+            raise KeyError("in the middle of an update")
+
+
+@pytest.mark.parametrize(("saved", "asynchronous"), [(2, False), (2, True), (3, True)])
+def test_a_step_that_was_cut_short_in_its_update_is_not_saved(fit, arguments, scripted, tmp_path, saved, asynchronous):
+    """Its weights belong to no step. One from before that is being written is finished."""
+    extra = [f"--trainer.val_check_interval={saved}", f"--checkpoint.asynchronous={asynchronous}"]
+    with pytest.raises(KeyError, match="in the middle"):
+        fit([*arguments, *LEARNING, *extra], StopInUpdate())
+    assert list(list_checkpoints(tmp_path / "run" / "checkpoints")) == [saved]
+
+
+FULL = """
+import resource, sys
+import lightning as L
+from taro import train
+from taro.run.records import RunRecords
+
+records = RunRecords.on_train_batch_end
+
+
+def fill(self, trainer, *args):
+    records(self, trainer, *args)
+    if trainer.global_step == 3 and trainer.global_rank == int(sys.argv[1]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+
+
+RunRecords.on_train_batch_end = fill
+try:
+    train.main(sys.argv[2:])
+except train.CheckpointError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def run_script(script, *arguments, timeout=200):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "extra"),
+    [
+        (0, []),
+        pytest.param(0, ["--trainer.devices=2"], marks=pytest.mark.distributed, id="ddp"),
+        pytest.param(1, ["--trainer.devices=2", "--trainer.strategy=fsdp2"], marks=pytest.mark.distributed, id="fsdp2"),
+    ],
+)
+def test_a_file_that_can_not_be_written_ends_the_run(arguments, tmp_path, rank, extra):
+    """All ranks of it, also if it is one of them that can't."""
+    script = tmp_path / "full.py"
+    script.write_text(FULL)
+    done = run_script(script, str(rank), *arguments, "--trainer.accelerator=cpu", *extra)
+    folder = tmp_path / "run" / "checkpoints"
+    assert done.returncode != 0
+    reason = "no space left, or another error of the file system: .*" if rank else "File too large"
+    message = rf"error: {folder}/step_000004.ckpt can't be written \({reason}\): the newest whole checkpoint is"
+    assert re.search(rf"{message} {folder}/step_000002.ckpt", done.stderr), done.stderr[-2000:]
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt", "scores.json", "step_000002.ckpt"]
+    assert find_fault(folder / "step_000002.ckpt") is None
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for one checkpoint (5 MB each) and the rest of a run, but not for two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(arguments, small_disk):
+    arguments = [*arguments, f"--output_dir={small_disk}", "--ckpt_path=auto"]
+    done = run_script(ROOT / "train.py", *arguments)
+    folder = small_disk / "run" / "checkpoints"
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    message = f"error: {folder}/step_000004.ckpt can't be written (No space left on device): the newest whole checkpoint is"
+    assert f"{message} {folder}/step_000002.ckpt" in done.stderr, done.stderr[-2000:]
+    assert list(list_checkpoints(folder)) == [2] and not list(folder.glob("*.part*"))
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    assert train.main(arguments)["steps"] == 6
+    assert sorted(list_checkpoints(folder)) == [2, 4, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_sharded_run_goes_on_from_the_newest_whole_folder(arguments, tmp_path):
+    """Also on one rank without shards, whose next checkpoints are files."""
+    arguments = [*arguments, "--trainer.accelerator=cpu", "--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=1"]
+    sharded = ["--trainer.devices=2", "--trainer.strategy=fsdp2", "--trainer.max_steps=2"]
+    done = run_script(ROOT / "train.py", *arguments, *sharded)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = tmp_path / "run" / "checkpoints"
+    paths = list_checkpoints(folder)
+    assert list(paths) == [1, 2] and all(path.is_dir() for path in paths.values())
+    part = paths[2] / "__1_0.distcp"
+    damaged = bytearray(part.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    part.write_bytes(damaged)
+    again = run_script(ROOT / "train.py", *arguments, *sharded, "--ckpt_path=last")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "step_000002.ckpt is damaged (__1_0.distcp is not what was written)" in again.stderr
+    assert find_fault(list_checkpoints(folder)[2]) is None and (folder / "step_000002.ckpt.damaged").is_dir()
+    assert train.main([*arguments, "--trainer.max_steps=3", "--ckpt_path=last"])["steps"] == 3
+    assert [path.is_dir() for path in list_checkpoints(folder).values()] == [True, False]
+
+
+
+
+def same(one, other):
+    """Nested dicts and lists of tensors and numbers."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_written_meanwhile_is_the_same(arguments, scripted, tmp_path):
+    """Training goes on and changes the weights while the copy of before is written."""
+    files = []
+    for name, asynchronous in (("now", False), ("meanwhile", True)):
+        extra = ["--checkpoint.every_n_steps=1", f"--checkpoint.asynchronous={asynchronous}", "--checkpoint.keep_last=6"]
+        train.main([*arguments, *LEARNING, *extra, f"--name={name}"])
+        files.append(list_checkpoints(tmp_path / name / "checkpoints"))
+    assert list(files[0]) == list(files[1]) == [1, 2, 3, 4, 5, 6]
+    for step in files[0]:
+        now, meanwhile = (torch.load(paths[step], weights_only=True) for paths in files)
+        for part in ("state_dict", "optimizer_states", "loops"):
+            assert same(now[part], meanwhile[part]), (step, part)
+    links = [(tmp_path / name / "checkpoints" / "best.ckpt").resolve().name for name in ("now", "meanwhile")]
+    assert links[0] == links[1]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("inline_container.cc: unexpected")])
+def test_what_goes_wrong_meanwhile_stops_the_run(arguments, scripted, tmp_path, monkeypatch, error):
+    def fail(path, checkpoint):
+        if "000002" in path.name:
+            path.write_bytes(b"some")
+            raise error
+        return write_file(path, checkpoint)
+
+    monkeypatch.setattr("taro.run.checkpoints.write_file", fail)
+    extra = ["--checkpoint.every_n_steps=1", "--checkpoint.asynchronous=true"]
+    message = r"step_000002.ckpt can't be written \(.*newest whole checkpoint is .*step_000001.ckpt"
+    with pytest.raises(CheckpointError, match=message):
+        train.main([*arguments, *LEARNING, *extra])
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if "step" in path.name)
+    assert left == ["step_000001.ckpt"]

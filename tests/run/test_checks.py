@@ -1,0 +1,197 @@
+"""Every file in configs/ parses, and does what its first comment says."""
+
+import json
+import math
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from taro import train
+from taro.run.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
+from taro.seeds import stable_seed
+from taro.synthetic.architecture import save_random
+from taro.video.load import VideoSettings
+
+ROOT = CONFIGS.parent
+WHOLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in (BASE_CONFIG.name, "datasets.yaml")]
+EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def local(tiny_folder, synthetic, monkeypatch):
+    """In place of what is downloaded, made or installed first."""
+    monkeypatch.setattr("taro.run.checks.vllm_is_installed", lambda: True)
+    return [
+        f"--model.name_or_path={tiny_folder}",
+        f"--data.train_file={synthetic}/train.jsonl",
+        f"--data.validation_file={synthetic}/validation.jsonl",
+        "--data.test_file=null",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
+    ]
+
+
+def leaves(values, prefix=""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def assert_in_force(cli, path):
+    """What the file says is what the run gets, but for what `local` replaces."""
+    for name, value in leaves(yaml.safe_load(path.read_text())):
+        if not name.startswith(("model.name_or_path", "trainer.accelerator", "trainer.devices")) and "_file" not in name:
+            assert cli.config[name] == value or str(cli.config[name]) == str(value), name
+
+
+def test_there_are_configs():
+    assert {path.stem for path in WHOLE} >= {"tiny", "qwen25_3b", "qwen25_7b", "qwen3_8b"}
+    assert {path.stem for path in EXPERIMENTS} >= {"taro", "time_r1", "constructed_only", "temporal_reward_only"}
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+def test_config_parses(path, local):
+    cli = parse([f"--config={path}", *local])
+    assert_in_force(cli, path)
+    assert cli.config.name == path.stem
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_parses_on_the_tiny_run(path, local):
+    cli = parse([f"--config={CONFIGS}/tiny.yaml", f"--config={path}", *local])
+    assert_in_force(cli, path)
+    assert cli.config.name == path.stem
+    assert cli.model.sampling.max_tokens == 160  # the tiny run's
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_launch_line_of_an_experiment(path, local, monkeypatch):
+    (line,) = re.findall(r"^#   python train.py (.*)$", path.read_text(), flags=re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(line)
+    assert str(path.relative_to(ROOT)) in arguments
+    assert parse([*arguments, *local]).config.name == path.stem
+
+
+def test_what_the_experiments_leave_out(local):
+    def settings(name):
+        cli = parse([f"--config={CONFIGS}/tiny.yaml", f"--config={CONFIGS}/experiments/{name}.yaml", *local])
+        return cli.model.temporal_reward is not None, cli.config.curriculum.warmup_epochs
+
+    assert settings("taro") == (True, 1)
+    assert settings("time_r1") == (False, 0)
+    assert settings("temporal_reward_only") == (True, 0)
+    reward, warmup = settings("constructed_only")
+    assert not reward and warmup > parse(local).trainer.max_epochs
+
+
+def test_the_base_has_every_default(local):
+    """A config says only what differs: no file repeats what the base says."""
+    base = dict(leaves(yaml.safe_load(BASE_CONFIG.read_text())))
+    for path in [*WHOLE, *EXPERIMENTS]:
+        for name, value in leaves(yaml.safe_load(path.read_text())):
+            assert base.get(name, ...) != value or name == "model.name_or_path", f"{path.name}: {name}"
+
+
+def test_published_values(local):
+    cli = parse([f"--config={CONFIGS}/qwen25_7b.yaml", *local])
+    model, data = cli.model, cli.datamodule
+    assert (model.group_size, data.prompts_per_step, model.sampling.temperature) == (8, 16, 1.0)
+    assert (model.loss.clip_low, model.loss.clip_high, model.loss.dual_clip) == (0.2, 0.2, 3.0)
+    assert (model.loss.log_ratio_bound, model.loss.kl_coefficient, model.loss.updates) == (20.0, 0.01, 1)
+    settings = model.optimizer_settings
+    assert (settings.learning_rate, settings.weight_decay, settings.clip_norm) == (1e-6, 0.01, 1.0)
+    reward = model.temporal_reward
+    assert (reward.bonus, reward.iou_gate, reward.radius, reward.tokens) == (0.3, 0.7, 3.0, "response")
+    assert data.grounding.video == VideoSettings(fps=2.0, max_frames=768, max_tokens=3584, min_tokens_per_frame=4)
+    assert data.grounding.evaluation_video == VideoSettings(2.0, max_frames=1024, max_tokens=4096, min_tokens_per_frame=4)
+    assert cli.trainer.max_epochs == 3 and model.gradient_checkpointing
+
+
+@pytest.fixture
+def shortened(synthetic, tmp_path):
+    """Arguments of two steps of a config as it is, bf16-mixed too, on a model of its family that a CPU trains in seconds, with
+    metrics before and after."""
+
+    def make(config, family):
+        return [
+            f"--config={CONFIGS}/{config}.yaml",
+            f"--model.name_or_path={save_random(tmp_path / family, family)}",
+            f"--output_dir={tmp_path}",
+            f"--data.train_file={synthetic}/train.jsonl",
+            f"--data.validation_file={synthetic}/validation.jsonl",
+            f"--data.test_file={synthetic}/test.jsonl",
+            "--trainer.accelerator=cpu",
+            "--model.engine=native",
+            "--trainer.max_steps=2",
+            "--data.prompts_per_step=2",
+            "--model.group_size=2",
+            "--model.sampling.max_tokens=110",
+            "--model.evaluation_max_tokens=4",
+            "--data.grounding.video.max_tokens=64",
+            "--data.workers=0",
+        ]
+
+    return make
+
+
+def assert_trained(folder):
+    """Two steps with a gradient, from a policy that is its reference, and metrics of two evaluations."""
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 2 and summary["before"]["samples"] == summary["after"]["samples"] > 0
+    assert (folder / "hf" / "model.safetensors").exists()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    logged = {name: [event.value for event in events.Scalars(name)] for name in ("kl", "loss", "grad_norm")}
+    assert all(len(values) == 2 and all(map(math.isfinite, values)) for values in logged.values())
+    assert logged["kl"][0] < 1e-3 and min(logged["grad_norm"]) > 0.1
+
+
+@pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])
+def test_a_shipped_config_trains_a_tiny_model(config, family, shortened, tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.rl.group.format_reward", lambda text: stable_seed(text) % 5 / 4)  # a random model earns nothing
+    train.main([*shortened(config, family), "--trainer.devices=1"])
+    assert_trained(tmp_path / config)
+
+
+AS_ON_GPUS = """
+import sys
+from types import SimpleNamespace
+from lightning.pytorch.loops import utilities
+import taro.rl.group
+import train
+from taro.seeds import stable_seed
+
+taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4
+
+# Lightning evaluates in inference mode unless the backend is exactly gloo, and that of GPUs is not.
+utilities.dist = SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl")
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_shipped_config_trains_a_tiny_model_on_two_ranks(shortened, tmp_path, rank_environment):
+    (tmp_path / "run.py").write_text(AS_ON_GPUS)
+    command = [sys.executable, str(tmp_path / "run.py"), *shortened("qwen25_7b", "qwen2_5_vl"), "--trainer.devices=2"]
+    done = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_trained(tmp_path / "qwen25_7b")
+
+
+def test_one_default_of_each_setting(local, tmp_path):
+    """An empty config on top changes nothing: base.yaml is always under it."""
+    (tmp_path / "empty.yaml").write_text("name: run\n")
+    cli = parse([f"--config={tmp_path}/empty.yaml", *local])
+    assert_in_force(cli, BASE_CONFIG)
+    assert "Qwen2.5-VL-7B" in Path(BASE_CONFIG).read_text() and cli.config.name == "run"
+    assert resolved_config(cli).count("\n") > 80

@@ -1,0 +1,292 @@
+import sys
+import warnings
+from pathlib import Path
+
+import lightning as L
+import pytest
+
+from taro import train
+from taro.data.samples import SampleError
+from taro.run.checks import LEAST, ConfigError, count_devices
+from taro.run.cli import DEFAULT_CONFIG, parse, resolved_config
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """A user hears of a mistake before any weights are read."""
+
+    def never(*args, **kwargs):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("taro.models.qwen_vl.AutoModelForImageTextToText.from_pretrained", never)
+    monkeypatch.setattr("taro.models.qwen_vl.QwenVL.from_pretrained", never)
+    monkeypatch.setattr(L.Trainer, "test", never)
+    monkeypatch.setattr(L.Trainer, "fit", never)
+
+
+def test_what_no_weights_forbids(no_weights, arguments):
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        train.main(arguments)
+
+
+def test_every_setting_reaches_its_place(arguments, tmp_path):
+    extra = [
+        "--model.sampling.temperature=0.7", "--model.temporal_reward.tokens=think", "--model.temporal_reward.threshold=0.25",
+        "--model.advantages.constructed=raft", "--model.loss.updates=2", "--model.optimizer.weight_decay=0.5",
+        "--curriculum.schedule=linear", "--data.bad_rows=drop", "--seed_everything=7", "--trainer.max_steps=9",
+    ]  # fmt: skip
+    cli = parse([*arguments, *extra])
+    assert cli.model.sampling.temperature == 0.7 and cli.model.sampling.max_tokens == 96
+    assert cli.model.temporal_reward.tokens == "think" and cli.model.temporal_reward.threshold == 0.25
+    assert cli.model.advantages.constructed == "raft" and cli.model.loss.updates == 2
+    assert cli.model.optimizer_settings.weight_decay == 0.5
+    assert cli.datamodule.bad_rows == "drop" and cli.trainer.max_steps == 9
+    (curriculum,) = [c for c in cli.trainer.callbacks if type(c).__name__ == "CurriculumCallback"]
+    assert curriculum.schedule == "linear"
+    # what follows other settings
+    assert cli.datamodule.name_or_path == cli.model.name_or_path
+    assert cli.datamodule.group_size == cli.model.group_size == 3
+    assert cli.datamodule.seed == 7
+    assert cli.trainer.checkpoint_callback.folder == tmp_path / "run" / "checkpoints"
+    assert cli.folder == tmp_path / "run" and cli.checkpoint is None
+
+
+def test_without_config_it_is_the_tiny_run(arguments):
+    assert resolved_config(parse(arguments)) == resolved_config(parse(["--config", str(DEFAULT_CONFIG), *arguments]))
+    assert parse(arguments).model.temporal_reward.tokens == "timestamps"  # as in tiny.yaml alone
+
+
+def test_arguments_come_from_the_command_line(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--model.group_size=5"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="(?s).*args parameter is intended.*")
+        assert parse().model.group_size == 5
+        assert parse(arguments).model.group_size == 3
+
+
+@pytest.mark.parametrize("flag", ["--help", "--print_config"])
+def test_help_and_print_config(arguments, capsys, flag):
+    with pytest.raises(SystemExit) as leaving:
+        parse([*arguments, flag])
+    assert leaving.value.code in (0, None)
+    shown = capsys.readouterr().out
+    assert "group_size" in shown and "warmup_epochs" in shown
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        ("--model.groupsize=4", "model.groupsize"),
+        ("--model.temporal_reward.radios=4", "radios"),
+        ("--model.group_size=many", "model.group_size"),
+        ("--model.temporal_reward.tokens=all", "model.temporal_reward"),
+        ("--data.bad_rows=ignore", "data.bad_rows"),
+        ("--curriculum.schedule=cosine", "curriculum.schedule"),
+        ("--trainer.epochs=3", "trainer.epochs"),
+        ("--config=nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_named(arguments, no_weights, capsys, mistake, named):
+    with pytest.raises(SystemExit) as leaving:
+        train.main([*arguments, mistake])
+    assert leaving.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_unknown_key_in_a_file(arguments, no_weights, capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text("model:\n  learning_rate: 1\n")
+    with pytest.raises(SystemExit):
+        train.main([f"--config={tmp_path}/own.yaml", *arguments])
+    assert "learning_rate" in capsys.readouterr().err
+
+
+MISTAKES = [
+    ("--model.group_size=1", "model.group_size = 1: must be at least 2"),
+    ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
+    ("--model.attention=flex", "model.attention = flex: FlexAttention has no backward pass on a CPU"),
+    ("--model.engine=vllm", "model.engine = vllm: vLLM is not installed; pip install -e '.[vllm]', or set native"),
+    ("--model.sampling.repetition_penalty=1.05", "model.sampling.repetition_penalty: samples of the training must be"),
+    ("--model.feature_cache={folder: /dev/null/a}", "model.feature_cache.folder = /dev/null/a: no folder that can be made"),
+    ("--data.frame_cache={folder: ., max_gigabytes: 0}", "data.frame_cache.max_gigabytes = 0.0: must be above 0"),
+    ("--data.prompts_per_step=0", "data.prompts_per_step = 0: must be at least 1"),
+    ("--model.sampling.temperature=0", "model.sampling.temperature = 0.0: must be above 0"),
+    ("--model.loss.updates=0", "model.loss.updates = 0: must be at least 1"),
+    ("--model.loss.kl_coefficient=-1", "model.loss.kl_coefficient = -1.0: must be at least 0"),
+    ("--model.loss.dual_clip=1", "model.loss.dual_clip = 1.0: must be above 1"),
+    ("--model.temporal_reward.radius=0", "model.temporal_reward.radius = 0.0: must be above 0"),
+    ("--model.dtype=float8", "model.dtype: dtype 'float8', allowed: float32, bfloat16, float16"),
+    ("--model.attention=flash_attention_2", "model.attention = flash_attention_2: allowed are shared_prefix"),
+    ("--model.optimizer.learning_rate=-1", "model.optimizer.learning_rate = -1.0: must be above 0"),
+    ("--model.optimizer.warmup_steps=-1", "model.optimizer.warmup_steps = -1: must be at least 0"),
+    ("--model.optimizer.warmup_steps=6", "model.optimizer.warmup_steps = 6: the run has 6 steps and would not get beyond"),
+    ("--model.optimizer.final_share=1.5", "model.optimizer.final_share = 1.5: a share of the learning rate, at most 1"),
+    ("--model.loss.kl_bound=0", "model.loss.kl_bound = 0.0: must be above 0"),
+    ("--model.advantages.beta=0", "model.advantages.beta = 0.0: must be above 0"),
+    ("--data.evaluation_batch=0", "data.evaluation_batch = 0: must be at least 1"),
+    ("--data.grounding.max_prompt_tokens=60", "leaves no room beside data.grounding.video.max_tokens = 64"),
+    ("--data.grounding.video.fps=0", "data.grounding.video: video settings: fps=0.0: must be a finite number above 0"),
+    ("--curriculum.warmup_epochs=-1", "curriculum.warmup_epochs = -1: must be at least 0"),
+    ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true and bf16-mixed"),
+    ("--trainer.accumulate_grad_batches=2", "set data.prompts_per_step instead"),
+    ("--trainer.gradient_clip_val=1", "set model.optimizer.clip_norm"),
+    ("--trainer.strategy=fsdp", "trainer.strategy = fsdp: allowed are auto, ddp and fsdp2"),
+    ("--trainer.devices=4", "data.prompts_per_step = 2 can't be shared by 4 ranks"),
+    ("--trainer.devices=[0,1,2]", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
+    ("--trainer.num_nodes=3", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
+    ("--data.grounding.prompt=Find it!", "data.grounding.prompt: the prompt template must contain"),
+    ("--data.train_file=a/b.jsonl", "data.train_file = a/b.jsonl: no such file"),
+    ("--data.validation_file=a/c.jsonl", "data.validation_file = a/c.jsonl: no such file"),
+    ("--data.test_file=a/d.jsonl", "data.test_file = a/d.jsonl: no such file"),
+    ("--ckpt_path=a/e.ckpt", "ckpt_path = a/e.ckpt: there is no such checkpoint"),
+    ("--ckpt_path=last", "ckpt_path = last: there is no checkpoint in"),
+    ("--checkpoint.keep_last=0", "checkpoint.keep_last = 0: must be at least 1"),
+    ("--checkpoint.keep_best=-1", "checkpoint.keep_best = -1: must be at least 0"),
+    ("--checkpoint.every_n_steps=0", "checkpoint.every_n_steps = 0: must be at least 1"),
+    ("--seed_everything=-1", "seed_everything = -1: must be from 0 to 4294967295"),
+    ("--trainer.val_check_interval=0.5", "trainer.val_check_interval = 0.5: counts training steps, a whole number from 1"),
+    ("--trainer.enable_checkpointing=false", "trainer.enable_checkpointing = false: what is exported comes from checkpoints"),
+    ("--checkpoint.monitor=mIoU", "checkpoint.monitor = mIoU: a validation has vtg/mIoU, vtg/R1@0.3"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES)
+def test_each_contradiction_is_named(arguments, no_weights, mistake, message):
+    with pytest.raises(ConfigError) as error:
+        train.main([*arguments, mistake])
+    head, *problems = str(error.value).splitlines()
+    assert head == "the configuration can't work:"
+    assert len(problems) == 1 and message in problems[0]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_decay_needs_an_end(arguments, no_weights, schedule):
+    endless = [*arguments, f"--model.optimizer.schedule={schedule}", "--trainer.max_epochs=-1"]
+    with pytest.raises(ConfigError, match=rf"schedule = {schedule}: the run has no end to decay to; set trainer.max_epochs or"):
+        train.main(endless)
+    parse([*endless, "--trainer.max_steps=4"])
+    parse([*arguments, "--trainer.max_epochs=-1"])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/b", "/tmp/other"])
+def test_a_name_is_no_path(arguments, no_weights, name):
+    with pytest.raises(ConfigError, match="the run's folder in output_dir is called so; give one name without a path"):
+        train.main([*arguments, f"--name={name}"])
+
+
+def test_a_folder_that_is_no_run_s_is_left_alone(arguments, no_weights, tmp_path):
+    file = tmp_path / "run" / "config.yaml"  # as an evaluation has one, too
+    file.parent.mkdir()
+    file.touch()
+    with pytest.raises(ConfigError, match="run is there and holds no run; give another name, or another output_dir"):
+        train.main(arguments)
+    with pytest.raises(ConfigError, match=r"config.yaml is there and is no folder"):
+        train.main([*arguments, f"--output_dir={tmp_path}/run", "--name=config.yaml"])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_no_gpu(arguments, no_weights, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"trainer.accelerator = gpu: PyTorch sees no GPU here; set cpu, or auto"):
+        train.main([*arguments, "--trainer.accelerator=gpu"])
+
+
+@pytest.mark.parametrize("output", ["/dev/null/outputs", "/proc/outputs"])
+def test_an_output_folder_that_can_not_be_written_to(arguments, no_weights, output):
+    with pytest.raises(ConfigError, match=rf"output_dir = {output}: can't be written to \("):
+        train.main([*arguments, f"--output_dir={output}"])
+
+
+def test_every_bounded_number_is_a_setting(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("taro.run.checks.peft_is_installed", lambda: True)
+    optional = [f"--{name}={{folder: {tmp_path}/{name}}}" for name in ("data.frame_cache", "model.feature_cache")]
+    optional += ["--checkpoint.every_n_steps=3", "--model.lora={rank: 4}"]
+    config = parse([*arguments, *optional]).config
+    for name in LEAST:
+        assert config.get(name) is not None, name
+
+
+def test_a_group_may_be_larger_than_a_pack(arguments, caplog):
+    """It is said before the run, with what it comes from."""
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        parse([*arguments, "--model.pack_tokens=1312"])
+        assert "pack_tokens" not in caplog.text
+        parse([*arguments, "--model.pack_tokens=1311"])
+    assert "note: a group may have up to 1312 tokens (data.grounding.max_prompt_tokens + model.group_size" in caplog.text
+    assert "more than model.pack_tokens = 1311: it has a pass of its own" in caplog.text
+
+
+def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
+    monkeypatch.setattr("taro.run.checks.vllm_is_installed", lambda: True)
+    with pytest.raises(ConfigError, match="max_model_len = 1119 is less than the longest prompt and completion, 1120 tokens"):
+        train.main([*arguments, "--model.engine=vllm", "--model.vllm.max_model_len=1119"])
+    with pytest.raises(ConfigError, match=r"weights = folder: name model\.vllm_server\.folder"):
+        train.main([*arguments, "--model.engine=vllm_server", "--model.vllm_server.weights=folder"])
+    with pytest.raises(ConfigError, match=r"trainer.devices = \[1\]: vLLM takes the first GPUs it sees"):
+        train.main([*arguments, "--model.engine=vllm", "--trainer.devices=[1]"])
+    settings = ["--model.vllm.tensor_parallel_size=2", "--model.vllm.gpu_memory_utilization=1.5"]
+    with pytest.raises(ConfigError, match=r"= 2: in training so many ranks share an engine(?s:.*)= 1.5: a share"):
+        train.main([*arguments, "--model.engine=vllm", *settings])
+
+
+def test_what_sharding_can_not_do(arguments, no_weights):
+    with pytest.raises(ConfigError, match=r"trainer.inference_mode = true: weights that are gathered .* = fsdp2\); set false"):
+        train.main([*arguments, "--trainer.strategy=fsdp2", "--trainer.inference_mode=true"])
+
+
+def test_all_contradictions_at_once(arguments, no_weights):
+    # Without those that say another thing of a setting that is named already.
+    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex", "warmup_steps=6")
+    chosen = [item for item in MISTAKES if not any(name in item[0] for name in left_out)]
+    with pytest.raises(ConfigError) as error:
+        train.main([*arguments, *(mistake for mistake, _ in chosen)])
+    problems = str(error.value).splitlines()[1:]
+    assert len(problems) == len(chosen)
+    for _, message in chosen:
+        assert sum(message in problem for problem in problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"),
+    [(1, 1), (4, 4), ("4", 4), ("auto", 1), (-1, 1), ("-1", 1), ([0, 2], 2), ("0,2,", 2), ("0", 1)],
+)
+def test_number_of_devices(devices, count):
+    assert count_devices(devices) == count
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "other"])
+def test_a_folder_that_is_no_qwen_vl(arguments, no_weights, tmp_path, kind):
+    folder = tmp_path / "model"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "other":
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ConfigError, match=r"model\.name_or_path: ") as error:
+        train.main([*arguments, f"--model.name_or_path={folder}"])
+    assert str(folder) in str(error.value)
+    if kind == "other":
+        assert "is a 'llama' model, allowed: qwen2_5_vl, qwen3_vl" in str(error.value)
+
+
+def with_bad_rows(synthetic, path):
+    """Two of the six rows can't be right."""
+    lines = (synthetic / "train.jsonl").read_text().replace('"train/', f'"{synthetic}/train/').splitlines()
+    lines[1] = lines[1].replace('"duration": ', '"duration": -')
+    lines[4] = lines[4].replace('"spans": [[', '"spans": [[900.0, ')
+    path.write_text("\n".join(lines) + "\n")
+    return f"--data.train_file={path}"
+
+
+def test_bad_rows_are_refused_or_dropped(arguments, scripted, synthetic, tmp_path):
+    arguments = [*arguments, with_bad_rows(synthetic, tmp_path / "train.jsonl"), "--trainer.max_epochs=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("taro.models.qwen_vl.QwenVL.from_pretrained", None)
+        with pytest.raises(SampleError, match=r"(?s)2 of 6 rows.*line 2.*line 5"):
+            train.main(arguments)
+    assert not (tmp_path / "run").exists()
+    assert train.main([*arguments, "--data.bad_rows=drop"])["steps"] == 2
+    assert not list(Path(tmp_path, "run").glob("failed.jsonl"))
+
+
+def test_too_few_samples(arguments, no_weights):
+    with pytest.raises(SampleError, match="has 6 samples, fewer than"):
+        train.main([*arguments, "--data.prompts_per_step=8"])

@@ -1,0 +1,85 @@
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageTextToText
+
+from taro.models.adapters import LoRASettings, add_adapters
+from taro.models.qwen_vl import QwenVL
+from taro.run.memory_plan import GIB, Shape, main
+
+SHAPES = {
+    "qwen25_3b": "qwen2.5-vl-3b",
+    "qwen25_3b_lora": "qwen2.5-vl-3b",
+    "qwen25_7b": "qwen2.5-vl-7b",
+    "qwen3_8b": "qwen3-vl-8b",
+}
+
+
+def plan(name, *arguments):
+    return main([f"--config=configs/{name}.yaml", f"--shape=assets/shapes/{SHAPES[name]}", *arguments])
+
+
+def test_parameters_are_those_of_the_model(model_folder):
+    model = AutoModelForImageTextToText.from_pretrained(model_folder)
+    shape = Shape.of(model.config)
+    assert shape.decoder + shape.tower == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.tower == sum(parameter.numel() for parameter in model.model.visual.parameters())
+
+
+def test_adapters_are_those_of_the_model(model_folder):
+    policy = QwenVL.from_pretrained(model_folder)
+    shape = Shape.of(policy.model.config)
+    add_adapters(policy.model, LoRASettings(rank=4))
+    trained = sum(parameter.numel() for parameter in policy.trained_weights().values())
+    assert shape.adapters(policy.model.config, 4) == trained
+
+
+@pytest.mark.parametrize(("name", "billions"), [("qwen25_3b", 3.75), ("qwen25_7b", 8.29), ("qwen3_8b", 8.77)])
+def test_the_real_models(name, billions):
+    """Sizes as they are published; float32 weights over 8 GPUs; it fits."""
+    result = plan(name, "--gpus=8")
+    assert result["update"]["weights"] == pytest.approx(billions * 1e9 * 4 / 8 / GIB, rel=2e-3)
+    assert result["update"]["optimizer (AdamW, two moments)"] < 2 * result["update"]["weights"]  # the tower is frozen
+    assert all(sum(parts.values()) < 80 for parts in result.values())
+
+
+def test_what_settings_change():
+    eight, sixteen = plan("qwen25_7b", "--gpus=8"), plan("qwen25_7b", "--gpus=16")
+    for name in ("weights", "optimizer (AdamW, two moments)", "reference"):
+        assert sixteen["update"][name] == pytest.approx(eight["update"][name] / 2)
+    assert sixteen["update"]["gradients"] == eight["update"]["gradients"]
+    each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
+    assert each["update"]["gradients"] == pytest.approx(eight["update"]["gradients"] / 8)
+    short = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=8192", "model.group_size=1")
+    assert short["update"]["activations"] == pytest.approx(eight["update"]["activations"] / 2)
+    alone = plan("qwen25_7b", "--gpus=1")
+    assert sum(alone["update"].values()) > 80
+    lora = plan("qwen25_3b_lora", "--gpus=1")
+    assert lora["update"]["reference"] == 0 and sum(lora["update"].values()) < 24
+
+
+def test_the_largest_pack_may_be_a_group(capsys):
+    """Which is never divided: 7168 tokens of the prompt, and 16 times 1024."""
+    small = plan("qwen25_7b", "model.pack_tokens=16384")["update"]["activations"]
+    assert "The largest pack has model.pack_tokens = 16384 tokens; the largest group has 15360 (" in capsys.readouterr().out
+    large = plan("qwen25_7b", "model.group_size=16")["update"]["activations"]
+    assert large == pytest.approx(small * 23552 / 16384)
+    assert "The largest pack is the largest group, 23552 tokens (" in capsys.readouterr().out
+    assert plan("qwen25_7b", "model.group_size=16", "model.pack_tokens=23552")["update"]["activations"] == large
+    assert plan("qwen25_7b", "model.pack_tokens=1")["update"]["activations"] == pytest.approx(small * 15360 / 16384)
+
+
+def test_the_numbers_of_the_docs(capsys):
+    text = Path("docs/scaling.md").read_text()
+    command, table = re.search(r"<!-- python -m taro.run.memory_plan (.*) -->\n((?:\|.*\n)+)", text).groups()
+    main(command.split())
+    assert capsys.readouterr().out == table
+    rows = re.findall(r"^\| `(\w+)\.yaml` \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for name, gpus, total in rows:
+        assert sum(plan(name, f"--gpus={gpus}")["update"].values()) == pytest.approx(float(total), abs=0.051), name
+    each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
+    assert f"takes {sum(each['update'].values()):.1f} GiB in all" in text
+    large = plan("qwen25_7b", "--gpus=8", "model.group_size=16")
+    assert f"the update takes {sum(large['update'].values()):.1f} GiB" in text
