@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from taro.run.lock import FolderInUse, FolderLock
+from taro.lock import FolderInUse, FolderLock
 
 CONFIG_NAME = "config.yaml"
 LINES_SHOWN = 20

@@ -10,8 +10,7 @@ from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 
-from taro.data.samples import Sample, SampleError
-from taro.prepare.repair import query_key
+from taro.data.samples import Sample, SampleError, query_key
 
 SHOWN = 3  # names in a line
 AT_ONCE = 32  # questions to a file system that may be on a network, where each takes a millisecond and more

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from taro.data.annotation_file import read_rows
 from taro.data.rows import Caption, Row, Sample, list_rows
+from taro.prompts import build_request
 
-__all__ = ["BadRows", "Caption", "Sample", "SampleError", "load_samples", "save_samples", "write_json_lines"]
+__all__ = ["BadRows", "Caption", "Sample", "SampleError", "load_samples", "query_key", "save_samples", "write_json_lines"]
 
 BadRows = Literal["error", "drop", "keep"]
 
@@ -86,6 +87,11 @@ def save_samples(
             (give the file's own folder to need none). Absolute paths unless given.
     """
     write_json_lines((_to_row(sample, relative_to) for sample in samples), path)
+
+
+def query_key(sample: Sample) -> tuple[Any, ...]:
+    """Equal for samples with the same request, as a prompt has it, about the same video, and the same truth."""
+    return sample.video, sample.clip, build_request(sample.query, "{query}"), sample.spans
 
 
 def write_json_lines(rows: Iterable[Any], path: str | os.PathLike[str]) -> None:

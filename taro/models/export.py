@@ -18,12 +18,12 @@ from transformers.utils import cached_file
 from taro.command_line import Parser
 from taro.distributed import global_rank
 from taro.errors import endings
+from taro.files import PART, publish, remove
 from taro.models.adapters import LoRASettings, add_adapters
 from taro.models.checkpoint import CheckpointError, read_into, read_rest
 from taro.models.families import ModelError
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.run.checkpoint_files import PART, publish, remove
 
 # What belongs to a model folder beside its weights, config and tokenizer.
 COMPANIONS = (

@@ -28,9 +28,9 @@ from rich.table import Table
 from taro.command_line import Parser
 from taro.data.annotation_file import read_rows
 from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample
-from taro.data.samples import save_samples, write_json_lines
+from taro.data.samples import query_key, save_samples, write_json_lines
 from taro.errors import endings
-from taro.prepare.repair import drop_rows, fix_rows, query_key
+from taro.prepare.repair import drop_rows, fix_rows
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
 

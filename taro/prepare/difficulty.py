@@ -46,7 +46,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from taro.command_line import answer_at_once, parse_settings
-from taro.run.commands import DIFFICULTY
+from taro.prepare.commands import DIFFICULTY
 
 if __name__ == "__main__" and sys.argv[1:2] != ["select"]:
     answer_at_once(DIFFICULTY, sys.argv[1:])  # before the imports that take seconds

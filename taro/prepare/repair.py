@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from taro.data.rows import CLIP_TOLERANCE, Caption, Row, Sample, span_fault
-from taro.prompts import build_request, find_tag
+from taro.data.samples import query_key
+from taro.prompts import find_tag
 
 Span = tuple[float, float]
 
@@ -25,11 +26,6 @@ class Change:
     before: Any
     after: Any
     why: str
-
-
-def query_key(sample: Sample) -> tuple[Any, ...]:
-    """Equal for samples with the same request, as a prompt has it, about the same video, and the same truth."""
-    return sample.video, sample.clip, build_request(sample.query, "{query}"), sample.spans
 
 
 def drop_rows(rows: Sequence[Row]) -> tuple[list[Sample], list[Change]]:

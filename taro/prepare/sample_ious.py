@@ -64,7 +64,7 @@ def read_difficulties(samples: Iterable[Sample]) -> dict[str, float]:
         raise SelectionError(_listed(f"{len(wrong)} difficulties can't be read", wrong))
     if not ious:
         raise SelectionError(
-            f"no sample has a {DIFFICULTY}: score them first (python -m taro.prepare.difficulty --model ...), or give --rollouts"
+            f"no sample has a {DIFFICULTY}: score them (python -m taro.prepare.difficulty --model ...), or give --rollouts"
         )
     return ious
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from taro.distributed import gather, global_rank
+from taro.files import fsync, remove, write_text
 from taro.models.checkpoint import CheckpointError, read_rest
 
 NAME = re.compile(r"step_(\d{6,})\.ckpt")
-PART = ".part"  # in the name of what is being written, or deleted
 DAMAGED = ".damaged"  # ends the name of what was found damaged
 LAST, BEST = "last.ckpt", "best.ckpt"  # links, for people
 MANIFEST = "manifest.json"  # of a folder: size and CRC-32 of its files
@@ -140,7 +139,7 @@ def _writer(path: Path) -> int:
 
 
 def _describe(path: Path) -> dict[str, int]:
-    _fsync(path)
+    fsync(path)
     return {"size": path.stat().st_size, "crc32": _crc32(path)}
 
 
@@ -157,63 +156,9 @@ def _chunks(file: Any) -> Iterator[bytes]:
         yield chunk
 
 
-def publish(part: Path, path: Path) -> None:
-    """Give what is written whole its name, in place of what may have had it."""
-    if part.is_dir():
-        _fsync(part)
-        if path.exists():
-            remove(path)
-    os.replace(part, path)
-    _fsync(path.parent)
-
-
-def remove(path: Path) -> None:
-    """A folder loses its name first: half of one is never taken for a checkpoint."""
-    if path.is_dir() and not path.is_symlink():
-        if PART not in path.name:
-            gone = path.with_name(f"{path.name}{PART}.gone")
-            os.replace(path, gone)
-            path = gone
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def remove_parts(folder: Path) -> None:
-    """What a killed process left half written or half deleted."""
-    for path in folder.glob(f"*{PART}*"):
-        remove(path)
-
-
 def set_aside(path: Path) -> None:
     """A damaged checkpoint, under a name that is no checkpoint's."""
     aside = path.with_name(f"{path.name}{DAMAGED}")
     if aside.exists():
         remove(aside)
     os.replace(path, aside)
-
-
-def link(path: Path, name: str) -> None:
-    """Point `name`, beside `path`, to it."""
-    new = path.with_name(f"{name}{PART}{os.getpid()}")
-    new.unlink(missing_ok=True)
-    new.symlink_to(path.name)
-    os.replace(new, path.with_name(name))
-
-
-def write_text(path: Path, text: str) -> None:
-    """A small file, whole or not at all, and on disk when it returns."""
-    part = path.with_name(f"{path.name}{PART}")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

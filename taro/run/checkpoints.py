@@ -20,25 +20,12 @@ from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import CheckpointException
 
 from taro.distributed import gather
+from taro.files import PART, link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, start_folder, write_folder
 from taro.models.strategy import ShardedStrategy
 from taro.progress import steps_done
 from taro.rl.module import GRPOModule
-from taro.run.checkpoint_files import (
-    BEST,
-    LAST,
-    PART,
-    checkpoint_path,
-    link,
-    list_checkpoints,
-    publish,
-    remove,
-    remove_parts,
-    set_aside,
-    write_file,
-    write_manifest,
-    write_text,
-)
+from taro.run.checkpoint_files import BEST, LAST, checkpoint_path, list_checkpoints, set_aside, write_file, write_manifest
 from taro.run.failures import TooManyFailures
 from taro.run.resume import KEY, identity_of
 from taro.run.stopping import RunStopped

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import Namespace
 
 from taro.evaluation.metrics import GroundingMetrics
+from taro.files import PART
 from taro.models.adapters import peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
@@ -17,7 +18,7 @@ from taro.models.packing import largest_group
 from taro.progress import Plan
 from taro.prompts import build_request
 from taro.rollout.vllm_prompts import vllm_is_installed
-from taro.run.checkpoint_files import PART, list_checkpoints, none_yet
+from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
 from taro.video.load import VideoSettings
 

@@ -21,11 +21,11 @@ from rich.table import Table
 
 from taro.command_line import program
 from taro.evaluation.datasets import load_benchmarks
+from taro.files import write_text
 from taro.jsonl import list_differences
+from taro.lock import FolderLock
 from taro.progress import Plan
-from taro.run.checkpoint_files import write_text
 from taro.run.checks import ENVIRONMENT, ConfigError
-from taro.run.lock import FolderLock
 
 DISTRIBUTION = "taro-vtg"  # of this package, see setup.cfg
 PACKAGES = (DISTRIBUTION, "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")

@@ -1,7 +1,7 @@
 """What takes how much of a GPU's memory in training, computed from a config without loading a model:
 
     python -m taro.run.memory_plan --config configs/qwen25_7b.yaml --gpus 8
-    python -m taro.run.memory_plan --config configs/qwen25_7b.yaml --gpus 8 --gpu_gigabytes 40 trainer.strategy=fsdp2_sync_each_pack
+    python -m taro.run.memory_plan --config configs/qwen25_7b.yaml --gpus 16 --gpu_gigabytes 40 model.loss.kl_coefficient=0
 
 Weights, gradients and optimizer are counted exactly. Activations are those of a largest pack by formula: with gradient
 checkpointing each layer's input, one layer's inside and one chunk of logits; without, the inside of all layers. The largest

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.data.samples import SampleError
 from taro.errors import endings
+from taro.lock import FolderInUse
 from taro.models.checkpoint import CheckpointError
 from taro.models.export import ExportError, export_command, export_policy, load_policy_weights
 from taro.models.families import ModelError
@@ -41,7 +42,6 @@ from taro.run.folder import (
     write_environment,
     write_summary,
 )
-from taro.run.lock import FolderInUse
 from taro.run.records import RunRecords
 from taro.run.resume import describe_test
 from taro.run.stopping import RunStopped, StopOnSignal

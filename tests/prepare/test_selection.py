@@ -160,7 +160,7 @@ def test_the_first_of_many_bad_ones_are_listed():
 
 
 def test_samples_without_any_difficulty():
-    with pytest.raises(SelectionError, match=r"no sample has a difficulty: score them first .* or give --rollouts"):
+    with pytest.raises(SelectionError, match=r"no sample has a difficulty: score them .* or give --rollouts"):
         read_difficulties([make(0), make(1, difficulty=None)])
 
 

@@ -10,20 +10,16 @@ import zipfile
 import pytest
 import torch
 
+from taro.files import link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, write_folder
 from taro.run.checkpoint_files import (
     checkpoint_path,
     find_checkpoint,
     find_fault,
-    link,
     list_checkpoints,
-    publish,
-    remove,
-    remove_parts,
     set_aside,
     write_file,
     write_manifest,
-    write_text,
 )
 
 

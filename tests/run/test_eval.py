@@ -327,7 +327,7 @@ def test_settings_in_the_model_folder_are_used(evaluate, model, synthetic, tmp_p
     [
         (["--dataset=null"], "what to evaluate on: give --dataset, the name of a benchmark, or --annotations, a samples file"),
         (["--dataset=Charade"], "--dataset Charade: unknown, allowed: Charades or Charades-STA, .*, Synthetic; --datasets"),
-        (["--dataset=ego4d_nlq"], "val.jsonl is not there.* ego4d-data.org.* python -m taro.prepare.convert --source ego4d_nlq"),
+        (["--dataset=ego4d_nlq"], "val.jsonl is not there.* ego4d-data.org.* -m taro.prepare.convert --source ego4d_nlq"),
         (["--annotations=nowhere.jsonl"], "--annotations nowhere.jsonl: no such samples file"),
         (["--datasets=nowhere.yaml"], "--datasets nowhere.yaml: can't be read"),
     ],

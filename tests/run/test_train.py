@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from taro import train
+from taro.lock import FolderInUse
 from taro.models.export import ExportError
 from taro.models.export import main as export
 from taro.models.settings import GroundingSettings
@@ -23,7 +24,6 @@ from taro.rl.module import GRPOModule
 from taro.run.checkpoint_files import list_checkpoints, write_file
 from taro.run.cli import parse, resolved_config
 from taro.run.folder import print_summary
-from taro.run.lock import FolderInUse
 from taro.run.records import RunRecords
 
 ROOT = Path(__file__).parent.parent

@@ -1,7 +1,7 @@
 """Dense captions for the videos of a samples file, from a model, or from files:
 
     python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model Qwen/Qwen2.5-VL-7B-Instruct --engine vllm
-    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model NAME --api_base https://host/v1 --api_key_variable KEY
+    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model NAME --api_base https://host/v1
     python -m taro.prepare.caption --input F.jsonl --output G.jsonl --captions captions.json
     python -m taro.prepare.caption --help
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from taro.command_line import answer_at_once, parse_settings, underscored
-from taro.run.commands import CAPTION
+from taro.prepare.commands import CAPTION
 
 if __name__ == "__main__":
     answer_at_once(CAPTION, underscored(sys.argv[1:]))  # before the imports that take seconds

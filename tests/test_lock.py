@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from taro.run.lock import FolderInUse, FolderLock
+from taro.lock import FolderInUse, FolderLock
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
 import sys
 from pathlib import Path
-from taro.run.lock import FolderLock
+from taro.lock import FolderLock
 
 lock = FolderLock(Path(sys.argv[1]), Path("run"), "wait")
 print("locked", flush=True)

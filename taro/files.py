@@ -1,0 +1,63 @@
+"""Files and folders that are whole or absent: written under another name beside their place, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+PART = ".part"  # in the name of what is being written, or deleted
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, whole or not at all, and on disk when it returns."""
+    part = path.with_name(f"{path.name}{PART}")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give what is written whole its name, in place of what may have had it."""
+    if part.is_dir():
+        fsync(part)
+        if path.exists():
+            remove(path)
+    os.replace(part, path)
+    fsync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """A folder loses its name first: half of one is never taken for a checkpoint."""
+    if path.is_dir() and not path.is_symlink():
+        if PART not in path.name:
+            gone = path.with_name(f"{path.name}{PART}.gone")
+            os.replace(path, gone)
+            path = gone
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """What a killed process left half written or half deleted."""
+    for path in folder.glob(f"*{PART}*"):
+        remove(path)
+
+
+def link(path: Path, name: str) -> None:
+    """Point `name`, beside `path`, to it."""
+    new = path.with_name(f"{name}{PART}{os.getpid()}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(path.name)
+    os.replace(new, path.with_name(name))
+
+
+def fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
