@@ -11,7 +11,7 @@ OWN_STEP = "a step of GRPO is no step of Lightning's own optimization"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fast_dev_run": ((False, 0), "would leave out checkpoints and the log; set trainer.max_steps = 1"),
     "limit_train_batches": ((None, 1.0), "would move every epoch's end; set data.limit_train (samples), or trainer.max_steps"),
-    "limit_val_batches": ((None, 1.0), "would score a part as the whole; name a smaller data.validation_file"),
+    "limit_val_batches": ((None, 1.0, 0), "a part is not the whole; name a smaller data.validation_file (0: no validation)"),
     "limit_test_batches": ((None, 1.0), "would report a part as the whole; name a smaller data.test_file"),
     "limit_predict_batches": ((None, 1.0), "nothing is predicted here; leave it out"),
     "overfit_batches": ((0, 0.0), "set data.limit_train, and the same file as data.validation_file"),
