@@ -1,7 +1,7 @@
 """Tensors that are costly to make, kept in a folder that several processes and runs share.
 
-An entry is one safetensors file, written under another name and then renamed, so that no reader meets half of one. Its
-digest covers every byte of the file. An entry that is damaged, or made from something that has changed, is deleted and
+An entry is one safetensors file, written under another name and then renamed, so that no reader meets half of one. One that
+was cut short all the same, as when a machine went down, or that was made from something that has changed, is deleted and
 counted, never returned.
 """
 
@@ -21,12 +21,9 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-DIGEST_BYTES = 16
-BLANK_DIGEST = b"0" * 2 * DIGEST_BYTES  # in the digest's place while it is computed
-# JSON escapes quotes within texts, so only the digest's own field looks like this.
-DIGEST_FIELD = re.compile(rb'"digest":"([0-9a-f]{%d})"' % len(BLANK_DIGEST))
 # Only files with such names are ever deleted: the folder may hold something else, a model for instance.
 ENTRY_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 UNFINISHED_NAME = re.compile(r"[0-9a-f]{32}\.[0-9]+-[0-9a-f]{8}\.unfinished")
@@ -54,7 +51,7 @@ class CacheCounts:
     stale: int = 0
     """Entries of what has changed since: deleted."""
     torn: int = 0
-    """Entries that can't be read, or whose bytes are not those written: deleted."""
+    """Entries that can't be read, or were cut short: deleted."""
     failed_writes: int = 0
     """Entries that could not be kept, as on a full disk."""
 
@@ -102,15 +99,18 @@ class TensorCache:
             return None
         except OSError as error:
             return self._discard(path, "torn", f"can't be read ({error})")
-        if not _is_whole(data):
-            return self._discard(path, "torn", "is damaged")
-        texts = _texts(data)
-        if (texts["key"], texts["identity"]) != (name_key, identity):
+        try:
+            texts = _texts(data)
+            entry = Entry(safetensors.torch.load(data), json.loads(texts["metadata"]))
+            made_from = texts["key"], texts["identity"]
+        except (SafetensorError, ValueError, KeyError) as error:  # no header, or not the length that the header gives
+            return self._discard(path, "torn", f"is damaged ({error})")
+        if made_from != (name_key, identity):
             return self._discard(path, "stale", "is of something that has changed since")
         self.counts.hits += 1
         with suppress(OSError):  # deleted by another process, or read-only
             os.utime(path)
-        return Entry(safetensors.torch.load(data), json.loads(texts["metadata"]))
+        return entry
 
     def put(self, name_key: str, identity: str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
         """Keep tensors and texts, unless they alone are above the limit. A failure to write is counted and the first one
@@ -181,28 +181,11 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def _to_bytes(tensors: dict[str, Tensor], texts: dict[str, str]) -> bytes:
-    """The bytes of a file, digest included."""
     # safetensors takes neither views with gaps nor tensors that share memory: a copy of each.
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    data = safetensors.torch.save(copies, texts | {"digest": BLANK_DIGEST.decode()})
-    start, end = DIGEST_FIELD.search(data).span(1)
-    return b"".join((data[:start], _digest(data, start, end), memoryview(data)[end:]))
-
-
-def _is_whole(data: bytes) -> bool:
-    """Whether every byte is as it was written."""
-    field = DIGEST_FIELD.search(data)
-    return field is not None and _digest(data, *field.span(1)) == field[1]
-
-
-def _digest(data: bytes, start: int, end: int) -> bytes:
-    """Of all bytes, with the digest's own place (from `start` to `end`) blank."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in (memoryview(data)[:start], BLANK_DIGEST, memoryview(data)[end:]):
-        digest.update(part)
-    return digest.hexdigest().encode()
+    return safetensors.torch.save(copies, texts)
 
 
 def _texts(data: bytes) -> dict[str, str]:

@@ -55,12 +55,12 @@ def test_what_is_put_comes_back_bit_equal(cache, dtype):
     values = values.bool() if dtype == torch.bool else values.flatten().repeat(8).view(dtype)[:120].reshape(6, 4, 5)
     shared = {"whole": values, "view": values.transpose(0, 2), "gaps": values[::2, 1:], "twice": values}
     tensors = shared | {"scalar": values[0, 0, 0], "empty": values[:0]}
-    cache.put("key", "same", tensors, {"note": 'ünï "digest":"00" \\ \n'})
+    cache.put("key", "same", tensors, {"note": 'ünï "key":"00" \\ \n'})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         entry = cache.get("key", "same")
     assert_same(entry.tensors, tensors)
-    assert entry.metadata == {"note": 'ünï "digest":"00" \\ \n'}
+    assert entry.metadata == {"note": 'ünï "key":"00" \\ \n'}
     entry.tensors["whole"].zero_()  # its own memory, not a read-only file's
     assert cache.counts == CacheCounts(hits=1) and len(files(cache)) == 1
 
@@ -70,13 +70,6 @@ def test_what_was_not_put_is_a_miss(cache):
     cache.put("key", "same", small())
     assert cache.get("other key", "same") is None
     assert cache.counts == CacheCounts(misses=2)
-
-
-def test_names_that_look_like_the_digest_are_only_names(cache):
-    key = '"digest":"' + "0" * 32 + '"'
-    tensors = {"digest": torch.ones(2), "__key__": torch.zeros(3), key: torch.ones(1)}
-    cache.put(key, key, tensors, {"digest": "0" * 32})
-    assert_same(cache.get(key, key).tensors, tensors)
 
 
 def test_an_entry_of_something_else_is_stale(cache):
@@ -98,20 +91,17 @@ def test_another_key_under_the_same_name_is_stale(cache):
 
 
 @pytest.mark.filterwarnings("ignore:data.frame_cache")
-def test_every_flipped_bit_is_noticed(cache):
-    cache.put("key", "same", small(), {"note": "x"})
-    path = cache.path("key")
-    data = path.read_bytes()
-    for position in range(len(data)):
-        for mask in [1 << bit for bit in range(8)] + [0xFF]:
-            damaged = bytearray(data)
-            damaged[position] ^= mask
-            path.write_bytes(damaged)
-            assert cache.get("key", "same") is None, (position, mask)
-            assert not path.exists()
-    assert cache.counts == CacheCounts(torn=9 * len(data))
-    path.write_bytes(data)
-    assert_same(cache.get("key", "same").tensors, small())
+def test_a_damaged_header_costs_the_entry_at_most(cache):
+    cache.put("key", "same", small())
+    path, data = cache.path("key"), cache.path("key").read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    for position in range(header):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
+        cache.get("key", "same")
+    counts = cache.counts
+    assert counts.torn + counts.stale + counts.hits == header and counts.hits < 0.1 * header
+    path.write_bytes(bytes(len(data)))  # as a file system gives back what it lost
+    assert cache.get("key", "same") is None
 
 
 @pytest.mark.filterwarnings("ignore:data.frame_cache")
@@ -129,7 +119,7 @@ def test_every_wrong_length_is_noticed(cache):
 def test_a_torn_entry_is_warned_of_once_and_made_anew(cache):
     cache.put("key", "same", small())
     cache.path("key").write_bytes(b"")
-    with pytest.warns(UserWarning, match=rf"data.frame_cache: {cache.path('key')} is damaged; it is deleted"):
+    with pytest.warns(UserWarning, match=rf"data.frame_cache: {cache.path('key')} is damaged .*; it is deleted"):
         assert cache.get("key", "same") is None
     cache.path("key").write_bytes(b"")
     with warnings.catch_warnings():
