@@ -1,4 +1,5 @@
-"""How a command ends: what its user can cause is one line and exit code 1, Ctrl-C is code 130. Nothing heavy is imported."""
+"""The base of all errors that a user can cause, and how a command ends with one: its message, and exit code 1. Ctrl-C is code
+130. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -11,12 +12,17 @@ from typing import NoReturn
 INTERRUPTED = 128 + signal.SIGINT
 
 
+class TaroError(Exception):
+    """Something that a user can mend; the message says what was got, what is allowed, and what to change."""
+
+
 @contextmanager
-def endings(*errors: type[BaseException], interrupted: str = "stopped by Ctrl-C") -> Iterator[None]:
+def clean_exit(*others: type[BaseException], interrupted: str = "stopped by Ctrl-C") -> Iterator[None]:
     """Around all that a command does.
 
     Args:
-        errors: whose message is all that a user needs; so is that of the operating system, as of a full disk.
+        others: errors whose message is all that a user needs, beside TaroError and those of the operating system, as of a
+            full disk.
         interrupted: what Ctrl-C leaves to be said.
 
     Raises:
@@ -30,7 +36,7 @@ def endings(*errors: type[BaseException], interrupted: str = "stopped by Ctrl-C"
         if leaving.code == INTERRUPTED or not isinstance(leaving.__context__, KeyboardInterrupt):
             raise
         _leave(interrupted)  # Lightning has made it an exit with code 1
-    except errors as error:
+    except (TaroError, *others) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {describe(error)}")

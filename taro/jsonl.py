@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from taro.errors import TaroError
 from taro.lock import FolderInUse, FolderLock
 
 CONFIG_NAME = "config.yaml"
@@ -22,7 +23,7 @@ Row = dict[str, Any]
 Item = TypeVar("Item")
 
 
-class ResumeError(ValueError):
+class ResumeError(TaroError):
     """The folder can't be gone on with as asked, or there is no such part."""
 
 

@@ -12,11 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from taro.errors import TaroError
+
 HELD = (errno.EACCES, errno.EAGAIN)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class FolderInUse(RuntimeError):
+class FolderInUse(TaroError):
     """Another process that is alive works in the folder."""
 
 

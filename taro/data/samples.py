@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from taro.data.annotation_file import read_rows
 from taro.data.rows import Caption, Row, Sample, list_rows
+from taro.errors import TaroError
 from taro.prompts import build_request
 
 __all__ = ["BadRows", "Caption", "Sample", "SampleError", "load_samples", "query_key", "save_samples", "write_json_lines"]
@@ -22,7 +23,7 @@ BadRows = Literal["error", "drop", "keep"]
 logger = logging.getLogger(__name__)
 
 
-class SampleError(ValueError):
+class SampleError(TaroError):
     """A file of samples that can't be used as it is; the message names every bad row (the first 20 in full)."""
 
 

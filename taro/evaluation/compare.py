@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from taro.command_line import Parser
-from taro.errors import endings
+from taro.errors import clean_exit
 from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means, two_sided_p_values
 from taro.evaluation.predictions import EvaluationError, Prediction, count_failures, load_predictions
 from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
-from taro.jsonl import ResumeError, list_differences, read_config
+from taro.jsonl import list_differences, read_config
 
 COMPARED = ("model", "model_files")  # what may differ without a warning
 IRRELEVANT = ("shards",)
@@ -149,5 +149,5 @@ def main(arguments: list[str] | None = None) -> Comparison:
 
 
 if __name__ == "__main__":
-    with endings(EvaluationError, ResumeError):
+    with clean_exit():
         main()

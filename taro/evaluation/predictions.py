@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taro.data.samples import Sample
+from taro.errors import TaroError
 from taro.evaluation.scores import best_iou
 from taro.jsonl import ResumeError, read_config, read_folder
 from taro.prompts import parse_answer
@@ -29,7 +30,7 @@ FAILURES = {
 """Why a sample has no answer. With the first three the model was not asked."""
 
 
-class EvaluationError(ValueError):
+class EvaluationError(TaroError):
     """What was asked for can't be evaluated."""
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import math
 import operator
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from taro.command_line import Parser
+from taro.errors import clean_exit
 from taro.evaluation.qvhighlights_rows import Query, Row, SubmissionError, Window, make_submission, read_queries, read_rows
 from taro.spans import Span, temporal_iou
 
@@ -205,7 +205,5 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
+    with clean_exit():
         main()
-    except (SubmissionError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from taro.errors import TaroError
 from taro.spans import Span
 
 Row = dict[str, Any]
@@ -30,7 +31,7 @@ _VALUE_SHOWN = 80  # characters
 _MISSING = object()
 
 
-class SubmissionError(ValueError):
+class SubmissionError(TaroError):
     """Rows that can't be scored; the message names every bad one (the first 20 in full)."""
 
 

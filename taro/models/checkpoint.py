@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from taro.distributed import global_rank
+from taro.errors import TaroError
 
 META = "meta.pt"
 MODEL, OPTIMIZER = "model", "optimizer"
@@ -69,7 +70,7 @@ def read_rest(path: str | Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(TaroError):
     """A checkpoint that can't be used."""
 
 

@@ -17,11 +17,10 @@ from transformers.utils import cached_file
 
 from taro.command_line import Parser
 from taro.distributed import global_rank
-from taro.errors import endings
+from taro.errors import TaroError, clean_exit
 from taro.files import PART, publish, remove
 from taro.models.adapters import LoRASettings, add_adapters
-from taro.models.checkpoint import CheckpointError, read_into, read_rest
-from taro.models.families import ModelError
+from taro.models.checkpoint import read_into, read_rest
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 
@@ -36,7 +35,7 @@ COMPANIONS = (
 )
 
 
-class ExportError(RuntimeError):
+class ExportError(TaroError):
     """A model folder that can't be written."""
 
 
@@ -118,5 +117,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with endings(CheckpointError, ModelError, ExportError):
+    with clean_exit():
         main()

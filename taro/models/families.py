@@ -22,6 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from taro.errors import TaroError
 from taro.video.geometry import CLIP_MEAN, CLIP_STD, PatchGeometry
 
 VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"  # what both chat templates write for a video
@@ -37,7 +38,7 @@ SECONDS_FOR_HUB = 10.0
 Mask = Tensor | BlockMask | None
 
 
-class ModelError(ValueError):
+class ModelError(TaroError):
     """The folder or hub name is not a model that TaRO can train."""
 
 

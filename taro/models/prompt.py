@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from taro.errors import TaroError
 from taro.models.families import VIDEO_SLOT, VIDEO_TOKEN, ModelError, load_config, load_geometry
 from taro.models.positions import mrope_positions
 from taro.prompts import DEFAULT_PROMPT, build_request, find_tag
 from taro.video.load import Video
 
 
-class PromptError(ValueError):
+class PromptError(TaroError):
     """The prompt can't be built, or has more tokens than allowed."""
 
 

@@ -29,7 +29,7 @@ from taro.command_line import Parser
 from taro.data.annotation_file import read_rows
 from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample
 from taro.data.samples import query_key, save_samples, write_json_lines
-from taro.errors import endings
+from taro.errors import TaroError, clean_exit
 from taro.prepare.repair import drop_rows, fix_rows
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
@@ -47,7 +47,7 @@ CHECKS = {
 _EXAMPLES = 3
 
 
-class CheckError(ValueError):
+class CheckError(TaroError):
     """What was asked for can't be checked or written."""
 
 
@@ -271,5 +271,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with endings(CheckError):
+    with clean_exit():
         sys.exit(main())

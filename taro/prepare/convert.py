@@ -24,15 +24,15 @@ from typing import Any, Literal, get_args
 from taro.command_line import Parser
 from taro.data.rows import FAULTS, Caption, Fault, Row, list_rows, parse_row, span_fault
 from taro.data.samples import Sample, save_samples
-from taro.errors import endings
-from taro.prepare.sources import SOURCES, SourceError, SourceRow, read_durations
+from taro.errors import TaroError, clean_exit
+from taro.prepare.sources import SOURCES, SourceRow, read_durations
 
 UnusableRows = Literal["error", "drop"]
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts")
 _PLACES_SHOWN = 3
 
 
-class ConvertError(ValueError):
+class ConvertError(TaroError):
     """What was asked for can't be converted."""
 
 
@@ -234,5 +234,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with endings(ConvertError, SourceError):
+    with clean_exit():
         main()

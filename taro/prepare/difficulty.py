@@ -52,19 +52,18 @@ if __name__ == "__main__" and sys.argv[1:2] != ["select"]:
     answer_at_once(DIFFICULTY, sys.argv[1:])  # before the imports that take seconds
 
 from taro.data.before_run import look_for_videos
-from taro.data.samples import Sample, SampleError, load_samples
-from taro.errors import endings
+from taro.data.samples import Sample, load_samples
+from taro.errors import TaroError, clean_exit
 from taro.evaluation.answers import answer_samples, still_to_ask
 from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
 from taro.evaluation.predictions import Prediction
 from taro.jsonl import ResumableFolder, ResumeError, Shard, file_problems
-from taro.models.families import ModelError
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.prepare import selection
-from taro.prepare.sample_ious import SHOWN, SelectionError, histogram, with_ious
+from taro.prepare.sample_ious import SHOWN, histogram, with_ious
 from taro.progress import track_items
-from taro.rollout import EngineError, RolloutEngine, SamplingSettings, SeamError, VLLMSettings
+from taro.rollout import RolloutEngine, SamplingSettings, VLLMSettings
 from taro.rollout.start import engine_problems, longest_prompt, resolve_device, resolve_dtype, start_engine
 from taro.seeds import stable_seed
 from taro.spans import Span
@@ -74,7 +73,7 @@ logger = logging.getLogger(__name__)
 NAME = "answers"  # of the file of samples that are done
 
 
-class DifficultyError(ValueError):
+class DifficultyError(TaroError):
     """Settings that can't work; all of them are named."""
 
 
@@ -333,5 +332,5 @@ def parse(arguments: Sequence[str]) -> DifficultySettings:
 
 
 if __name__ == "__main__":
-    with endings(DifficultyError, SelectionError, SampleError, ResumeError, ModelError, EngineError, SeamError):
+    with clean_exit():
         main()

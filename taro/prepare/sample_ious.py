@@ -17,6 +17,7 @@ from statistics import fmean
 
 from taro.data.rows import is_number
 from taro.data.samples import Sample
+from taro.errors import TaroError
 from taro.jsonl import read_rows
 
 # Keys of a row that are not fields of a sample.
@@ -30,7 +31,7 @@ BAR = 40  # characters
 _ROLLOUT_KEYS = {"id", "query", "constructed", "iou"}
 
 
-class SelectionError(ValueError):
+class SelectionError(TaroError):
     """Nothing can be selected as asked; nothing was written."""
 
 

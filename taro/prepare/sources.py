@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from taro.data.rows import BENCHMARK_NAMES, from_benchmark, is_number, shorten
+from taro.errors import TaroError
 
 Fields = dict[str, Any]
 
@@ -37,7 +38,7 @@ _CHARADES_COLUMNS = ("id", "start", "end", "sentence")
 _TARO_QUERY = re.compile(r'the event "(.*)" in the video', re.DOTALL)
 
 
-class SourceError(ValueError):
+class SourceError(TaroError):
     """A file that is not of the format that it is said to be."""
 
 

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from taro.errors import TaroError
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import VisionFeatures
 from taro.models.weights import Weight
@@ -62,7 +63,7 @@ class RolloutGroup:
     finished: tuple[bool, ...]  # False: cut at max_tokens
 
 
-class EngineError(RuntimeError):
+class EngineError(TaroError):
     """An engine that can't be started, or failed."""
 
 

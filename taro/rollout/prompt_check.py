@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from taro.errors import TaroError
 
-class SeamError(RuntimeError):
+
+class SeamError(TaroError):
     """The engine and the trainer don't see the same prompt: nothing that is sampled could be learned from."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
+from taro.errors import TaroError
 from taro.evaluation.metrics import GroundingMetrics
 from taro.files import PART
 from taro.models.adapters import peft_is_installed
@@ -76,7 +77,7 @@ ENVIRONMENT = "environment.json"  # the first file of a run's folder
 RUN_FILES = (ENVIRONMENT, f"{ENVIRONMENT}{PART}", "checkpoints")  # a folder that has none of them is no run's
 
 
-class ConfigError(ValueError):
+class ConfigError(TaroError):
     """Settings that can't work, alone or together; lists all of them."""
 
 

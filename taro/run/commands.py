@@ -9,7 +9,7 @@ import runpy
 import sys
 
 from taro.command_line import CONFIGS, Command, answer_at_once
-from taro.errors import endings
+from taro.errors import clean_exit
 from taro.run.trainer_checks import REFUSED
 from taro.signatures import Setting
 
@@ -62,7 +62,7 @@ Evaluate a model on a benchmark of temporal grounding.
 
 
 def train() -> None:
-    with endings():
+    with clean_exit():
         answer_at_once(TRAIN, sys.argv[1:])
         from taro.run.train import command
 
@@ -70,7 +70,7 @@ def train() -> None:
 
 
 def evaluate() -> None:
-    with endings():
+    with clean_exit():
         answer_at_once(EVAL, sys.argv[1:])
         from taro.run.eval import command
 
@@ -119,5 +119,5 @@ def tiny_model() -> None:
 
 def _run(module: str) -> None:
     """As `python -m` does."""
-    with endings():
+    with clean_exit():
         runpy.run_module(module, run_name="__main__", alter_sys=True)

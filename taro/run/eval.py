@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taro.command_line import parse_settings
-from taro.data.samples import SampleError
-from taro.errors import endings
+from taro.errors import clean_exit
 from taro.evaluation.evaluate import Evaluation, evaluate
-from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.qvhighlights import SubmissionError
 from taro.evaluation.report import print_report
 from taro.evaluation.settings import EvaluationSettings
-from taro.jsonl import ResumeError
-from taro.models.families import ModelError
-from taro.rollout import EngineError, SeamError
 from taro.run.commands import EVAL
 
 
@@ -29,8 +23,7 @@ def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
 def command() -> None:
     """`eval.py`, with errors in one line."""
     interrupted = "stopped by Ctrl-C; with --output the same command goes on with what is missing"
-    errors = (EvaluationError, SampleError, ResumeError, ModelError, EngineError, SeamError, SubmissionError)
-    with endings(*errors, interrupted=interrupted):
+    with clean_exit(interrupted=interrupted):
         settings = parse()
         evaluation = evaluate(settings)
     print_report(evaluation.report, evaluation.predictions, evaluation.asked)

@@ -11,12 +11,13 @@ import lightning as L
 
 from taro.data.examples import GroundingExample
 from taro.distributed import gather
+from taro.errors import TaroError
 from taro.progress import Plan
 
 LISTED = 20
 
 
-class TooManyFailures(RuntimeError):
+class TooManyFailures(TaroError):
     """Raised by all ranks together, after a whole step."""
 
 

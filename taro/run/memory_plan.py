@@ -25,8 +25,8 @@ from rich.table import Table
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from taro.command_line import Parser, find_config, unknown_keys, unknown_names
-from taro.errors import endings
-from taro.models.families import ModelError, load_config
+from taro.errors import clean_exit
+from taro.models.families import load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
 from taro.run.commands import BASE_CONFIG, TRAIN
@@ -187,5 +187,5 @@ def _rows(result: dict[str, dict[str, float]], available: float) -> Iterator[lis
 
 
 if __name__ == "__main__":
-    with endings(ModelError, OmegaConfBaseException):
+    with clean_exit(OmegaConfBaseException):
         main()

@@ -14,16 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from taro.data.samples import SampleError
-from taro.errors import endings
-from taro.lock import FolderInUse
-from taro.models.checkpoint import CheckpointError
+from taro.errors import clean_exit
 from taro.models.export import ExportError, export_command, export_policy, load_policy_weights
-from taro.models.families import ModelError
 from taro.progress import steps_done
-from taro.rollout import EngineError, SeamError
 from taro.run.checkpoint_files import checkpoint_path
-from taro.run.checks import ConfigError
 from taro.run.cli import TaroCLI, parse, resolved_config
 from taro.run.failures import TooManyFailures
 from taro.run.folder import (
@@ -141,12 +135,9 @@ def measure_base(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
     return before
 
 
-ERRORS = (ConfigError, SampleError, ModelError, EngineError, SeamError, CheckpointError, ExportError, FolderInUse)
-
-
 def command() -> None:
     """`train.py`, with what its user can cause in one line."""
-    with endings(*ERRORS, FloatingPointError, MisconfigurationException, interrupted=f"stopped by Ctrl-C; {GO_ON}"):
+    with clean_exit(FloatingPointError, MisconfigurationException, interrupted=f"stopped by Ctrl-C; {GO_ON}"):
         try:
             main()
         except TooManyFailures as error:  # on all ranks

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import av
 
+from taro.errors import TaroError
+
 MOST_PIXELS = 2**26  # of a picture; damage in a header can ask for so much memory that the system kills the process
 
 
-class VideoError(Exception):
+class VideoError(TaroError):
     """A video that cannot be used.
 
     Attributes: `path` of the file and `reason`, a phrase that says what is wrong with it.

@@ -29,11 +29,10 @@ if __name__ == "__main__":
     answer_at_once(CAPTION, underscored(sys.argv[1:]))  # before the imports that take seconds
 
 from taro.data.before_run import look_for_videos
-from taro.data.samples import Sample, SampleError, load_samples, save_samples
-from taro.errors import endings
+from taro.data.samples import Sample, load_samples, save_samples
+from taro.errors import clean_exit
 from taro.evaluation.fingerprints import describe_model
-from taro.jsonl import ResumableFolder, ResumeError, Shard
-from taro.models.families import ModelError
+from taro.jsonl import ResumableFolder, Shard
 from taro.models.prompt import PromptBuilder
 from taro.prepare.caption.assembly import caption_videos
 from taro.prepare.caption.captioner import Captioner
@@ -46,7 +45,6 @@ from taro.prepare.caption.settings import CaptionSettings, list_problems
 from taro.prepare.caption.videos import CaptionedVideo, CaptionError, SourceVideo, source_videos, video_id
 from taro.prepare.caption.windows import read_windows
 from taro.progress import track_items
-from taro.rollout import EngineError, SeamError
 from taro.rollout.start import resolve_device, resolve_dtype
 from taro.video.geometry import PatchGeometry
 
@@ -160,7 +158,7 @@ def parse(arguments: Sequence[str] | None = None) -> CaptionSettings:
 
 
 if __name__ == "__main__":
-    with endings(CaptionError, SampleError, ResumeError, ModelError, EngineError, SeamError):
+    with clean_exit():
         settings = parse()
         report = caption(settings)
     print_report(report)

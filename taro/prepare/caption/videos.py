@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from taro.data.samples import Caption, Sample
+from taro.errors import TaroError
 
 
-class CaptionError(ValueError):
+class CaptionError(TaroError):
     """Captions can't be made as asked; nothing that was done before is lost."""
 
 
