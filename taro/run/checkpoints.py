@@ -133,6 +133,12 @@ class Checkpoints(Checkpoint):
         # A validation in its first batch: where one is due, Lightning begins with it.
         for counts in (validation := loops["epoch_loop.val_loop.batch_progress"])["total"], validation["current"]:
             counts.update(ready=1, started=1, processed=0, completed=0)
+        # What was measured before training is nothing that a run which goes on has done.
+        for name in ("validate_loop", "test_loop"):
+            outside = checkpoint["loops"][name]["batch_progress"]
+            outside["is_last_batch"] = False
+            for counts in outside["total"], outside["current"]:
+                counts.update(dict.fromkeys(counts, 0))
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: GRPOModule, checkpoint: dict[str, Any]) -> None:
         stored = checkpoint[KEY]

@@ -56,6 +56,8 @@ def assert_equal_states(one, other):
 
 
 def assert_same_training(one, other):
+    for name in ("validate_loop", "test_loop"):
+        assert_equal_states(one["loops"][name], other["loops"][name])
     for key in ("state_dict", "optimizer_states", "global_step"):
         assert_equal_states(one[key], other[key])
 
