@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from taro import commands
 from taro.command_line import CONFIGS
+from taro.run import commands
 from taro.run.folder import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import eval as evaluation
-from taro import memory_plan
 from taro.evaluation.settings import resolve
 from taro.prepare.caption.__main__ import parse as parse_caption
 from taro.prepare.difficulty import parse as parse_difficulty
+from taro.run import memory_plan
 from taro.run.cli import parse
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def test_memory_plans_are_made(line, equipped):
     assert all(sum(parts.values()) < (40 if "gigabytes 40" in line else 80) for parts in result.values())
 
 
-@pytest.mark.parametrize("line", arguments_of("taro.prepare.caption.__main__"))
+@pytest.mark.parametrize("line", arguments_of("taro.prepare.caption"))
 def test_caption_commands_parse(line):
     assert parse_caption(shlex.split(line)).output
 

@@ -157,11 +157,6 @@ def _conflicts(config: Namespace) -> Iterator[str]:
             "model.temporal_reward.permutation = completion: where weights are sharded (trainer.strategy = "
             f"{trainer.strategy}) all ranks need equally many passes; set group"
         )
-    if sharded and trainer.inference_mode:
-        yield (
-            f"trainer.inference_mode = true: weights that are gathered in that mode can't be trained afterwards "
-            f"(trainer.strategy = {trainer.strategy}); set false"
-        )
     if config.failure_limit.largest_share > 1:
         yield f"failure_limit.largest_share = {config.failure_limit.largest_share}: a share of the samples, at most 1"
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)

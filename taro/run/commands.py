@@ -78,7 +78,7 @@ def evaluate() -> None:
 
 
 def caption() -> None:
-    _run("taro.prepare.caption.__main__")
+    _run("taro.prepare.caption")
 
 
 def difficulty() -> None:
@@ -110,11 +110,11 @@ def score_qvhighlights() -> None:
 
 
 def synthetic() -> None:
-    _run("taro.synthetic.world")
+    _run("taro.synthetic")
 
 
 def tiny_model() -> None:
-    _run("taro.synthetic")
+    _run("taro.synthetic.tiny")
 
 
 def _run(module: str) -> None:

@@ -45,7 +45,7 @@ warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode.*")  # nothing here depends on it
 warnings.filterwarnings("ignore", message=r".*your dataloader is not resumable.*")  # taro's goes on with the next sample
-GO_ON = "the same command with --ckpt_path last (or auto) goes on from there"
+GO_ON = "the same command with --ckpt_path auto goes on from there"
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip: " not in record.getMessage())
 
 

@@ -1,6 +1,6 @@
 """Train a tiny base model from scratch, on a CPU; its `recipe.json` says how long it took:
 
-    python -m taro.synthetic --family qwen2_5_vl --output assets/tiny-qwen2.5-vl
+    python -m taro.synthetic.tiny --family qwen2_5_vl --output assets/tiny-qwen2.5-vl
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from taro.command_line import Parser
+from taro.errors import clean_exit
 from taro.evaluation.metrics import GroundingMetrics
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
@@ -149,4 +150,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with clean_exit():
+        main()

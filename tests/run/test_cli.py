@@ -228,11 +228,6 @@ def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
         train.main([*arguments, "--model.engine=vllm", *settings])
 
 
-def test_what_sharding_can_not_do(arguments, no_weights):
-    with pytest.raises(ConfigError, match=r"trainer.inference_mode = true: weights that are gathered .* = fsdp2\); set false"):
-        train.main([*arguments, "--trainer.strategy=fsdp2", "--trainer.inference_mode=true"])
-
-
 def test_all_contradictions_at_once(arguments, no_weights):
     # Without those that say another thing of a setting that is named already.
     left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex", "warmup_steps=6")

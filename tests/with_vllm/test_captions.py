@@ -1,8 +1,8 @@
-"""taro.prepare.caption.__main__ with vLLM."""
+"""taro.prepare.caption with vLLM."""
 
 import json
 
-from taro.prepare.caption.__main__ import main
+from taro.prepare.caption import main
 
 
 def test_captioning_gets_the_native_answers(tiny_folder, synthetic, tmp_path):
