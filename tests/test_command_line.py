@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from taro import eval as evaluation
 from taro.command_line import CONFIGS, Parser, did_you_mean, find_config, help_text, with_found_configs
 from taro.data import caption, difficulty
+from taro.run import eval as evaluation
 from taro.run.cli import parse
 from taro.run.commands import BASE_CONFIG, CAPTION, DIFFICULTY, EVAL, TRAIN
 from taro.run.memory_plan import main as plan_memory

@@ -22,7 +22,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "gradient_clip_val": ((None,), "does nothing here: set model.optimizer.clip_norm"),
     "gradient_clip_algorithm": ((None,), "does nothing here: the norm is clipped, to model.optimizer.clip_norm"),
     "use_distributed_sampler": ((False,), "the data module decides which rank sees which sample; leave it at false"),
-    "inference_mode": ((False,), "weights and metrics that an evaluation makes in it can't be used afterwards; leave it at false"),
+    "inference_mode": ((False,), "weights and metrics that an evaluation makes in it can't be used afterwards; leave it"),
     "barebones": ((False,), "would leave out checkpoints and the log; leave it at false"),
     "sync_batchnorm": ((False,), "Qwen-VL models have no batch norm; leave it at false"),
     "reload_dataloaders_every_n_epochs": ((0,), "samples are drawn anew in each epoch as it is; leave it at 0"),

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from taro import eval as evaluation
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.jsonl import ResumeError, read_config
 from taro.models.families import ModelError
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 from taro.prepare.difficulty import DifficultyError, ScoredSample, list_problems, main, parse
+from taro.run import eval as evaluation
 from taro.spans import temporal_iou
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings

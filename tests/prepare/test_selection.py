@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from taro import train
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.prepare.convert import convert
 from taro.prepare.difficulty import main
 from taro.prepare.sample_ious import SelectionError, histogram, read_difficulties, read_rollouts, with_ious
 from taro.prepare.selection import choose, draw_around, list_problems, parse
+from taro.run import train
 
 ROOT = Path(__file__).parent.parent.parent
 TIME_R1 = ROOT.parent / "shared" / "annotations" / "timer1_train_2k5.json"

@@ -210,7 +210,7 @@ FAIL = """
 import sys
 import torch
 from taro.rl.module import GRPOModule
-from taro import train
+from taro.run import train
 
 rollout = GRPOModule.rollout
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from taro import train
 from taro.models.checkpoint import CheckpointError
 from taro.models.strategy import ShardedStrategy
+from taro.run import train
 from taro.run.checkpoint_files import find_checkpoint, find_fault, list_checkpoints, write_file
 from taro.run.checkpoints import Checkpoints
 from taro.run.resume import KEY, ResumePoint
@@ -222,7 +222,7 @@ def test_a_step_that_was_cut_short_in_its_update_is_not_saved(fit, arguments, sc
 FULL = """
 import resource, sys
 import lightning as L
-from taro import train
+from taro.run import train
 from taro.run.records import RunRecords
 
 records = RunRecords.on_train_batch_end

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from taro import train
+from taro.run import train
 from taro.run.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
 from taro.seeds import stable_seed
 from taro.synthetic.architecture import save_random

@@ -5,8 +5,8 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-from taro import train
 from taro.data.samples import SampleError
+from taro.run import train
 from taro.run.checks import LEAST, ConfigError, count_devices
 from taro.run.cli import DEFAULT_CONFIG, parse, resolved_config
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from taro import eval as command
-from taro import train
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.evaluation.predictions import EvaluationError, Prediction
 from taro.evaluation.report import print_report
@@ -20,6 +18,8 @@ from taro.jsonl import ResumeError, read_config
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
+from taro.run import eval as command
+from taro.run import train
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings
 

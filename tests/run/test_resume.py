@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from taro import train
 from taro.data.samples import load_samples, save_samples
 from taro.models.checkpoint import CheckpointError
+from taro.run import train
 from taro.run.checks import ConfigError
 from taro.run.cli import parse
 from taro.run.resume import ResumePoint, identity_of, list_misfits

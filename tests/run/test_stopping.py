@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from taro import train
 from taro.progress import steps_done
 from taro.rl.module import GRPOModule
+from taro.run import train
 from taro.run.checkpoint_files import list_checkpoints
 from taro.run.resume import ResumePoint
 from taro.run.stopping import SIGNALS, RunStopped, StopOnSignal
@@ -184,7 +184,7 @@ def test_sigterm_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, ranks, re
     assert process.returncode == 143 and "Traceback" not in errors, errors[-3000:]
     assert not any(is_alive(pid) for pid in others)
     done = checkpoint(tmp_path)["global_step"]
-    line = f"stopped by SIGTERM after step {done}; the same command with --ckpt_path last (or auto) goes on from there"
+    line = f"stopped by SIGTERM after step {done}; the same command with --ckpt_path auto goes on from there"
     assert line in errors.splitlines()
     limit = f"--trainer.max_steps={done + 2}"
     assert train.main([*arguments, "--trainer.max_epochs=99", "--ckpt_path=auto", limit])["steps"] == done + 2

@@ -14,13 +14,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from taro import train
 from taro.lock import FolderInUse
 from taro.models.export import ExportError
 from taro.models.export import main as export
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done
 from taro.rl.module import GRPOModule
+from taro.run import train
 from taro.run.checkpoint_files import list_checkpoints, write_file
 from taro.run.cli import parse, resolved_config
 from taro.run.folder import print_summary

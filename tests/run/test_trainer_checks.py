@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import callbacks as lightning_callbacks
 
-from taro import train
+from taro.run import train
 from taro.run.checks import ConfigError
 from taro.run.cli import parse
 from taro.run.trainer_checks import REFUSED, REFUSED_CALLBACKS, trainer_problems
@@ -15,6 +15,7 @@ OTHERS = {"fast_dev_run": "true", "limit_train_batches": "1", "overfit_batches":
 OTHERS |= {"num_sanity_val_steps": "2", "check_val_every_n_epoch": "1", "accumulate_grad_batches": "4"}
 OTHERS |= {"gradient_clip_val": "1.0", "gradient_clip_algorithm": "norm", "reload_dataloaders_every_n_epochs": "1"}
 OTHERS |= {"limit_val_batches": "0.5", "limit_test_batches": "2", "limit_predict_batches": "0", "enable_progress_bar": "false"}
+OTHERS |= {"inference_mode": "true"}
 OTHERS |= {"use_distributed_sampler": "true", "barebones": "true", "sync_batchnorm": "true", "model_registry": "name"}
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from taro import eval as command
 from taro.models.settings import GroundingSettings
+from taro.run import eval as command
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings
 
