@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from taro.command_line import CONFIGS, Parser, did_you_mean, find_config, help_text, with_found_configs
-from taro.data import caption, difficulty
+from taro.prepare import difficulty
+from taro.prepare.caption import __main__ as caption
+from taro.prepare.commands import CAPTION, DIFFICULTY
 from taro.run import eval as evaluation
 from taro.run.cli import parse
-from taro.run.commands import BASE_CONFIG, CAPTION, DIFFICULTY, EVAL, TRAIN
+from taro.run.commands import BASE_CONFIG, EVAL, TRAIN
 from taro.run.memory_plan import main as plan_memory
 from taro.run.trainer_checks import REFUSED
 
