@@ -37,7 +37,7 @@ def test_each_command_calls_a_module_that_is_there(script, monkeypatch):
 
 
 def test_each_module_that_the_readme_calls_has_a_command():
-    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/data.md")]
+    texts = [path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))]
     named = {module for text in texts for module in re.findall(r"python -m (taro[\w.]+)", text)}
     source = Path(commands.__file__).read_text()
     assert named and all(f'"{module}"' in source for module in named)

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-import eval as evaluation
 from taro.evaluation.settings import resolve
 from taro.prepare.caption.__main__ import parse as parse_caption
 from taro.prepare.difficulty import parse as parse_difficulty
+from taro.run import eval as evaluation
 from taro.run import memory_plan
 from taro.run.cli import parse
 
 ROOT = Path(__file__).parents[1]
-TEXTS = [(ROOT / name).read_text() for name in ("README.md", "docs/data.md", "docs/scaling.md")]
+GUIDES = ("training", "scaling", "rollouts", "evaluation", "data")
+TEXTS = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES))]
 BLOCKS = [block for text in TEXTS for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)]
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = sorted({line for line in LINES if line.startswith(("python ", "make "))})
@@ -75,7 +76,7 @@ def test_training_commands_pass_all_checks(line, equipped, synthetic, tiny_folde
 def test_evaluation_commands_pass_all_checks(line, equipped, synthetic):
     annotations = f"--annotations={synthetic}/test.jsonl"
     settings = evaluation.parse([*shlex.split(line.replace("--limit N", "--limit 2")), annotations])
-    assert resolve(settings).benchmark.name == settings.dataset
+    assert resolve(settings).benchmark.name == (settings.dataset or "test")
 
 
 @pytest.mark.parametrize("line", arguments_of("taro.run.memory_plan"))
@@ -110,4 +111,13 @@ def test_python_commands(command):
     for flag in re.findall(r"--[\w.]+", " ".join(words[len(program) :])):
         assert flag == "--help" or re.search(rf"(?<![\w.-]){re.escape(flag)}(?![\w.])", shown), f"{flag} of: {command}"
     for path in re.findall(r"(?:configs|assets)/[\w./-]+", command):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_is_a_page_and_its_links_lead_somewhere():
+    text = TEXTS[0]
+    assert text.count("\n") <= 120
+    for path in re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`(taro/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
