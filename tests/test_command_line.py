@@ -65,7 +65,8 @@ def test_defaults_are_those_of_the_classes(arguments):
 def test_help_needs_nothing_heavy():
     """For all commands; the parser alone takes seconds to import."""
     code = (
-        "import sys; from taro.prepare.commands import *; from taro.run.commands import *; from taro.command_line import help_text\n"
+        "import sys; from taro.command_line import help_text\n"
+        "from taro.prepare.commands import *; from taro.run.commands import *\n"
         "for one in (TRAIN, EVAL, CAPTION, DIFFICULTY): help_text(one)\n"
         "print([name for name in ('torch', 'lightning', 'transformers', 'jsonargparse') if name in sys.modules])"
     )
