@@ -167,7 +167,7 @@ import sys
 from types import SimpleNamespace
 from lightning.pytorch.loops import utilities
 import taro.rl.group
-import train
+from taro.run import train
 from taro.seeds import stable_seed
 
 taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import train
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample, load_samples, save_samples
+from taro.run import train
 from taro.run.failures import FailureLimit, TooManyFailures
 from taro.run.folder import print_summary
 from taro.run.records import RunRecords

@@ -448,7 +448,7 @@ def test_a_full_disk_at_the_end_names_the_way_back(arguments, scripted, tmp_path
     def full(*args):
         raise ExportError("hf can't be written (No space left on device)")
 
-    monkeypatch.setattr("train.export_policy", full)
+    monkeypatch.setattr("taro.run.train.export_policy", full)
     with pytest.raises(ExportError) as error:
         train.main([*arguments, *LEARNING, "--trainer.max_steps=2"])
     head, command = str(error.value).split(" python -m taro.models.export ")
