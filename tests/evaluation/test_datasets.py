@@ -40,7 +40,7 @@ def test_every_benchmark_says_how_to_get_it():
         text = benchmark.how_to_get()
         assert benchmark.homepage in text and benchmark.license in text
         made = benchmark.annotations if benchmark.name != "Synthetic" else "data/synthetic"
-        assert benchmark.make.startswith("python -m taro.prepare.") and benchmark.make.endswith(f"--output {made}")
+        assert benchmark.make.startswith("python -m taro.") and benchmark.make.endswith(f"--output {made}")
         assert "/" not in benchmark.annotations[:1] and benchmark.annotations.endswith(f"{benchmark.split}.jsonl")
 
 
