@@ -21,7 +21,7 @@ from taro.distributed import gather
 from taro.files import PART, link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, begin, named_tensors, read_into, reason, write, write_meanwhile
 from taro.models.strategy import ShardedStrategy
-from taro.progress import steps_done
+from taro.progress import Plan, steps_done
 from taro.rl.module import GRPOModule
 from taro.run.checkpoint_files import BEST, LAST, checkpoint_path, list_checkpoints, set_aside
 from taro.run.failures import TooManyFailures
@@ -89,7 +89,9 @@ class Checkpoints(Checkpoint):
         self.saved_step = point.step
         self.scores = {step: score for step, score in self._read_scores().items() if step <= point.step}
         self.validation_due = point.validation_due and point.step not in self.scores
-        start_after(trainer, point.step, point.optimizer_steps)
+        data = trainer.datamodule
+        plan = Plan.of(trainer, len(data.samples["train"]), data.prompts_per_step, module.loss.updates)
+        start_after(trainer, point.step, point.optimizer_steps, plan.steps_per_epoch)
 
     def on_train_start(self, trainer: L.Trainer, module: GRPOModule) -> None:
         if trainer.is_global_zero:

@@ -11,15 +11,14 @@ from typing import Any
 import lightning as L
 
 
-def start_after(trainer: L.Trainer, step: int, optimizer_steps: int) -> None:
-    """Begin with the batch after `step` of them. Called when the samples are read, and before the loop runs; it will not call
-    `on_train_epoch_start` for the epoch that it begins in.
+def start_after(trainer: L.Trainer, step: int, optimizer_steps: int, steps_per_epoch: int) -> None:
+    """Begin with the batch after `step` of them. Called before the loop runs; it will not call `on_train_epoch_start` for the
+    epoch that it begins in.
 
     Args:
         optimizer_steps: updates of the weights so far, which `trainer.global_step` counts.
     """
-    data = trainer.datamodule
-    epoch, in_epoch = divmod(step, len(data.samples["train"]) // data.prompts_per_step)
+    epoch, in_epoch = divmod(step, steps_per_epoch)
     # The loop takes the last batch for completed, and counts its step of the log, as soon as it runs.
     batches = _counts(step, step - 1) | {"current": _counts(in_epoch, in_epoch - 1)["current"], "is_last_batch": False}
     epochs = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}

@@ -30,14 +30,15 @@ SCORES = (0.1, 0.5, 0.2, 0.5, float("nan"), 0.3)  # after steps 1 to 6
 class Run:
     """Stands in for a trainer: whose one weight and optimizer state are its step, and whose validation gives SCORES."""
 
-    world_size, global_rank, is_global_zero, strategy = 1, 0, True, None
+    world_size, global_rank, is_global_zero, strategy, max_epochs, max_steps = 1, 0, True, None, 1, -1
 
     def __init__(self):
         self.state = SimpleNamespace(fn=TrainerFn.FITTING)
         self.datamodule = SimpleNamespace(samples={"train": range(100)}, prompts_per_step=1)
         self.weight = torch.nn.Parameter(torch.zeros(3))
         self.optimizers = [torch.optim.AdamW([self.weight])]
-        self.lightning_module = SimpleNamespace(policy=SimpleNamespace(trained_weights=lambda: {"policy.a": self.weight}))
+        policy = SimpleNamespace(trained_weights=lambda: {"policy.a": self.weight})
+        self.lightning_module = SimpleNamespace(policy=policy, loss=SimpleNamespace(updates=1))
         self.count = SimpleNamespace(processed=0, ready=0)
         loop = SimpleNamespace(
             batch_progress=SimpleNamespace(total=self.count),

@@ -191,7 +191,7 @@ def test_auto_goes_on_if_it_can(whole_run, arguments, tmp_path, monkeypatch):
     skipped = [folder / "skipped" / f"step_00000{step}_rank0.pt" for step in (4, 6)]
     for path in skipped:
         path.touch()
-    lines = ['{"step": "test"}', '{"step": 5}', '{"step": 6}', '{"st']
+    lines = ['{"step": "test", "id": "a"}', '{"step": 5, "id": "a"}', '{"step": 6, "id": "a"}', '{"st']
     (folder / "failed.jsonl").write_text("\n".join(lines))
     assert train.main(arguments)["steps"] == 6
     assert_same_training(checkpoint(tmp_path), whole_run[0])
