@@ -226,6 +226,7 @@ def test_a_step_that_was_cut_short_in_its_update_is_not_saved(fit, arguments, sc
 FULL = """
 import resource, sys
 import lightning as L
+from taro.models.checkpoint import CheckpointError
 from taro.run import train
 from taro.run.records import RunRecords
 
@@ -241,7 +242,7 @@ def fill(self, trainer, *args):
 RunRecords.on_train_batch_end = fill
 try:
     train.main(sys.argv[2:])
-except train.CheckpointError as error:
+except CheckpointError as error:
     sys.exit(f"error: {error}")
 """
 
