@@ -192,7 +192,7 @@ class ProgressBar(RichProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        steps = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        steps = trainer.fit_loop.epoch_loop.batch_progress.current.processed
         if self.is_enabled and trainer.fit_loop.restarted_mid_epoch:
             self._initialize_train_progress_bar_id()
             self._update(self.train_progress_bar_id, steps)

@@ -167,7 +167,7 @@ def fit():
     def run(arguments, *callbacks):
         cli = parse(arguments)
         cli.trainer.callbacks += callbacks
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.checkpoint)
+        cli.fit()
         return cli
 
     return run

@@ -1,11 +1,13 @@
-"""A checkpoint of sharded weights: a folder to which each rank writes its part, and that any number of ranks can read.
+"""A checkpoint: a folder in PyTorch's distributed format, that any number of ranks writes and reads, each its own part.
 
-Its content is that of a checkpoint file, a dict with `state_dict`, `optimizer_states` and what Lightning and the callbacks add:
-tensors are in PyTorch's distributed format, all else is in `meta.pt`.
+Its tensors are the trained weights, `model.NAME`, and the optimizer's state of each, `optimizer.NAME.KEY`. All else is in
+`run.json`. The optimizer's settings are the config's: they are not stored.
 """
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,136 +17,143 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from taro.distributed import global_rank
 from taro.errors import TaroError
+from taro.files import write_text
 
-META = "meta.pt"
-MODEL, OPTIMIZER = "model", "optimizer"
+RUN, METADATA = "run.json", ".metadata"  # the latter is what PyTorch writes last
+MODEL, OPTIMIZER = "model.", "optimizer."
 
-
-def is_checkpoint_folder(path: str | Path) -> bool:
-    return Path(path, META).is_file()
-
-
-def write_folder(folder: Path, checkpoint: dict[str, Any]) -> None:
-    """Called by all ranks with the same keys; tensors may be sharded."""
-    dcp.save(_begin(folder, checkpoint), checkpoint_id=folder)
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")  # so is one process
 
 
-def start_folder(folder: Path, checkpoint: dict[str, Any], group: ProcessGroup) -> Future:
+class CheckpointError(TaroError):
+    """A checkpoint that can't be written or used."""
+
+
+def named_tensors(weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The live tensors, by their names in a checkpoint."""
+    tensors = {f"{MODEL}{name}": parameter.detach() for name, parameter in weights.items()}
+    for name, parameter in weights.items():
+        tensors |= {f"{OPTIMIZER}{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
+    return tensors
+
+
+def begin(folder: Path, about: dict[str, Any] | None) -> None:
+    """Make the folder, before the tensors are written, with the `run.json` of the rank that has something to say."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if about is not None:
+        write_text(folder / RUN, json.dumps(about, indent=1, default=_encode) + "\n")
+
+
+def write(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None, alone: bool = False) -> None:
+    """Write the tensors, whole or sharded, and flush them to disk. Called by all ranks of `group`, or by one `alone`."""
+    dcp.save(tensors, checkpoint_id=folder, process_group=group, no_dist=alone)
+
+
+def write_meanwhile(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None) -> Future:
     """The same in a thread, from a copy in the host's memory that is made before this returns.
 
     Args:
         group: of all ranks on the CPU, used for nothing else meanwhile.
     """
-    return dcp.async_save(_begin(folder, checkpoint), checkpoint_id=folder, process_group=group)
+    return dcp.async_save(tensors, checkpoint_id=folder, process_group=group)
 
 
-def _begin(folder: Path, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """Write `meta.pt`; returns the tensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (optimizer,) = checkpoint["optimizer_states"]
-    if global_rank() == 0:
-        rest = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
-        torch.save(rest | {"param_groups": optimizer["param_groups"]}, folder / META)
-    return _flat(checkpoint["state_dict"], optimizer["state"])
-
-
-def read_folder(folder: Path) -> dict[str, Any]:
-    """The whole checkpoint, in memory, as `torch.load` gives that of a file."""
-    tensors = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in dcp.FileSystemReader(folder).read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    dcp.load(tensors, checkpoint_id=folder, no_dist=True)
-    return _unflat(tensors, torch.load(folder / META, map_location="cpu", weights_only=True))
-
-
-def read_rest(path: str | Path) -> dict[str, Any]:
-    """A checkpoint, folder or file, without its tensors in memory."""
-    path = Path(path, META) if is_checkpoint_folder(path) else path
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-
-
-class CheckpointError(TaroError):
-    """A checkpoint that can't be used."""
-
-
-def read_into(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Put the weights and the optimizer's state of a checkpoint, folder or file, into parameters, sharded or whole; each rank
-    reads its part. Returns the rest of the checkpoint.
-
-    Args:
-        parameters: those that are trained, by their names in the checkpoint, in the optimizer's order.
+def read_run(path: str | Path) -> dict[str, Any]:
+    """What `begin` was given.
 
     Raises:
-        CheckpointError: it has other weights.
+        CheckpointError: it is no whole checkpoint, or one of TaRO 0.1.
     """
-    ordered = list(parameters.values())
-    if path.is_dir():
-        entries = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-        stored = {name: entry.size for name, entry in entries.items() if name.startswith(f"{MODEL}.")}
-        _require_same(path, {name.removeprefix(f"{MODEL}."): size for name, size in stored.items()}, parameters)
-        tensors = {f"{MODEL}.{name}": parameter.detach() for name, parameter in parameters.items()}
-        for name, entry in entries.items():
-            if name.startswith(f"{OPTIMIZER}.") and optimizer is not None:
-                tensors[name] = _empty_state(entry, ordered[int(name.split(".")[1])])
-        dcp.load(tensors, checkpoint_id=path)
-        checkpoint = _unflat(tensors, torch.load(path / META, map_location="cpu", weights_only=True))
-        del checkpoint["state_dict"]
-    else:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        weights = checkpoint.pop("state_dict")
-        _require_same(path, {name: value.shape for name, value in weights.items()}, parameters)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(_part(weights[name], parameter))
-        for number, state in checkpoint["optimizer_states"][0]["state"].items():
-            for key, value in state.items():
-                state[key] = _part(value, ordered[number])
-    (state,) = checkpoint.pop("optimizer_states")
-    if optimizer is not None:
-        optimizer.load_state_dict(state)
-    return checkpoint
+    refuse_old(Path(path))
+    fault = find_fault(Path(path))
+    if fault is not None:
+        raise CheckpointError(f"{path} is not a whole checkpoint ({fault})")
+    return _read_json(path)
 
 
-def _require_same(path: Path, stored: Mapping[str, torch.Size], parameters: Mapping[str, nn.Parameter]) -> None:
-    expected = {name: parameter.shape for name, parameter in parameters.items()}
-    differing = [name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name)]
+def refuse_old(path: Path) -> None:
+    """Raises CheckpointError for a checkpoint of TaRO 0.1: a file, or a folder with other files."""
+    if path.is_file() or (path / "meta.pt").exists():
+        raise CheckpointError(f"{path} looks like a checkpoint of TaRO 0.1, which only that version can use")
+
+
+def read_into(path: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | None) -> None:
+    """Put the weights and the optimizer's state of a checkpoint into parameters, sharded or whole. Each rank reads its own
+    part, without the others.
+
+    Args:
+        weights: all that are trained, by their names.
+
+    Raises:
+        CheckpointError: it has other weights, or can't be read.
+    """
+    refuse_old(path)
+    entries = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    stored = {name.removeprefix(MODEL): entry.size for name, entry in entries.items() if name.startswith(MODEL)}
+    _require_same(path, stored, weights)
+    tensors = {f"{MODEL}{name}": parameter.detach() for name, parameter in weights.items()}
+    for full_name, entry in entries.items():
+        if optimizer is not None and full_name.startswith(OPTIMIZER):
+            name, _, key = full_name.removeprefix(OPTIMIZER).rpartition(".")
+            tensors[full_name] = optimizer.state[weights[name]][key] = _empty_state(entry, weights[name])
+    try:
+        dcp.load(tensors, checkpoint_id=path, no_dist=True)
+    except CheckpointException as error:
+        raise CheckpointError(f"{path} can't be read ({reason(error)})") from error
+
+
+def find_fault(path: Path) -> str | None:
+    """Why a checkpoint is not whole; None if it is. No tensor is read: the metadata, which is written last, has to be there,
+    and each file has to be as long as it says."""
+    missing = [name for name in (RUN, METADATA) if not (path / name).is_file()]
+    if missing:
+        return f"no {missing[0]}"
+    try:
+        _read_json(path)
+        places = dcp.FileSystemReader(path).read_metadata().storage_data.values()
+    except Exception as error:  # damaged bytes can fail in any way
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
+    for place in places:
+        file, size = path / place.relative_path, place.offset + place.length
+        if not file.is_file():
+            return f"no {place.relative_path}"
+        if file.stat().st_size < size:
+            return f"{place.relative_path} has {file.stat().st_size} bytes of {size} or more"
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """The system's own words, where it was the system."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(f"{type(error).__name__} {error}".split())
+    # Of another rank's error only its text arrives, which for PyTorch's writer does not say what was wrong.
+    return f"no space left, or another error of the file system: {text}" if "inline_container" in text else text
+
+
+def _read_json(path: str | Path) -> dict[str, Any]:
+    return json.loads(Path(path, RUN).read_text(), object_hook=_decode)
+
+
+def _require_same(path: Path, stored: Mapping[str, torch.Size], weights: Mapping[str, nn.Parameter]) -> None:
+    expected = {name: parameter.shape for name, parameter in weights.items()}
+    differing = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
     if differing:
-        lines = [
-            f"- {name}: {_shape(stored.get(name))} there, {_shape(expected.get(name))} here" for name in sorted(differing)[:5]
-        ]
+        lines = [f"- {name}: {_shape(stored.get(name))} there, {_shape(expected.get(name))} here" for name in differing[:5]]
         raise CheckpointError(f"{path} has {len(differing)} weights that do not fit the model:\n" + "\n".join(lines))
 
 
 def _shape(size: torch.Size | None) -> str:
     return "not" if size is None else str(tuple(size))
-
-
-def _flat(weights: Mapping[str, Tensor], state: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    named = {f"{MODEL}.{name}": value for name, value in weights.items()}
-    for number, values in state.items():
-        named |= {f"{OPTIMIZER}.{number}.{key}": value for key, value in values.items()}
-    return named
-
-
-def _unflat(tensors: Mapping[str, Tensor], meta: dict[str, Any]) -> dict[str, Any]:
-    weights: dict[str, Tensor] = {}
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        part, _, rest = name.partition(".")
-        if part == MODEL:
-            weights[rest] = value
-        else:
-            number, key = rest.split(".")
-            state.setdefault(int(number), {})[key] = value
-    groups = meta.pop("param_groups")
-    return meta | {"state_dict": weights, "optimizer_states": [{"state": state, "param_groups": groups}]}
 
 
 def _empty_state(entry: TensorStorageMetadata, parameter: nn.Parameter) -> Tensor:
@@ -154,9 +163,12 @@ def _empty_state(entry: TensorStorageMetadata, parameter: nn.Parameter) -> Tenso
     return torch.zeros(entry.size, dtype=entry.properties.dtype)
 
 
-def _part(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """This rank's part of a whole value of a sharded parameter."""
-    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
-        return value
-    value = value.to(parameter.device_mesh.device_type)
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+def _encode(value: Any) -> Any:
+    """A callback may keep a small tensor, as Lightning's EarlyStopping does."""
+    if isinstance(value, Tensor):
+        return {"tensor": value.tolist()}
+    raise TypeError(f"a callback keeps a {type(value).__name__}, which JSON does not have")
+
+
+def _decode(value: dict[str, Any]) -> Any:
+    return torch.tensor(value["tensor"]) if value.keys() == {"tensor"} else value

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
@@ -20,7 +19,7 @@ from taro.distributed import global_rank
 from taro.errors import TaroError, clean_exit
 from taro.files import PART, publish, remove
 from taro.models.adapters import LoRASettings, add_adapters
-from taro.models.checkpoint import read_into, read_rest
+from taro.models.checkpoint import read_into, read_run
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 
@@ -90,13 +89,13 @@ def export_command(checkpoint: str | Path, output: Path) -> str:
     return f"python -m taro.models.export --checkpoint {shlex.quote(str(checkpoint))} --output {shlex.quote(str(output))}"
 
 
-def load_policy_weights(policy: QwenVL, checkpoint: str | Path) -> dict[str, Any]:
-    """Put the weights of a checkpoint, file or folder, into `policy`; returns what else the checkpoint holds.
+def load_policy_weights(policy: QwenVL, checkpoint: str | Path) -> None:
+    """Put the weights of a checkpoint into `policy`.
 
     Raises:
         CheckpointError: it is not a checkpoint of this model.
     """
-    return read_into(Path(checkpoint), policy.trained_weights(), None)
+    read_into(Path(checkpoint), policy.trained_weights(), None)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -105,15 +104,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dtype", default=None, help="float32, bfloat16 or float16; as in the checkpoint unless given")
     args = parser.parse_args(arguments)
-    stored = read_rest(args.checkpoint)["taro"]
-    policy = QwenVL.from_pretrained(stored["name_or_path"], stored["dtype"])
+    stored = read_run(args.checkpoint)
+    model = stored["model"]
+    policy = QwenVL.from_pretrained(model["name_or_path"], model["dtype"])
     policy.freeze_tower()
-    if stored["lora"] is not None:
-        add_adapters(policy.model, LoRASettings(**stored["lora"]))
+    if model["lora"] is not None:
+        add_adapters(policy.model, LoRASettings(**model["lora"]))
     load_policy_weights(policy, args.checkpoint)
-    settings = GroundingSettings.from_dict(stored["grounding"])
-    export_policy(policy, stored["name_or_path"], args.output, settings, args.dtype)
-    print(f"{args.output}: {stored['name_or_path']} with the weights of step {stored['step']}")
+    settings = GroundingSettings.from_dict(model["grounding"])
+    export_policy(policy, model["name_or_path"], args.output, settings, args.dtype)
+    print(f"{args.output}: {model['name_or_path']} with the weights of step {stored['step']}")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,6 @@ class GRPOModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = False  # a checkpoint holds what is trained
         self.name_or_path, self.group_size = name_or_path, group_size
         self.rollout_rows, self.pack_tokens = rollout_rows, pack_tokens
         self.sampling = sampling
@@ -249,14 +248,7 @@ class GRPOModule(L.LightningModule):
         """Weights may have been loaded meanwhile."""
         self.engine.weights_changed()
 
-    on_validation_start = on_test_start = forget_sync
-
-    def on_train_start(self) -> None:
-        """A checkpoint brings the settings of its optimizer along; those of this run hold."""
-        self.forget_sync()
-        settings = self.optimizer_settings
-        for group in self.optimizers().param_groups:
-            group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    on_train_start = on_validation_start = on_test_start = forget_sync
 
     def learned_mask(self, group: Group) -> Tensor:
         """(G, C) bool, the tokens that count: of another engine those without a finite log-prob can't be weighted."""
@@ -499,18 +491,3 @@ class GRPOModule(L.LightningModule):
         for name, value in metrics.compute().items():
             self.log(f"{prefix}/{name}", value.float(), prog_bar=False, sync_dist=True)  # the same on all ranks already
         metrics.reset()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What `taro.models.export` needs to know."""
-        checkpoint["taro"] = {
-            "name_or_path": self.name_or_path,
-            "dtype": self.dtype_name,
-            "lora": None if self.lora is None else asdict(self.lora),
-            "grounding": asdict(self.trainer.datamodule.grounding),
-            "step": self.trainer.global_step,
-        }
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Of the trained weights alone."""
-        state, trained = super().state_dict(*args, **kwargs), self.policy.trained_weights()
-        return {name: value for name, value in state.items() if name in trained}

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import CheckpointException
 
 from taro.distributed import gather
 from taro.files import PART, link, publish, remove, remove_parts, write_text
-from taro.models.checkpoint import CheckpointError, start_folder, write_folder
+from taro.models.checkpoint import CheckpointError, begin, named_tensors, read_into, reason, write, write_meanwhile
 from taro.models.strategy import ShardedStrategy
-from taro.progress import steps_done
+from taro.progress import Plan, steps_done
 from taro.rl.module import GRPOModule
-from taro.run.checkpoint_files import BEST, LAST, checkpoint_path, list_checkpoints, set_aside, write_file, write_manifest
+from taro.run.checkpoint_files import BEST, LAST, checkpoint_path, list_checkpoints, set_aside
 from taro.run.failures import TooManyFailures
-from taro.run.resume import KEY, identity_of
+from taro.run.fit_loop import start_after, validate_now, validation_is_next
+from taro.run.resume import ResumePoint, describe_run
 from taro.run.stopping import RunStopped
 
 SCORES = "scores.json"
@@ -63,14 +62,36 @@ class Checkpoints(Checkpoint):
         self.folder, self.monitor, self.mode = Path(folder), monitor, mode
         self.keep_last, self.keep_best, self.every_n_steps = keep_last, keep_best, every_n_steps
         self.asynchronous = asynchronous
-        self.writer: BackgroundWriter | None = None
+        self.resume_from: Path | None = None  # set before training
+        self.group: ProcessGroup | None = None  # of all ranks, where there are several
         self.pending: tuple[Path, Path, Future] | None = None  # what is being written: its name, its name until then
         self.saved_step = 0  # there is nothing to save before the first step
         self.validation_due = False  # of the step that a run goes on from
         self.scores: dict[int, float] = {}  # by step
-        self.identity: dict[str, Any] | None = None
+        self.described: dict[str, Any] = {}  # the run, as each checkpoint says it
 
     # When
+
+    def on_fit_start(self, trainer: L.Trainer, module: GRPOModule) -> None:
+        """Weights and optimizer are there, and the loop has not begun."""
+        if distributed.is_initialized():
+            self.group = distributed.new_group(backend="gloo")
+        self.described = self.described or describe_run(module, trainer.datamodule)
+        if self.resume_from is not None:
+            self._resume(trainer, module, ResumePoint.read(self.resume_from))
+
+    def _resume(self, trainer: L.Trainer, module: GRPOModule, point: ResumePoint) -> None:
+        (optimizer,) = trainer.optimizers
+        read_into(point.path, module.policy.trained_weights(), optimizer)
+        for callback in trainer.callbacks:
+            if callback.state_key in point.callbacks:
+                callback.load_state_dict(point.callbacks[callback.state_key])
+        self.saved_step = point.step
+        self.scores = {step: score for step, score in self._read_scores().items() if step <= point.step}
+        self.validation_due = point.validation_due and point.step not in self.scores
+        data = trainer.datamodule
+        plan = Plan.of(trainer, len(data.samples["train"]), data.prompts_per_step, module.loss.updates)
+        start_after(trainer, point.step, point.optimizer_steps, plan.steps_per_epoch)
 
     def on_train_start(self, trainer: L.Trainer, module: GRPOModule) -> None:
         if trainer.is_global_zero:
@@ -78,7 +99,8 @@ class Checkpoints(Checkpoint):
             self._clear_future()
         if self.saved_step > 0:
             self._settle(trainer)  # a killed run may not have come to it
-            self._go_on(trainer)
+        if self.validation_due:
+            validate_now(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: GRPOModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.pending is not None and all(gather(self.pending[-1].done())):
@@ -115,51 +137,6 @@ class Checkpoints(Checkpoint):
             if not in_update:
                 self._save_alone(trainer)
 
-    # What
-
-    def on_save_checkpoint(self, trainer: L.Trainer, module: GRPOModule, checkpoint: dict[str, Any]) -> None:
-        """Counters of a run that has done whole steps and nothing else, wherever in its loops it was."""
-        step = steps_done(trainer)
-        self.identity = self.identity or identity_of(module, trainer.datamodule)
-        checkpoint[KEY] = {"step": step, "validation_due": self._is_validation_due(trainer), "identity": self.identity}
-        epoch, in_epoch = divmod(step, int(trainer.num_training_batches))
-        loops = checkpoint["loops"]["fit_loop"]
-        for counts in loops["epoch_progress"].values():
-            counts.update(ready=epoch + 1, started=epoch + 1, processed=epoch, completed=epoch)
-        batches = loops["epoch_loop.batch_progress"]
-        batches["is_last_batch"] = False
-        for name, count in (("total", step), ("current", in_epoch)):
-            batches[name].update(ready=count, started=count, processed=count, completed=count)
-        # A validation in its first batch: where one is due, Lightning begins with it.
-        for counts in (validation := loops["epoch_loop.val_loop.batch_progress"])["total"], validation["current"]:
-            counts.update(ready=1, started=1, processed=0, completed=0)
-        # What was measured before training is nothing that a run which goes on has done.
-        for name in ("validate_loop", "test_loop"):
-            outside = checkpoint["loops"][name]["batch_progress"]
-            outside["is_last_batch"] = False
-            for counts in outside["total"], outside["current"]:
-                counts.update(dict.fromkeys(counts, 0))
-
-    def on_load_checkpoint(self, trainer: L.Trainer, module: GRPOModule, checkpoint: dict[str, Any]) -> None:
-        stored = checkpoint[KEY]
-        self.saved_step = stored["step"]
-        self.scores = {step: score for step, score in self._read_scores().items() if step <= self.saved_step}
-        self.validation_due = stored["validation_due"] and self.saved_step not in self.scores
-
-    def _is_validation_due(self, trainer: L.Trainer) -> bool:
-        """Of the step that is over, unless the next one has begun."""
-        loop, count = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.batch_progress.total
-        begun = count.ready > count.processed
-        return not begun and count.processed not in self.scores and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-
-    def _go_on(self, trainer: L.Trainer) -> None:
-        """Lightning's loop begins with the validation of the last step, or leaves it out, where it takes one to be due; in both
-        cases it counts a step of the log."""
-        loop = trainer.fit_loop.epoch_loop
-        if not self.validation_due:
-            loop.val_loop.reset_restart_stage()
-        loop._batches_that_stepped = self.saved_step - loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-
     # How
 
     def save(self, trainer: L.Trainer) -> None:
@@ -174,13 +151,12 @@ class Checkpoints(Checkpoint):
         self.finish(trainer)
         path = checkpoint_path(self.folder, step)
         part = path.with_name(f"{path.name}{PART}")
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        self._write(trainer, path, part, partial(begin, part, self._describe(trainer) if trainer.is_global_zero else None))
         self.saved_step = step
         if self.asynchronous:
-            self.writer = self.writer or BackgroundWriter()
-            self.pending = path, part, self.writer.start(trainer, part, checkpoint)
+            self.pending = path, part, write_meanwhile(part, self._tensors(trainer), self.group)
         else:
-            self._complete(trainer, path, part, partial(_write, trainer, part, checkpoint))
+            self._complete(trainer, path, part, partial(write, part, self._tensors(trainer), self.group))
 
     def finish(self, trainer: L.Trainer) -> None:
         """Wait for a checkpoint that is being written. Called by all ranks; raises as `save`."""
@@ -189,16 +165,33 @@ class Checkpoints(Checkpoint):
             self.pending = None
             self._complete(trainer, path, part, written.result)
 
+    def _describe(self, trainer: L.Trainer) -> dict[str, Any]:
+        """What is no tensor: a run that has done whole steps and nothing else, wherever in its loops it is."""
+        step = steps_done(trainer)
+        return {
+            "step": step,
+            "optimizer_steps": trainer.global_step,
+            "validation_due": step not in self.scores and validation_is_next(trainer),
+            "callbacks": {one.state_key: state for one in trainer.callbacks if (state := one.state_dict())},
+            **self.described,
+        }
+
+    def _tensors(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        (optimizer,) = trainer.optimizers
+        return named_tensors(trainer.lightning_module.policy.trained_weights(), optimizer)
+
     def _complete(self, trainer: L.Trainer, path: Path, part: Path, write: Callable[[], Any]) -> None:
+        self._write(trainer, path, part, write)
+        self._on_all_ranks(path, partial(self._publish, trainer, part, path))
+
+    def _write(self, trainer: L.Trainer, path: Path, part: Path, action: Callable[[], Any]) -> None:
+        """Nothing is left of what can't be written whole."""
         try:
-            self._on_all_ranks(path, write)
-            if isinstance(trainer.strategy, ShardedStrategy):
-                self._on_all_ranks(path, partial(write_manifest, part))
+            self._on_all_ranks(path, action)
         except CheckpointError:
             if trainer.is_global_zero:
                 remove(part)
             raise
-        self._on_all_ranks(path, partial(self._publish, trainer, part, path))
 
     def _publish(self, trainer: L.Trainer, part: Path, path: Path) -> None:
         if trainer.is_global_zero:
@@ -206,22 +199,30 @@ class Checkpoints(Checkpoint):
         self._settle(trainer)
 
     def _finish_alone(self, trainer: L.Trainer) -> None:
-        """Other ranks don't come here with this one, which must not wait for them."""
-        if self.pending is not None and trainer.is_global_zero:
+        """Other ranks don't come here with this one, which must not wait for their training; what they write goes on."""
+        if self.pending is not None:
             path, part, written = self.pending
             written.result()
-            publish(part, path)
-            link(path, LAST)
+            if trainer.is_global_zero:
+                publish(part, path)
+                link(path, LAST)
 
     def _save_alone(self, trainer: L.Trainer) -> None:
         step = steps_done(trainer)
-        if step != self.saved_step:
-            path = checkpoint_path(self.folder, step)
-            part = path.with_name(f"{path.name}{PART}{trainer.global_rank}")
-            write_file(part, trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+        path = checkpoint_path(self.folder, step)
+        if step == self.saved_step or path.exists():
+            return
+        part = path.with_name(f"{path.name}{PART}{trainer.global_rank}")
+        begin(part, self._describe(trainer))
+        write(part, self._tensors(trainer), None, alone=True)
+        try:
             publish(part, path)
-            link(path, LAST)
-            self.saved_step = step
+        except OSError:
+            if not path.exists():
+                raise
+            remove(part)  # another rank has written the same meanwhile
+        link(path, LAST)
+        self.saved_step = step
 
     def _on_all_ranks(self, path: Path, action: Callable[[], None]) -> None:
         """Do it on each rank; what keeps one of them from it is an error on all.
@@ -232,9 +233,9 @@ class Checkpoints(Checkpoint):
         error = None
         try:
             action()
-        except (OSError, RuntimeError, CheckpointException) as caught:  # PyTorch reports a full disk as a RuntimeError
+        except (OSError, RuntimeError, TypeError, CheckpointException) as caught:  # a full disk may be a RuntimeError
             error = caught
-        reasons = [reason for reason in gather(None if error is None else _reason(error)) if reason is not None]
+        reasons = [text for text in gather(None if error is None else reason(error)) if text is not None]
         if reasons:
             kept = list(list_checkpoints(self.folder).values())
             left = f"the newest whole checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"
@@ -285,50 +286,3 @@ class Checkpoints(Checkpoint):
             return {}
         stored = json.loads(path.read_text())
         return {int(step): score for step, score in stored["scores"].items() if stored["monitor"] == self.monitor}
-
-
-class BackgroundWriter:
-    """Writes checkpoints in a thread, sharded ones through a process group of their own."""
-
-    def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1)
-        self.group: ProcessGroup | None = None
-
-    def start(self, trainer: L.Trainer, part: Path, checkpoint: dict[str, Any]) -> Future:
-        """Returns when training may go on. Called by all ranks."""
-        if isinstance(trainer.strategy, ShardedStrategy):
-            self.group = self.group or distributed.new_group(backend="gloo")
-            return start_folder(part, checkpoint, self.group)
-        copied = _on_host(checkpoint) if trainer.is_global_zero else {}
-        return self.thread.submit(_write, trainer, part, copied)
-
-
-def _on_host(value: Any) -> Any:
-    """A copy with all tensors in the host's memory."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _on_host(item) for key, item in value.items()}
-    return [_on_host(item) for item in value] if isinstance(value, list) else copy.copy(value)
-
-
-def _write(trainer: L.Trainer, part: Path, checkpoint: dict[str, Any]) -> None:
-    if isinstance(trainer.strategy, ShardedStrategy):
-        write_folder(part, checkpoint)
-    elif trainer.is_global_zero:
-        write_file(part, checkpoint)
-
-
-def _reason(error: BaseException) -> str:
-    """The system's own words, where it was the system."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(f"{type(error).__name__} {error}".split())
-    # Of another rank's error only its text arrives, which for PyTorch's writer does not say what was wrong.
-    return f"no space left, or another error of the file system: {text}" if "inline_container" in text else text
-

@@ -19,7 +19,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line, with_found_configs
 from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
-from taro.models.strategy import FileOrFolder, ShardedStrategy
 from taro.progress import Plan, ProgressBar, ProgressLines
 from taro.rl.curriculum import CurriculumCallback
 from taro.rl.module import GRPOModule
@@ -155,6 +154,11 @@ class TaroCLI(LightningCLI):
         refuse(misfits, f"the run can't go on from {point.path}")
         return point
 
+    def fit(self) -> None:
+        """Train, from the checkpoint where there is one."""
+        self.trainer.checkpoint_callback.resume_from = self.checkpoint
+        self.trainer.fit(self.model, self.datamodule)
+
 
 def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
     """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run.
@@ -167,7 +171,7 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
     answer_at_once(TRAIN, arguments)
     if not any(argument.split("=")[0] in ("--config", "-c") for argument in arguments):
         arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    cli = TaroCLI(
+    return TaroCLI(
         GRPOModule,
         GroundingDataModule,
         args=arguments,
@@ -177,9 +181,6 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
         parser_class=TrainParser,
         parser_kwargs={"prog": TRAIN.program, "parser_mode": "omegaconf", "default_config_files": [str(BASE_CONFIG)]},
     )
-    if not isinstance(cli.trainer.strategy, ShardedStrategy):
-        cli.trainer.strategy.checkpoint_io = FileOrFolder()
-    return cli
 
 
 def resolved_config(cli: TaroCLI) -> str:

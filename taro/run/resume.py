@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from transformers.utils import cached_file
 
 from taro.data.datamodule import GroundingDataModule
 from taro.data.samples import Sample
-from taro.models.checkpoint import CheckpointError, read_rest
+from taro.models.checkpoint import CheckpointError, read_run
 from taro.models.families import load_config
 from taro.rl.module import GRPOModule
 from taro.run.checkpoint_files import list_checkpoints
 from taro.video.load import VideoSettings
 
-KEY = "taro_resume"  # of what is kept in a checkpoint for this
 FILES = {
     "data.train_file": ("training", "; look at data.limit_train and data.bad_rows, too"),
     "data.validation_file": ("validation", ", so that their scores can't be compared"),
@@ -48,18 +47,32 @@ class ResumePoint:
     """Saved before a validation of the same step."""
     identity: dict[str, Any]
     """Of its run, see `identity_of`."""
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """What each callback keeps, by its `state_key`."""
 
     @classmethod
     def read(cls, path: Path) -> ResumePoint:
-        """Without the weights.
+        """Without the tensors.
 
         Raises:
             CheckpointError: the checkpoint was not written by `train.py`.
         """
-        stored = read_rest(path)
-        if KEY not in stored:
-            raise CheckpointError(f"ckpt_path = {path}: not written by this version's train.py (there is no {KEY!r} in it)")
-        return cls(path, optimizer_steps=stored["global_step"], **stored[KEY])
+        stored = read_run(path)
+        missing = [one.name for one in fields(cls) if one.name not in {"path", *stored}]
+        if missing:
+            raise CheckpointError(f"ckpt_path = {path}: not written by this version's train.py (it does not say {missing[0]})")
+        return cls(path, **{one.name: stored[one.name] for one in fields(cls) if one.name != "path"})
+
+
+def describe_run(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]:
+    """What a checkpoint says about its run, the same in all of them: to compare another run with, and to export it."""
+    model = {
+        "name_or_path": module.name_or_path,
+        "dtype": module.dtype_name,
+        "lora": None if module.lora is None else asdict(module.lora),
+        "grounding": asdict(data.grounding),
+    }
+    return {"identity": identity_of(module, data), "model": model}
 
 
 def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]:

@@ -53,8 +53,7 @@ class StopOnSignal(L.Callback):
         self._take_over(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            self._take_over(trainer)
+        self._take_over(trainer)
         self.shared_batches = min(gather(sum(trainer.num_val_batches)))
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:

@@ -95,7 +95,7 @@ def run(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
     checkpoint_of = partial(checkpoint_path, checkpoints.folder)
     started = time.time()
     before = measure_base(cli, folder, resuming)
-    trainer.fit(module, data, ckpt_path=cli.checkpoint)
+    cli.fit()
     steps = steps_done(trainer)
     if steps not in checkpoints.scores:
         trainer.validate(module, data, verbose=False)

@@ -18,20 +18,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from checkpoint_content import differing, read_all  # noqa: E402
 from conftest import save_lively  # noqa: E402
 
 from taro.data.samples import save_samples  # noqa: E402
-from taro.models.checkpoint import is_checkpoint_folder, read_folder  # noqa: E402
-from taro.run.checkpoint_files import find_fault, list_checkpoints  # noqa: E402
+from taro.models.checkpoint import find_fault  # noqa: E402
+from taro.run.checkpoint_files import list_checkpoints  # noqa: E402
 from taro.synthetic.world import WorldSettings, make_split  # noqa: E402
 
 STEPS_PER_EPOCH, STEPS_PER_KILL, MOST_SAVES = 3, 4, 3
@@ -149,34 +148,13 @@ def newest_step(checkpoints: Path) -> int:
 
 def compare(whole: Path, killed: Path) -> Iterator[str]:
     """What differs between the folders of two runs."""
-    (one, other) = (load(folder / "checkpoints" / "last.ckpt") for folder in (whole, killed))
-    for part in ("state_dict", "optimizer_states", "global_step", "loops"):
-        yield from compare_values(part, one[part], other[part])
+    yield from differing(*(read_all(folder / "checkpoints" / "last.ckpt") for folder in (whole, killed)))
     for pattern in ("checkpoints/*.ckpt", "checkpoints/*.json", "rollouts/*", "hf/*"):
         files = [{path.name: path for path in folder.glob(pattern)} for folder in (whole, killed)]
         if files[0].keys() != files[1].keys():
             yield f"{pattern}: {sorted(files[0].keys() ^ files[1].keys())} in one of them alone"
         elif not pattern.endswith(".ckpt"):
             yield from (name for name, path in files[0].items() if path.read_bytes() != files[1][name].read_bytes())
-
-
-def load(path: Path) -> dict[str, Any]:
-    return read_folder(path) if is_checkpoint_folder(path) else torch.load(path, weights_only=True)
-
-
-def compare_values(name: str, one: Any, other: Any) -> Iterator[str]:
-    """Bit-equal tensors and equal values, all the way down."""
-    if isinstance(one, torch.Tensor):
-        if not torch.equal(one, other):
-            yield f"{name}: differs by up to {(one - other).abs().max():.1e}"
-    elif isinstance(one, dict) and one.keys() == other.keys():
-        for key in one:
-            yield from compare_values(f"{name}.{key}", one[key], other[key])
-    elif isinstance(one, list) and len(one) == len(other):
-        for number, values in enumerate(zip(one, other, strict=True)):
-            yield from compare_values(f"{name}.{number}", *values)
-    elif one != other:
-        yield f"{name}: {one} and {other}"
 
 
 def report(kills: list[Kill], differences: list[str]) -> None:

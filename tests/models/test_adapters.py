@@ -1,5 +1,6 @@
 import pytest
 import torch
+from checkpoint_content import read_all
 from transformers import AutoModelForImageTextToText
 
 from taro.models.adapters import LoRASettings, adapters_off, add_adapters
@@ -89,9 +90,8 @@ def test_training_and_export(fit, arguments, scripted, tmp_path, tiny_folder, pr
     for name, parameter in policy.model.named_parameters():
         if ".lora_" not in name:
             assert torch.equal(parameter, base[name.replace(".base_layer", "")]), name
-    path = tmp_path / "some.ckpt"
-    cli.trainer.save_checkpoint(path, weights_only=False)
-    assert torch.load(path)["state_dict"].keys() == policy.trained_weights().keys()
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert read_all(path)["weights"].keys() == policy.trained_weights().keys()
     export([f"--checkpoint={path}", f"--output={tmp_path}/exported"])
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported").state_dict()
     for name, value in whole_weights(policy.named_weights()):
@@ -101,9 +101,8 @@ def test_training_and_export(fit, arguments, scripted, tmp_path, tiny_folder, pr
 
 def test_a_run_with_adapters_resumes_exactly(fit, arguments, scripted, tmp_path):
     extra = ["--model.lora={rank: 4, alpha: 8}", "--model.optimizer.learning_rate=1e-2", "--trainer.limit_val_batches=0"]
-    whole = fit([*arguments, *extra]).model.state_dict()
-    half = fit([*arguments, *extra, "--trainer.max_epochs=1"])
-    half.trainer.save_checkpoint(tmp_path / "half.ckpt", weights_only=False)
-    rest = fit([*arguments, *extra, f"--ckpt_path={tmp_path}/half.ckpt"]).model.state_dict()
+    whole = fit([*arguments, *extra, "--name=whole"]).model.policy.trained_weights()
+    fit([*arguments, *extra, "--trainer.max_epochs=1"])
+    rest = fit([*arguments, *extra, "--ckpt_path=last"]).model.policy.trained_weights()
     assert whole.keys() == rest.keys()
     assert all(torch.equal(whole[name], rest[name]) for name in whole)

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
+from taro.models.checkpoint import read_run
 from taro.progress import steps_done
 from taro.rl.module import GRPOModule
 from taro.run import train
@@ -41,7 +41,7 @@ def send(monkeypatch):
 
 
 def checkpoint(tmp_path):
-    return torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    return read_run(tmp_path / "run" / "checkpoints" / "last.ckpt")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
@@ -125,7 +125,7 @@ def test_a_second_ctrl_c_does_not_wait(arguments, scripted, tmp_path, send):
     send("training_step", 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(SystemExit) as leaving:
         train.main([*arguments, *LEARNING])
-    assert leaving.value.code == 1 and checkpoint(tmp_path)["global_step"] == 3
+    assert leaving.value.code == 1 and checkpoint(tmp_path)["step"] == 3
 
 
 def test_an_evaluation_is_ended_at_once(arguments, scripted, synthetic, tmp_path, send, capfd):
@@ -183,7 +183,7 @@ def test_sigterm_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, ranks, re
     errors = process.communicate(timeout=100)[1]
     assert process.returncode == 143 and "Traceback" not in errors, errors[-3000:]
     assert not any(is_alive(pid) for pid in others)
-    done = checkpoint(tmp_path)["global_step"]
+    done = checkpoint(tmp_path)["step"]
     line = f"stopped by SIGTERM after step {done}; the same command with --ckpt_path auto goes on from there"
     assert line in errors.splitlines()
     limit = f"--trainer.max_steps={done + 2}"

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_content import assert_equal, read_all
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from taro.lock import FolderInUse
+from taro.models.checkpoint import begin
 from taro.models.export import ExportError
 from taro.models.export import main as export
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done
 from taro.rl.module import GRPOModule
 from taro.run import train
-from taro.run.checkpoint_files import list_checkpoints, write_file
+from taro.run.checkpoint_files import list_checkpoints
 from taro.run.cli import parse, resolved_config
 from taro.run.folder import print_summary
 from taro.run.records import RunRecords
@@ -35,31 +37,12 @@ def read_rows(path):
 
 
 def checkpoint(folder, name="last"):
-    return torch.load(Path(folder) / "run" / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def assert_equal_states(one, other):
-    """Bit-equal tensors and equal numbers, all the way down."""
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal_states(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_equal_states(a, b)
-    else:
-        assert one == other
+    return read_all(Path(folder) / "run" / "checkpoints" / f"{name}.ckpt")
 
 
 def assert_same_training(one, other):
-    for name in ("validate_loop", "test_loop"):
-        assert_equal_states(one["loops"][name], other["loops"][name])
-    for key in ("state_dict", "optimizer_states", "global_step"):
-        assert_equal_states(one[key], other[key])
+    for key in ("weights", "optimizer", "step", "optimizer_steps"):
+        assert_equal(one[key], other[key])
 
 
 @pytest.fixture
@@ -110,7 +93,7 @@ def test_a_run_repeats_bit_by_bit(whole_run, arguments, tmp_path):
     assert_same_training(again, whole_run[0])
     assert rollouts(tmp_path) == whole_run[1]
     before = {f"policy.model.{k}": v for k, v in start_weights(arguments).items()}
-    assert any(not torch.equal(value, before[name]) for name, value in again["state_dict"].items())
+    assert any(not torch.equal(value, before[name]) for name, value in again["weights"].items())
 
 
 def start_weights(arguments):
@@ -141,7 +124,7 @@ def test_an_interrupted_run_resumes_exactly(whole_run, arguments, tmp_path, monk
         train.main(arguments)
     restore()
     done = step + (where == "after")
-    assert checkpoint(tmp_path)["global_step"] == done
+    assert checkpoint(tmp_path)["step"] == done
     summary = train.main([*arguments, "--ckpt_path=last"])
     assert summary["steps"] == 6
     assert_same_training(checkpoint(tmp_path), whole_run[0])
@@ -158,7 +141,7 @@ def test_a_run_may_be_interrupted_twice(whole_run, arguments, tmp_path, monkeypa
         with pytest.raises(Stop):
             train.main([*arguments, *extra])
         restore()
-    assert checkpoint(tmp_path)["global_step"] == first + second + (where == "after")
+    assert checkpoint(tmp_path)["step"] == first + second + (where == "after")
     assert train.main([*arguments, "--ckpt_path=last"])["steps"] == 6
     assert_same_training(checkpoint(tmp_path), whole_run[0])
 
@@ -208,7 +191,7 @@ def test_auto_goes_on_if_it_can(whole_run, arguments, tmp_path, monkeypatch):
     skipped = [folder / "skipped" / f"step_00000{step}_rank0.pt" for step in (4, 6)]
     for path in skipped:
         path.touch()
-    lines = ['{"step": "test"}', '{"step": 5}', '{"step": 6}', '{"st']
+    lines = ['{"step": "test", "id": "a"}', '{"step": 5, "id": "a"}', '{"step": 6, "id": "a"}', '{"st']
     (folder / "failed.jsonl").write_text("\n".join(lines))
     assert train.main(arguments)["steps"] == 6
     assert_same_training(checkpoint(tmp_path), whole_run[0])
@@ -222,11 +205,11 @@ def test_a_checkpoint_is_never_ahead_of_its_rollouts(arguments, scripted, tmp_pa
     """A run that is killed right after it goes on with the next step."""
     seen = []
 
-    def looking(path, checkpoint):
-        seen.append((checkpoint["global_step"], len(list((tmp_path / "run" / "rollouts").iterdir()))))
-        write_file(path, checkpoint)
+    def looking(path, about):
+        seen.append((about["step"], len(list((tmp_path / "run" / "rollouts").iterdir()))))
+        begin(path, about)
 
-    monkeypatch.setattr("taro.run.checkpoints.write_file", looking)
+    monkeypatch.setattr("taro.run.checkpoints.begin", looking)
     train.main([*arguments, *LEARNING, "--checkpoint.every_n_steps=1"])
     assert seen == [(step, step) for step in range(1, 7)]
 
@@ -241,7 +224,7 @@ def test_the_log_goes_on_where_it_was(arguments, scripted, tmp_path, monkeypatch
     restore()
     for step, path in list_checkpoints(tmp_path / "run" / "checkpoints").items():
         if step > last:
-            path.unlink()
+            shutil.rmtree(path)
     train.main([*arguments, "--ckpt_path=last"])
     logged = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in logged.Scalars("reward")] == [0, 1, 2, 3, 4, 5]
@@ -301,15 +284,15 @@ def test_what_checkpoints_hold(arguments, tiny_folder, scripted, tmp_path, score
     """The best is that of the best validation; the last is newer. Neither holds the reference or the frozen tower."""
     train.main([*arguments, *LEARNING])
     best, last = checkpoint(tmp_path, "best"), checkpoint(tmp_path)
-    assert best["global_step"] == 4 and last["global_step"] == 6
+    assert best["step"] == 4 and last["step"] == 6
     parameters = AutoModelForImageTextToText.from_pretrained(tiny_folder).named_parameters()  # tied ones once
     expected = {f"policy.model.{name}" for name, _ in parameters if ".visual." not in name}
     for state in (best, last):
-        assert state["state_dict"].keys() == expected
-    assert any(not torch.equal(best["state_dict"][name], last["state_dict"][name]) for name in expected)
+        assert state["weights"].keys() == expected
+    assert any(not torch.equal(best["weights"][name], last["weights"][name]) for name in expected)
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "hf").state_dict()
     for name in expected:
-        assert torch.equal(exported[name.removeprefix("policy.model.")], best["state_dict"][name])
+        assert torch.equal(exported[name.removeprefix("policy.model.")], best["weights"][name])
 
 
 @pytest.mark.parametrize("stop", [2, 4, 6])
@@ -329,12 +312,12 @@ def test_a_run_that_is_cut_short_in_a_validation_begins_with_it(
         patched.setattr(GRPOModule, "validation_step", stopping)
         with pytest.raises(Stop):
             train.main(arguments)
-    assert checkpoint(tmp_path)["global_step"] == stop and scores == list(range(0, stop, 2))
+    assert checkpoint(tmp_path)["step"] == stop and scores == list(range(0, stop, 2))
     train.main([*arguments, "--ckpt_path=last"])
-    assert scores == [0, 2, 4, 6] and checkpoint(tmp_path, "best")["global_step"] == 4
+    assert scores == [0, 2, 4, 6] and checkpoint(tmp_path, "best")["step"] == 4
     assert_same_training(checkpoint(tmp_path), whole_run[0])
     exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "hf").state_dict()
-    for name, value in checkpoint(tmp_path, "best")["state_dict"].items():
+    for name, value in checkpoint(tmp_path, "best")["weights"].items():
         assert torch.equal(exported[name.removeprefix("policy.model.")], value)
     train.main([*arguments, "--ckpt_path=last"])
     assert scores == [0, 2, 4, 6]  # none is made twice
@@ -357,9 +340,9 @@ def test_the_last_step_is_validated(arguments, scripted, tmp_path, monkeypatch, 
     summary = train.main([*arguments, "--ckpt_path=auto"])
     assert scores == [0, 6]
     assert summary["best"] == {"step": 6, "vtg/mIoU": pytest.approx(0.2)}
-    assert checkpoint(tmp_path, "best")["global_step"] == 6
+    assert checkpoint(tmp_path, "best")["step"] == 6
     weights = exported_weights(tmp_path)
-    assert all(torch.equal(weights[name], value) for name, value in checkpoint(tmp_path)["state_dict"].items())
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint(tmp_path)["weights"].items())
     print_summary(summary)
     assert "hf/ is step 6 of 6, the best in validation: vtg/mIoU 0.200" in capsys.readouterr().out
 
@@ -412,17 +395,24 @@ def test_the_base_model_is_measured_once(arguments, scripted, synthetic, tmp_pat
     assert measured == ["test", "validation", "test"]
 
 
-def test_settings_that_change_in_a_run_hold(arguments, scripted, tmp_path, capsys):
-    """Those of the optimizer against its checkpoint's; the config until then is kept, and what differs is printed."""
+def test_settings_that_change_in_a_run_hold(arguments, scripted, tmp_path, capsys, monkeypatch):
+    """Also those of the optimizer; the config until then is kept, and what differs is printed."""
     arguments = [*arguments, *LEARNING]
     train.main([*arguments, "--trainer.max_steps=2"])
     before = (tmp_path / "run" / "config.yaml").read_text()
     train.main([*arguments, "--trainer.max_steps=2", "--ckpt_path=last", "--trainer.max_epochs=1"])  # over already
     capsys.readouterr()
     new = ["--model.optimizer.learning_rate=1e-5", "--model.optimizer.weight_decay=0.5", "--trainer.max_steps=4"]
+    used, step = [], GRPOModule.optimizer_step_now
+
+    def looking(module, log):
+        finite = step(module, log)
+        used.extend((group["lr"], group["weight_decay"]) for group in module.optimizers().param_groups)
+        return finite
+
+    monkeypatch.setattr(GRPOModule, "optimizer_step_now", looking)
     train.main([*arguments, *new, "--ckpt_path=last"])
-    (group,) = checkpoint(tmp_path)["optimizer_states"][0]["param_groups"]
-    assert (group["lr"], group["weight_decay"]) == (1e-5, 0.5)
+    assert used == [(1e-5, 0.5)] * 2
     assert (tmp_path / "run" / "config.step_2.yaml").read_text() == before
     printed = capsys.readouterr().out
     for line in ("learning_rate: 0.001 -> 1e-05", "weight_decay: 0.01 -> 0.5"):
@@ -457,7 +447,7 @@ def test_a_full_disk_at_the_end_names_the_way_back(arguments, scripted, tmp_path
     )
     export(shlex.split(command))
     weights = exported_weights(tmp_path)
-    assert all(torch.equal(weights[name], value) for name, value in checkpoint(tmp_path)["state_dict"].items())
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint(tmp_path)["weights"].items())
 
 
 def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
@@ -534,7 +524,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(arguments, tmp_path):
     output = "".join(process.communicate(timeout=60))
     assert process.returncode == 130 and "Traceback" not in output
     assert "SIGINT: stopping after this step; once more to stop at once" in output
-    done = checkpoint(tmp_path)["global_step"]
+    done = checkpoint(tmp_path)["step"]
     assert done >= 2
     summary = train.main([*arguments, "--ckpt_path=last", f"--trainer.max_steps={done + 1}"])
     assert summary["steps"] == done + 1
