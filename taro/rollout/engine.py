@@ -1,4 +1,4 @@
-"""The seam between training and whatever generates completions: `RolloutEngine`, and what goes in and comes out.
+"""What lies between training and whatever generates completions: `RolloutEngine`, and what goes in and comes out.
 
 G completions of a prompt, C_i tokens of completion i.
 """

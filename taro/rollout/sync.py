@@ -13,7 +13,7 @@ from taro.models.sharding import gathered, reshard
 from taro.rollout.engine import EngineError, RolloutEngine, RolloutGroup, RolloutPrompt, SamplingSettings
 
 
-class PolicyEngine:
+class SyncedEngine:
     """Hands the weights over when they have changed, and replaces an engine that fails.
 
     Args:

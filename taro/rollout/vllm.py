@@ -21,7 +21,7 @@ from taro.distributed import world_size
 from taro.models.prompt import Prompt
 from taro.models.weights import Weight, whole_weights
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
-from taro.rollout.prompt_check import SeamError, compare_values
+from taro.rollout.prompt_check import PromptMismatch, compare_values
 from taro.rollout.vllm_prompts import (
     Drawn,
     EngineModel,
@@ -126,7 +126,7 @@ class VLLMEngine:
         """One group for each prompt.
 
         Raises:
-            SeamError: vLLM reads a prompt differently from the trainer.
+            PromptMismatch: vLLM reads a prompt differently from the trainer.
             EngineError: vLLM failed.
             ValueError: a constructed prefix that leaves no room for a token.
         """
@@ -270,10 +270,10 @@ def _partners(size: int) -> ProcessGroup:
 
 @contextmanager
 def _engine_errors(doing: str) -> Iterator[None]:
-    """What vLLM raises as an EngineError, but for what it or the seam says of the input."""
+    """What vLLM raises as an EngineError, but for what is wrong with the input."""
     try:
         yield
-    except (SeamError, ValueError):
+    except (PromptMismatch, ValueError):
         raise
     except Exception as error:
         raise EngineError(f"vLLM failed {doing}: {type(error).__name__}: {error}") from error

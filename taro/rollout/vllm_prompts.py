@@ -79,7 +79,7 @@ def render(renderer: Any, model: EngineModel, prompt: Prompt, pixels: bool) -> d
     """vLLM's own reading of a prompt, which must be the trainer's: its token ids and grid, and if `pixels` those, too.
 
     Raises:
-        SeamError: vLLM reads it differently.
+        PromptMismatch: vLLM reads it differently.
     """
     video = prompt.video
     metadata = model.family.metadata(video.timestamps, video.fps)

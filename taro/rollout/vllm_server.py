@@ -46,7 +46,7 @@ from torch import Tensor
 from taro.models.prompt import Prompt
 from taro.models.weights import Weight
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
-from taro.rollout.prompt_check import SeamError, compare_values
+from taro.rollout.prompt_check import PromptMismatch, compare_values
 from taro.rollout.vllm_prompts import (
     Drawn,
     EngineModel,
@@ -128,7 +128,7 @@ class VLLMServerEngine:
         """One group for each prompt.
 
         Raises:
-            SeamError: vLLM reads a prompt differently from the trainer.
+            PromptMismatch: vLLM reads a prompt differently from the trainer.
             EngineError: the server failed, is gone, or took too long.
             ValueError: a constructed prefix that leaves no room for a token.
         """
@@ -372,7 +372,7 @@ def _contiguous(rendered: dict[str, Any]) -> tuple[str, Sequence[Any], Sequence[
     edges = torch.nn.functional.pad(place.is_embed.int(), (1, 1)).diff()
     begins, ends = torch.nonzero(edges == 1)[:, 0].tolist(), torch.nonzero(edges == -1)[:, 0].tolist()
     if len(begins) != count:
-        raise SeamError(f"vLLM reads a video of {count} frames as {len(begins)} runs of tokens")
+        raise PromptMismatch(f"vLLM reads a video of {count} frames as {len(begins)} runs of tokens")
     frames = MultiModalKwargsItems.from_hf_inputs(
         {"pixel_values": values["pixel_values_videos"], "image_grid_thw": torch.tensor([[1, height, width]] * count)},
         {

@@ -17,7 +17,7 @@ from taro.video.decode import BACKENDS
 from taro.video.file import VideoError, VideoFile
 from taro.video.geometry import PatchGeometry, resize_frames
 from taro.video.index import PictureIndex, read_index
-from taro.video.watched import read_watched
+from taro.video.time_limit import read_within_limit
 
 __all__ = ["Video", "VideoError", "VideoSettings", "load_video", "sample_frame_count", "smart_resize"]
 
@@ -112,7 +112,7 @@ def load_video(
             duration=duration,
         )
 
-    return read_watched(file, read)
+    return read_within_limit(file, read)
 
 
 def sample_frame_count(

@@ -6,7 +6,7 @@ from tolerances import LOG_PROBS
 
 from taro.models.log_probs import GroupInputs, score_groups
 from taro.models.packing import pack_group
-from taro.rollout import EngineError, NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings, SeamError, VLLMEngine
+from taro.rollout import EngineError, NativeEngine, PromptMismatch, RolloutEngine, RolloutPrompt, SamplingSettings, VLLMEngine
 
 
 def scored(policy, prompt, group, temperature):
@@ -224,11 +224,11 @@ def test_a_prompt_that_is_read_differently_is_an_error(engine, many_prompts, mon
     prompt = many_prompts[0]
     wrong = prompt.input_ids.clone()
     wrong[5] += 1
-    with pytest.raises(SeamError, match=r"the first difference is at 5: \["):
+    with pytest.raises(PromptMismatch, match=r"the first difference is at 5: \["):
         engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
     monkeypatch.setattr(engine, "generations", 0)
     shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
-    with pytest.raises(SeamError, match="positions: the first difference between engine and trainer is at 21"):
+    with pytest.raises(PromptMismatch, match="positions: the first difference between engine and trainer is at 21"):
         engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
     assert not engine.llm.llm_engine.has_unfinished_requests()
 

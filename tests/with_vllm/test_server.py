@@ -24,10 +24,10 @@ from taro.rollout import (
     EngineError,
     EngineModel,
     NativeEngine,
+    PromptMismatch,
     RolloutEngine,
     RolloutPrompt,
     SamplingSettings,
-    SeamError,
     VLLMServerEngine,
     VLLMServerSettings,
 )
@@ -355,11 +355,11 @@ def test_a_prompt_that_is_read_differently_is_an_error(engine, prompts, monkeypa
     prompt = prompts[0]
     wrong = prompt.input_ids.clone()
     wrong[5] += 1
-    with pytest.raises(SeamError, match=r"the first difference is at 5: \["):
+    with pytest.raises(PromptMismatch, match=r"the first difference is at 5: \["):
         engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
     monkeypatch.setattr(engine, "generations", 0)
     shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
-    with pytest.raises(SeamError, match="positions: the first difference between engine and trainer is at 21"):
+    with pytest.raises(PromptMismatch, match="positions: the first difference between engine and trainer is at 21"):
         engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
 
 

@@ -14,7 +14,7 @@ GRACE = 1.0  # seconds for reading that sees by itself that its time is over
 Result = TypeVar("Result")
 
 
-def read_watched(file: VideoFile, read: Callable[[], Result]) -> Result:
+def read_within_limit(file: VideoFile, read: Callable[[], Result]) -> Result:
     """What `read` returns or raises; VideoError where it goes on after the file's time.
 
     It runs in another thread. Where a call into libav or the system blocks, as on a network folder that is gone, that thread
