@@ -30,7 +30,7 @@ class SyncedEngine:
         return self.engine.is_policy
 
     def weights_changed(self) -> None:
-        """The policy's; to be called before the next `generate`."""
+        """Have the next `generate` hand over the policy's weights."""
         self.synced = False
 
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
@@ -53,5 +53,5 @@ class SyncedEngine:
             return self.engine.generate(prompts, sampling)
 
     def sleep(self) -> None:
-        """Until the next rollout."""
+        """Give memory back until the next rollout."""
         self.engine.sleep()

@@ -59,7 +59,7 @@ class Drawn:
 
 
 def sampling_parameters(model: EngineModel, sampling: SamplingSettings, seed: int, prefix: int) -> dict[str, Any]:
-    """Of vLLM's SamplingParams, for a completion that starts with `prefix` tokens."""
+    """Arguments of vLLM's SamplingParams for a completion that starts with `prefix` tokens."""
     return {
         "temperature": sampling.temperature,
         "top_p": 1.0,

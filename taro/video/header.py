@@ -53,7 +53,7 @@ def read_all_durations(paths: Iterable[Path], workers: int | None) -> dict[Path,
 
 
 def _duration_alone(path: Path) -> float | VideoError:
-    """In a process of its own."""
+    """`read_duration` in a process of its own."""
     with ProcessPoolExecutor(1) as pool:
         try:
             return pool.submit(_duration_or_error, path).result()

@@ -115,9 +115,7 @@ def load_video(
     return read_within_limit(file, read)
 
 
-def sample_frame_count(
-    duration_frames: int, source_fps: float, settings: VideoSettings, temporal_patch_size: int
-) -> int:
+def sample_frame_count(duration_frames: int, source_fps: float, settings: VideoSettings, temporal_patch_size: int) -> int:
     """Number of frames to take from a clip of `duration_frames` pictures: a multiple of temporal_patch_size.
 
     qwen-vl-utils' `smart_nframes`, but a clip of less than temporal_patch_size pictures, which that refuses, gives
@@ -133,9 +131,7 @@ def sample_frame_count(
     return max(math.floor(count / factor) * factor, factor)
 
 
-def smart_resize(
-    height: int, width: int, *, frames: int, settings: VideoSettings, geometry: PatchGeometry
-) -> tuple[int, int]:
+def smart_resize(height: int, width: int, *, frames: int, settings: VideoSettings, geometry: PatchGeometry) -> tuple[int, int]:
     """Size (height, width) in pixels for each of `frames` frames; sides are multiples of the geometry's factor.
 
     qwen-vl-utils' arithmetic: the tokens of the video are shared out evenly, each frame keeps its aspect ratio about.

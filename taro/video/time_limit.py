@@ -65,7 +65,7 @@ _own = threading.local()  # the reader of each thread that asks
 
 
 def _reader() -> _Reader:
-    """This thread's; a forked process has no threads but the one that forked."""
+    """This thread's reader; a forked process has no threads but the one that forked."""
     reader = getattr(_own, "reader", None)
     if reader is None or not reader.thread.is_alive():
         reader = _own.reader = _Reader()

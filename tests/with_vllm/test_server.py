@@ -1,20 +1,13 @@
 """A real vLLM server, started as a user starts it. The model's embeddings are not tied: see vllm_server.py on CPU servers."""
 
-import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from server_process import KEY, ServerProcess
 from test_engine import largest_difference
 from tolerances import LOG_PROBS
 
@@ -31,60 +24,10 @@ from taro.rollout import (
     VLLMServerEngine,
     VLLMServerSettings,
 )
-from taro.rollout.vllm_weights import FolderWeights, NCCLWeights
 from taro.synthetic.architecture import TINY_PROMPT, save_random
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import draw_scene
 from taro.video.load import VideoSettings
-
-KEY = "a key of the test's"
-
-
-class ServerProcess:
-    """`vllm serve` on a free port. Its CPU build's command of that name looks for a package that has another name there and
-    doesn't start; the module is what it would run."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.url = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        command = [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self.folder),
-            *("--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--max-model-len", "1024"),
-            *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
-            *("--limit-mm-per-prompt", '{"image": 1, "video": 1}'),
-            # For a CPU alone, as in VLLMEngine.
-            *("--enforce-eager", "--no-enable-chunked-prefill", "--skip-mm-profiling"),
-        ]
-        here = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": KEY, "VLLM_CPU_KVCACHE_SPACE": "1"}
-        here |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-        self.log = open(f"{self.folder}.log", "ab")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command, env=os.environ | here, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-
-    def wait(self):
-        for _ in range(500):  # as long as a busy machine takes
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
-                return
-            except OSError:
-                assert self.process.poll() is None, Path(self.log.name).read_text()[-5000:]
-                time.sleep(0.5)
-        raise AssertionError("the server does not start")
-
-    def kill(self):
-        """By SIGTERM, on which vLLM stops at once and removes its shared memory."""
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
-        with contextlib.suppress(ProcessLookupError):  # none is left of what it has started
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
 
 
 @pytest.fixture(scope="module")
@@ -175,54 +118,6 @@ def test_no_server(model, tmp_path):
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(EngineError, match=rf"no vLLM server answers at {url} .*set model.vllm_server.url"):
         VLLMServerEngine(model, VLLMServerSettings(url=url, weights="folder", folder=str(tmp_path)))
-
-
-def test_files_are_whole_and_none_is_left_of_another_policy(tmp_path, monkeypatch):
-    monkeypatch.setattr("taro.rollout.vllm_weights.SHARD_BYTES", 64)
-    weights = FolderWeights("bfloat16", tmp_path)
-    many = [(f"weight{number}", torch.full((3, 8), float(number))) for number in range(5)]
-    weights.write(iter(many))
-    assert len(list(weights.folder.iterdir())) == 5 - 5 // 2
-    weights.write(iter(many[:3]))
-    found = {}
-    for path in weights.folder.iterdir():
-        found |= load_file(path)
-    assert found.keys() == {"weight0", "weight1", "weight2"}
-    assert all(torch.equal(found[name], value.bfloat16()) for name, value in many[:3])
-
-
-def test_nccl_is_asked_for_as_vllm_wants_it(monkeypatch):
-    """vLLM's own classes for trainers, but the server and NCCL are stand-ins."""
-    from vllm.distributed.weight_transfer import nccl_engine
-    from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
-
-    posted, sent = [], []
-
-    class Listening:
-        def ask(self, method, path, body=None):
-            posted.append(path[1:])
-            return {"world_size": 2}
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        monkeypatch.setattr(HTTPVLLMWeightSyncClient, "_post", lambda self, path, json=None: posted.append((path, json)))
-        monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: "the group")
-        monkeypatch.setattr(nccl_engine, "packed_nccl_broadcast_producer", lambda iterator, **_: sent.extend(iterator))
-        weights = NCCLWeights("bfloat16", f"http://127.0.0.1:{listening.getsockname()[1]}", 5.0)
-        for value in (1.0, 2.0):
-            weights.send(Listening(), iter([("a", torch.nn.Parameter(torch.full((2, 3), value)))]))
-    assert posted[:2] == ["shutdown_weight_transfer_engine", "get_world_size"]
-    path, init = posted[2]
-    assert path == "init_weight_transfer_engine"
-    assert init["init_info"]["world_size"] == 3 and init["init_info"]["master_address"] == "127.0.0.1"
-    update = {"update_info": {"names": ["a"], "dtype_names": ["bfloat16"], "shapes": [[2, 3]]}}
-    once = [("start_weight_update", None), ("update_weights", update), ("finish_weight_update", None)]
-    assert posted[3:] == [*once, *once]
-    assert [(name, value[0, 0].item(), value.dtype) for name, value in sent] == [
-        ("a", 1.0, torch.bfloat16),
-        ("a", 2.0, torch.bfloat16),
-    ]
 
 
 def test_greedy_completions_are_those_of_the_native_engine(engine, policy, builder, prompts):

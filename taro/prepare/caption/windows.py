@@ -26,7 +26,7 @@ class Window:
 
     @property
     def length(self) -> float:
-        """Seconds."""
+        """The window's length in seconds."""
         return self.end - self.start
 
 
