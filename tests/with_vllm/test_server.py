@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from engine_checks import check_greedy, check_mismatches, check_stream, largest_difference
 from server_process import KEY, ServerProcess
-from test_engine import largest_difference
 from tolerances import LOG_PROBS
 
 from taro.models.prompt import PromptBuilder
@@ -16,9 +16,6 @@ from taro.models.qwen_vl import QwenVL
 from taro.rollout import (
     EngineError,
     EngineModel,
-    NativeEngine,
-    PromptMismatch,
-    RolloutEngine,
     RolloutPrompt,
     SamplingSettings,
     VLLMServerEngine,
@@ -121,14 +118,7 @@ def test_no_server(model, tmp_path):
 
 
 def test_greedy_completions_are_those_of_the_native_engine(engine, policy, builder, prompts):
-    assert isinstance(engine, RolloutEngine) and not engine.is_policy
-    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in prompts]
-    sampling = SamplingSettings(temperature=0.0, max_tokens=16)
-    theirs, ours = engine.generate(requests, sampling), NativeEngine(policy, builder.end_ids).generate(requests, sampling)
-    for one, other in zip(theirs, ours, strict=True):
-        assert one.completions[0].tolist() == other.completions[0].tolist()
-        assert one.finished == other.finished
-    assert len({tuple(group.completions[0].tolist()) for group in ours}) >= 5
+    check_greedy(engine, policy, builder, prompts)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -177,19 +167,8 @@ def test_log_probs_follow_a_sync(engine, folder, policy, prompts, monkeypatch):
     assert largest_difference(policy, prompts[-2:], engine.generate(requests, sampling)) <= LOG_PROBS
 
 
-def test_a_stream_is_continuous(engine, prompts):
-    taken = []
-
-    def source():
-        for number, prompt in enumerate(prompts):
-            taken.append(number)
-            yield RolloutPrompt(prompt, ((),), (number,))
-
-    seen = []
-    for number, _ in engine.stream(source(), SamplingSettings(0.0, 4), at_once=2):
-        seen.append(number)
-        assert len(taken) <= len(seen) + 2
-    assert sorted(seen) == list(range(len(prompts)))
+def test_a_stream_is_continuous(engine, policy, prompts):
+    check_stream(engine, policy, prompts, 2, LOG_PROBS)
 
 
 def count_drawn(url):
@@ -247,15 +226,7 @@ def test_a_completion_that_is_given_up_is_a_dead_servers(engine, prompts, monkey
 
 
 def test_a_prompt_that_is_read_differently_is_an_error(engine, prompts, monkeypatch):
-    prompt = prompts[0]
-    wrong = prompt.input_ids.clone()
-    wrong[5] += 1
-    with pytest.raises(PromptMismatch, match=r"the first difference is at 5: \["):
-        engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
-    monkeypatch.setattr(engine, "generations", 0)
-    shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
-    with pytest.raises(PromptMismatch, match="positions: the first difference between engine and trainer is at 21"):
-        engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
+    check_mismatches(engine, prompts[0], monkeypatch)
 
 
 def test_what_the_server_says_is_passed_on(engine, model, prompts, monkeypatch):
