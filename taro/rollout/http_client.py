@@ -52,6 +52,7 @@ class HTTPClient:
     key_variable: str | None = None
 
     def url(self, path: str) -> str:
+        """The address of what lies under `base`."""
         return self.base.rstrip("/") + path
 
     def ask(self, method: str, path: str, body: Any = None, *, seconds: float) -> str:

@@ -34,14 +34,8 @@ class Handler(BaseHTTPRequestHandler):
         said = {"key": self.headers["Authorization"], "body": getattr(self, "body", None), "method": self.command}
         self.reply(json.dumps(said).encode())
 
-    def nothing(self):
-        self.reply(b"")
-
     def binary(self):
         self.reply(b"\xff\xfe\xfa")
-
-    def large(self):
-        self.reply(b"x" * 5000)
 
     def refuse(self):
         """Says the key over the end of what is shown."""
@@ -108,12 +102,10 @@ def test_what_is_sent_and_what_comes_back(client, base):
     said = json.loads(client.ask("POST", "/echo", {"a": [1, None]}, seconds=30.0))
     assert said == {"key": "Bearer (key)", "body": {"a": [1, None]}, "method": "POST"}
     assert json.loads(HTTPClient(base).ask("GET", "/echo", seconds=30.0))["key"] is None
-    assert client.ask("POST", "/nothing", {}, seconds=30.0) == ""
 
 
 def test_the_key_is_in_no_form_shown(client):
-    forms = (KEY, json.dumps(KEY), KEY.replace("/", "\\/"), json.dumps(KEY).replace("/", "\\/"))
-    assert [client.hide(form).strip('"') for form in forms[:3]] == ["(key)"] * 3
+    assert [client.hide(form) for form in (KEY, json.dumps(KEY), KEY.replace("/", "\\/"))] == ["(key)", '"(key)"', "(key)"]
     assert "nobody" not in repr(client) + repr(vars(client))
 
 
@@ -143,8 +135,8 @@ def test_no_answer(client, path, message):
 
 
 def test_an_answer_that_is_too_large(client, monkeypatch):
-    monkeypatch.setattr(http_client, "LARGEST_ANSWER", 4000)
-    assert "more than 4000 bytes" in str(failure(client, "large"))
+    monkeypatch.setattr(http_client, "LARGEST_ANSWER", 20)
+    assert "more than 20 bytes" in str(failure(client, "echo"))
 
 
 def test_no_server(client):
