@@ -1,5 +1,8 @@
-"""One server that is asked for things over HTTP, each within a time. Nothing that is raised holds the key: where a server says it
-back, it is taken out. Of an answer `hide` takes it: not always, since a key like "1" may be part of anything."""
+"""One server that is asked for things over HTTP, each within a time.
+
+Nothing that is raised holds the key: where a server says it back, it is taken out. Answers are left as they are, since a
+short key may be a part of anything in them: `hide` is for those that are text.
+"""
 
 from __future__ import annotations
 
