@@ -43,10 +43,10 @@ from taro.rl.usage import peak_memory
 from taro.rollout import (
     EngineModel,
     NativeEngine,
-    PolicyEngine,
     RolloutEngine,
     RolloutPrompt,
     SamplingSettings,
+    SyncedEngine,
     VLLMEngine,
     VLLMServerEngine,
     VLLMServerSettings,
@@ -123,7 +123,7 @@ class GRPOModule(L.LightningModule):
         self.updated_step = 0  # the last step, from 1, that has changed the weights
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
-        self.engine: PolicyEngine | None = None
+        self.engine: SyncedEngine | None = None
         self.features: FeatureCache | None = None
 
     def configure_model(self) -> None:
@@ -151,7 +151,7 @@ class GRPOModule(L.LightningModule):
         if self.feature_cache is not None:
             cache = TensorCache.from_settings(self.feature_cache, "model.feature_cache")
             self.features = FeatureCache(cache, self.policy.tower, self.policy.geometry)
-        self.engine = PolicyEngine(self.make_engine(), self.policy)
+        self.engine = SyncedEngine(self.make_engine(), self.policy)
 
     def restore_base(self) -> None:
         """Give the policy back the weights that training started from. Called by all ranks."""

@@ -2,8 +2,8 @@
 
 from taro.rollout.engine import EngineError, RolloutEngine, RolloutGroup, RolloutPrompt, SamplingSettings
 from taro.rollout.native import NativeEngine
-from taro.rollout.prompt_check import SeamError
-from taro.rollout.sync import PolicyEngine
+from taro.rollout.prompt_check import PromptMismatch
+from taro.rollout.sync import SyncedEngine
 from taro.rollout.vllm import VLLMEngine, VLLMSettings
 from taro.rollout.vllm_prompts import EngineModel
 from taro.rollout.vllm_server import VLLMServerEngine, VLLMServerSettings
@@ -12,12 +12,12 @@ __all__ = [
     "EngineError",
     "EngineModel",
     "NativeEngine",
-    "PolicyEngine",
+    "PromptMismatch",
     "RolloutEngine",
     "RolloutGroup",
     "RolloutPrompt",
     "SamplingSettings",
-    "SeamError",
+    "SyncedEngine",
     "VLLMEngine",
     "VLLMServerEngine",
     "VLLMServerSettings",

@@ -1,4 +1,4 @@
-"""The seam between training and whatever generates completions: `RolloutEngine`, and what goes in and comes out.
+"""What lies between training and whatever generates completions: `RolloutEngine`, and what goes in and comes out.
 
 G completions of a prompt, C_i tokens of completion i.
 """
@@ -68,7 +68,8 @@ class EngineError(TaroError):
 
 
 def require_room(prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> None:
-    """
+    """Check that each completion has a token to draw.
+
     Raises:
         ValueError: a constructed prefix that leaves no room for a token.
     """
@@ -105,7 +106,7 @@ class RolloutEngine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Rollouts are over for now: give back what memory can be given back."""
+        """Give back, until the next rollout, what memory can be given back."""
         ...
 
     def restart(self) -> None:

@@ -13,7 +13,7 @@ from taro.models.sharding import gathered, reshard
 from taro.rollout.engine import EngineError, RolloutEngine, RolloutGroup, RolloutPrompt, SamplingSettings
 
 
-class PolicyEngine:
+class SyncedEngine:
     """Hands the weights over when they have changed, and replaces an engine that fails.
 
     Args:
@@ -30,7 +30,7 @@ class PolicyEngine:
         return self.engine.is_policy
 
     def weights_changed(self) -> None:
-        """The policy's; to be called before the next `generate`."""
+        """Have the next `generate` hand over the policy's weights."""
         self.synced = False
 
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
@@ -53,5 +53,5 @@ class PolicyEngine:
             return self.engine.generate(prompts, sampling)
 
     def sleep(self) -> None:
-        """Until the next rollout."""
+        """Give memory back until the next rollout."""
         self.engine.sleep()

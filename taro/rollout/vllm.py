@@ -9,7 +9,7 @@ import gc
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,8 @@ from taro.distributed import world_size
 from taro.models.prompt import Prompt
 from taro.models.weights import Weight, whole_weights
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
-from taro.rollout.prompt_check import SeamError, compare_values
+from taro.rollout.prompt_check import PromptMismatch, compare_values
+from taro.rollout.scheduler import run_jobs
 from taro.rollout.vllm_prompts import (
     Drawn,
     EngineModel,
@@ -126,7 +127,7 @@ class VLLMEngine:
         """One group for each prompt.
 
         Raises:
-            SeamError: vLLM reads a prompt differently from the trainer.
+            PromptMismatch: vLLM reads a prompt differently from the trainer.
             EngineError: vLLM failed.
             ValueError: a constructed prefix that leaves no room for a token.
         """
@@ -155,53 +156,40 @@ class VLLMEngine:
         if self.stale:
             raise EngineError("the engine has no weights: sync them after it slept or was restarted")
         self.generations += 1
-        source, open_groups = enumerate(prompts), {}
-        asked: dict[str, tuple[int, int]] = {}  # request -> prompt, completion
-        try:
-            while True:
-                for number, prompt in itertools.islice(source, at_once - len(open_groups)):
-                    open_groups[number] = (prompt, {})
-                    with _engine_errors("while generating"):
-                        self._add(number, prompt, sampling, asked)
-                if not open_groups:
-                    return
-                with _engine_errors("while generating"):
-                    outputs = self.llm.llm_engine.step()
-                for output in outputs:
-                    if output.finished:
-                        number, row = asked.pop(output.request_id)
-                        prompt, finished = open_groups[number]
-                        finished[row] = _drawn(output.outputs[0])
-                        if len(finished) == len(prompt.seeds):
-                            del open_groups[number]
-                            yield number, make_rollout(prompt.prefixes, [finished[row] for row in range(len(finished))])
-        except EngineError:
-            with suppress(Exception):  # it may be dead; what is raised is why
-                self.llm.llm_engine.abort_request(list(asked))
-            raise
-        except BaseException:
-            self.llm.llm_engine.abort_request(list(asked))
-            raise
+        jobs = run_jobs(
+            prompts,
+            at_once,
+            submit=lambda number, prompt: self._ask(number, prompt, sampling),
+            collect=self._collect,
+            give_up=self.llm.llm_engine.abort_request,
+        )
+        with closing(jobs):
+            for number, prompt, drawn in jobs:
+                yield number, make_rollout(prompt.prefixes, drawn)
 
-    def _add(
-        self, number: int, prompt: RolloutPrompt, sampling: SamplingSettings, asked: dict[str, tuple[int, int]]
-    ) -> None:
-        """Ask for a group; writes down the numbers of prompt and completion by request."""
-        whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
-        rendered = self._render(prompt.prompt, whole)
-        for row, (prefix, seed) in enumerate(zip(prompt.prefixes, prompt.seeds, strict=True)):
-            request = str(next(self.request_numbers))
-            ids = [*rendered["prompt_token_ids"], *prefix]
-            parameters = self._parameters(sampling, seed, len(prefix))
-            self.llm.llm_engine.add_request(request, {**rendered, "prompt_token_ids": ids}, parameters)
-            asked[request] = number, row
-
-    def _parameters(self, sampling: SamplingSettings, seed: int, prefix: int) -> Any:
+    def _ask(self, number: int, prompt: RolloutPrompt, sampling: SamplingSettings) -> Iterator[str]:
+        """Ask for a group: the names of its requests."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        parameters = sampling_parameters(self.model, sampling, seed, prefix)
-        return SamplingParams(**parameters, output_kind=RequestOutputKind.FINAL_ONLY)
+        whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
+        with _engine_errors("while generating"):
+            rendered = self._render(prompt.prompt, whole)
+        for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True):
+            request = str(next(self.request_numbers))
+            ids = [*rendered["prompt_token_ids"], *prefix]
+            with _engine_errors("while generating"):
+                parameters = SamplingParams(
+                    **sampling_parameters(self.model, sampling, seed, len(prefix)), output_kind=RequestOutputKind.FINAL_ONLY
+                )
+                self.llm.llm_engine.add_request(request, {**rendered, "prompt_token_ids": ids}, parameters)
+            yield request
+
+    def _collect(self, _: object) -> Iterator[tuple[str, Drawn]]:
+        """Requests that are finished after one step of the engine, which may be none."""
+        with _engine_errors("while generating"):
+            outputs = self.llm.llm_engine.step()
+        return ((output.request_id, _drawn(output.outputs[0])) for output in outputs if output.finished)
 
     def _render(self, prompt: Prompt, whole: bool) -> dict[str, Any]:
         """vLLM's own reading of a prompt, which must be the trainer's: its token ids and grid, and if `whole` its pixels and
@@ -270,17 +258,18 @@ def _partners(size: int) -> ProcessGroup:
 
 @contextmanager
 def _engine_errors(doing: str) -> Iterator[None]:
-    """What vLLM raises as an EngineError, but for what it or the seam says of the input."""
+    """What vLLM raises as an EngineError, but for what is wrong with the input."""
     try:
         yield
-    except (SeamError, ValueError):
+    except (PromptMismatch, ValueError):
         raise
     except Exception as error:
         raise EngineError(f"vLLM failed {doing}: {type(error).__name__}: {error}") from error
 
 
 def _repack_tied_head(model: nn.Module) -> None:
-    """A head that is tied to the embeddings has their new values, but on a CPU it computes with a packed copy of the old."""
+    """Renew a head that is tied to the embeddings: it has their new values, but on a CPU it computes with a packed
+    copy of the old."""
     head = model.language_model.lm_head
     if head.weight is model.language_model.model.embed_tokens.weight:
         head.quant_method.process_weights_after_loading(head)

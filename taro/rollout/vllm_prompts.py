@@ -59,7 +59,7 @@ class Drawn:
 
 
 def sampling_parameters(model: EngineModel, sampling: SamplingSettings, seed: int, prefix: int) -> dict[str, Any]:
-    """Of vLLM's SamplingParams, for a completion that starts with `prefix` tokens."""
+    """Arguments of vLLM's SamplingParams for a completion that starts with `prefix` tokens."""
     return {
         "temperature": sampling.temperature,
         "top_p": 1.0,
@@ -79,7 +79,7 @@ def render(renderer: Any, model: EngineModel, prompt: Prompt, pixels: bool) -> d
     """vLLM's own reading of a prompt, which must be the trainer's: its token ids and grid, and if `pixels` those, too.
 
     Raises:
-        SeamError: vLLM reads it differently.
+        PromptMismatch: vLLM reads it differently.
     """
     video = prompt.video
     metadata = model.family.metadata(video.timestamps, video.fps)

@@ -18,43 +18,28 @@ sent with each completion.
 What was not run: `weights: nccl` is written by vLLM's documented API and needs GPUs on both sides; tests run `folder`. A server
 on a CPU (for tests) keeps a packed copy of a head that is tied to the embeddings, which vLLM doesn't renew when it reloads
 weights: there, use a model without tied embeddings. Servers on GPUs are not concerned.
-
-P prompt tokens.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import itertools
 import json
-import os
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
-
-from taro.models.prompt import Prompt
 from taro.models.weights import Weight
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
-from taro.rollout.prompt_check import SeamError, compare_values
-from taro.rollout.vllm_prompts import (
-    Drawn,
-    EngineModel,
-    make_rollout,
-    render,
-    sampling_parameters,
-    vllm_is_installed,
-)
+from taro.rollout.http_client import HTTPClient, RequestError
+from taro.rollout.scheduler import collect_futures, run_jobs
+from taro.rollout.vllm_prompts import Drawn, EngineModel, make_rollout, sampling_parameters, vllm_is_installed
+from taro.rollout.vllm_renderer import VideoRenderer
 from taro.rollout.vllm_videos import GroupVideo, ServerError, keeps_videos
 from taro.rollout.vllm_weights import FolderWeights, NCCLWeights
 
@@ -104,15 +89,14 @@ class VLLMServerEngine:
     def __init__(self, model: EngineModel, settings: VLLMServerSettings = VLLMServerSettings()) -> None:
         if not vllm_is_installed():
             raise EngineError(
-                "the engine vllm_server reads prompts with vLLM, here, too: pip install -e '.[vllm]', or take the engine "
-                "native"
+                "the engine vllm_server reads prompts with vLLM, here, too: pip install -e '.[vllm]', or take the engine native"
             )
         self.model, self.settings = model, settings
         self.server = Server(settings)
         self._require_room_on_server()
         self.keeps_videos = keeps_videos(self.server)
         self.weights = make_weights(model, settings)
-        self.renderer, self.positions_model = _start_renderer(model)
+        self.renderer = VideoRenderer(model)
         self.generations = 0
         self.stale = True  # the server's weights are not known to be the policy's
 
@@ -128,7 +112,7 @@ class VLLMServerEngine:
         """One group for each prompt.
 
         Raises:
-            SeamError: vLLM reads a prompt differently from the trainer.
+            PromptMismatch: vLLM reads a prompt differently from the trainer.
             EngineError: the server failed, is gone, or took too long.
             ValueError: a constructed prefix that leaves no room for a token.
         """
@@ -144,37 +128,29 @@ class VLLMServerEngine:
         if self.stale:
             raise EngineError("the server's weights are not the policy's: sync them first, and after a restart")
         self.generations += 1
-        source = enumerate(prompts)
-        open_groups: dict[int, tuple[RolloutPrompt, dict[int, Drawn]]] = {}
-        asked: dict[Future[Drawn], tuple[str, int, int]] = {}  # request, prompt, completion
         pool, given_up = ThreadPoolExecutor(self.settings.at_once), threading.Event()
-        try:
-            while True:
-                for number, prompt in itertools.islice(source, at_once - len(open_groups)):
-                    open_groups[number] = (prompt, {})
-                    video = self._video(number, prompt)
-                    for row, (request, body) in enumerate(self._requests(prompt, sampling)):
-                        asked[pool.submit(self._draw, body, video, given_up)] = (request, number, row)
-                if not open_groups:
-                    return
-                for done in wait(asked, return_when=FIRST_COMPLETED).done:
-                    drawn = done.result()
-                    _, number, row = asked.pop(done)
-                    prompt, finished = open_groups[number]
-                    finished[row] = drawn
-                    if len(finished) == len(prompt.seeds):
-                        del open_groups[number]
-                        yield number, make_rollout(prompt.prefixes, [finished[row] for row in range(len(finished))])
-        finally:
+        names: WeakKeyDictionary[Future[Drawn], str] = WeakKeyDictionary()  # of the requests
+
+        def submit(number: int, prompt: RolloutPrompt) -> Iterator[Future[Drawn]]:
+            video = self._video(number, prompt)
+            for name, body in self._requests(prompt, sampling):
+                job = pool.submit(self._draw, body, video, given_up)
+                names[job] = name
+                yield job
+
+        def give_up(jobs: list[Future[Drawn]]) -> None:
             given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            if asked:  # given up in the middle
-                self._abort([request for request, _, _ in asked.values()])
-            pool.shutdown(wait=True)
+            self._abort([names[job] for job in jobs])
+
+        jobs = run_jobs(prompts, at_once, submit=submit, collect=collect_futures, give_up=give_up)
+        with pool, closing(jobs):
+            for number, prompt, drawn in jobs:
+                yield number, make_rollout(prompt.prefixes, drawn)
 
     def _video(self, number: int, prompt: RolloutPrompt) -> GroupVideo:
         whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
-        features = self._render(prompt.prompt, whole)
+        features = self.renderer.render(prompt.prompt, whole)
         return GroupVideo(prompt.prompt.input_ids.tolist(), features, self.keeps_videos and len(prompt.seeds) > 1)
 
     def _requests(self, prompt: RolloutPrompt, sampling: SamplingSettings) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -197,39 +173,14 @@ class VLLMServerEngine:
 
     def _abort(self, requests: list[str]) -> None:
         names = [f"generate-tokens-{request}" for request in requests]  # as the server calls them
-        with contextlib.suppress(EngineError):  # a server that is gone works on nothing
+        with suppress(EngineError):  # a server that is gone works on nothing
             self.server.ask("POST", "/inference/v1/abort_requests", {"request_ids": names})
-
-    def _render(self, prompt: Prompt, whole: bool) -> dict[str, Any]:
-        """The video as the server takes it. vLLM's reading must be the trainer's: ids and grid, and if `whole` the pixels and
-        the positions that the server will find, too."""
-        from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
-
-        rendered = render(self.renderer, self.model, prompt, pixels=whole)
-        modality, items, places, hashes = _contiguous(rendered)
-        if whole:
-            compare_values("positions", self._positions(modality, items, places, prompt), prompt.position_ids.cpu())
-        return {
-            "mm_hashes": {modality: hashes},
-            "mm_placeholders": {modality: [{"offset": place.offset, "length": place.length} for place in places]},
-            "kwargs_data": {modality: [encode_mm_kwargs_item(item) for item in items]},
-        }
-
-    def _positions(self, modality: str, items: Sequence[Any], places: Sequence[Any], prompt: Prompt) -> Tensor:
-        """(3, P) M-RoPE positions by vLLM's model."""
-        from vllm.multimodal.inputs import MultiModalFeatureSpec
-
-        features = [
-            MultiModalFeatureSpec(data=item, modality=modality, identifier="", mm_position=place)
-            for item, place in zip(items, places, strict=True)
-        ]
-        return self.positions_model.get_mrope_input_positions(prompt.input_ids.tolist(), features)[0]
 
     def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         """Have the server take over the policy's weights, and forget all that was computed with the old ones. Every rank calls
         it, and none is generating when it begins."""
         self.stale = True
-        self.weights.barrier()
+        self.weights.agree(None)
         steps = [
             lambda: self.weights.rank == 0 and self.server.ask("GET", "/health"),
             lambda: self.weights.send(self.server, named_parameters),
@@ -268,7 +219,7 @@ class VLLMServerEngine:
 
 
 class Server:
-    """Asks a server for things.
+    """The vLLM server, which is asked for things.
 
     Args:
         settings: its url, the longest that it may take, and the variable that holds its API key.
@@ -276,6 +227,7 @@ class Server:
 
     def __init__(self, settings: VLLMServerSettings) -> None:
         self.settings = settings
+        self.client = HTTPClient(settings.url, settings.api_key_variable)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> dict[str, Any]:
         """The server's answer to one request, {} where it says nothing.
@@ -283,32 +235,24 @@ class Server:
         Raises:
             EngineError: it can't be reached, fails, or takes too long.
         """
-        url, seconds = self.settings.url.rstrip("/") + path, timeout or self.settings.timeout
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-        if key := os.environ.get(self.settings.api_key_variable):
-            request.add_unredirected_header("Authorization", f"Bearer {key}")
+        seconds = timeout or self.settings.timeout
         try:
-            with urllib.request.urlopen(request, timeout=seconds) as response:
-                answer = response.read()
+            answer = self.client.ask(method, path, body, seconds=seconds)
             return json.loads(answer) if answer else {}
-        except urllib.error.HTTPError as error:
-            message = "(its message broke off)"
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                message = error.read()[:500].decode(errors="replace")
-            raise ServerError(f"the vLLM server answers {method} {url} with {error.code}: {message}", error.code) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if isinstance(getattr(error, "reason", error), TimeoutError):
-                raise EngineError(
-                    f"the vLLM server took more than {seconds:g} s for {method} {url}: raise model.vllm_server.timeout"
-                ) from error
+        except RequestError as error:
+            asked = f"{method} {self.client.url(path)}"
+            if error.late:
+                why = f"the vLLM server took more than {seconds:g} s for {asked}: raise model.vllm_server.timeout"
+                raise EngineError(why) from error
+            if error.status is None:
+                raise self.gone(str(error)) from error
+            raise ServerError(f"the vLLM server answers {asked} with {error.status}: {error}", error.status) from error
+        except ValueError as error:
             raise self.gone(f"{type(error).__name__}: {error}") from error
 
     def gone(self, why: str) -> EngineError:
-        """For a server that is not there, or no longer."""
-        return EngineError(
-            f"no vLLM server answers at {self.settings.url} ({why}): start it, or set model.vllm_server.url"
-        )
+        """The error of a server that is not there, or no longer."""
+        return EngineError(f"no vLLM server answers at {self.settings.url} ({why}): start it, or set model.vllm_server.url")
 
 
 def _failure(step: Callable[[], object]) -> EngineError | None:
@@ -329,56 +273,3 @@ def make_weights(model: EngineModel, settings: VLLMServerSettings) -> FolderWeig
     if settings.folder is None:
         raise ValueError("model.vllm_server.weights = folder needs model.vllm_server.folder, e.g. in /dev/shm")
     return FolderWeights(model.dtype, Path(settings.folder))
-
-
-def _start_renderer(model: EngineModel) -> tuple[Any, Any]:
-    """vLLM's renderer without an engine, and its model without weights: positions only need the model's config."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.model_executor.model_loader import get_model_cls
-    from vllm.renderers import renderer_from_config
-
-    try:
-        config = EngineArgs(
-            model.name_or_path,
-            dtype=model.dtype,
-            max_model_len=model.max_model_len,
-            limit_mm_per_prompt={"image": 0, "video": 1},
-            mm_processor_cache_gb=0,  # a prompt is rendered once for its group
-        ).create_engine_config()
-        kind = get_model_cls(config.model_config)
-        positions_model = kind.__new__(kind)
-        positions_model.config = config.model_config.hf_config
-        return renderer_from_config(config), positions_model
-    except (ValueError, RuntimeError, OSError) as error:
-        raise EngineError(f"vLLM can't read {model.name_or_path}: {error}") from error
-
-
-def _contiguous(rendered: dict[str, Any]) -> tuple[str, Sequence[Any], Sequence[Any], list[str]]:
-    """The video as items that each stand for one unbroken run of tokens: modality, items, places and hashes.
-
-    The server is told where an item begins and how long it is, not which of the tokens there are pixels. Qwen3-VL has text
-    between its frames. Its tower sees each (temporal) frame by itself, and its positions count each by itself, so the frames
-    are sent as images, at the places of the video's tokens: the same features at the same positions.
-    """
-    from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems, PlaceholderRange
-
-    (item,), (place,) = rendered["mm_kwargs"]["video"], rendered["mm_placeholders"]["video"]
-    (name,) = rendered["mm_hashes"]["video"]
-    if place.is_embed is None:
-        return "video", [item], [place], [name]
-    values = item.get_data()
-    count, height, width = values["video_grid_thw"].flatten().tolist()
-    edges = torch.nn.functional.pad(place.is_embed.int(), (1, 1)).diff()
-    begins, ends = torch.nonzero(edges == 1)[:, 0].tolist(), torch.nonzero(edges == -1)[:, 0].tolist()
-    if len(begins) != count:
-        raise SeamError(f"vLLM reads a video of {count} frames as {len(begins)} runs of tokens")
-    frames = MultiModalKwargsItems.from_hf_inputs(
-        {"pixel_values": values["pixel_values_videos"], "image_grid_thw": torch.tensor([[1, height, width]] * count)},
-        {
-            "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", torch.full((count,), height * width)),
-            "image_grid_thw": MultiModalFieldConfig.batched("image", keep_on_cpu=True),
-        },
-    )["image"]
-    places = [PlaceholderRange(offset=place.offset + a, length=b - a) for a, b in zip(begins, ends, strict=True)]
-    return "image", frames, places, [f"{name}-{number}" for number in range(count)]

@@ -69,7 +69,8 @@ class GroupVideo:
         return server.ask("POST", GENERATE, body | {"features": self.features})
 
     def _bring(self, server: Any, given_up: threading.Event) -> None:
-        """By a request for one token: its prompt is computed for the whole group, too, which finds it in the prefix cache."""
+        """Send the video with a request for one token: its prompt is computed for the whole group, too, which finds it
+        in the prefix cache."""
         with self.lock:
             if given_up.is_set():
                 raise EngineError("the group was given up")

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, distributed
+from torch import Tensor
 
-from taro.distributed import gather
+from taro.distributed import gather, global_rank
 from taro.models.families import torch_dtype
 from taro.models.weights import Weight, whole_weights
 from taro.rollout.engine import EngineError
@@ -25,15 +25,10 @@ SHARD_BYTES = 4 * 2**30  # held in memory at a time while a folder is written
 class _Ranks:
     def __init__(self, dtype: str) -> None:
         self.dtype = torch_dtype(dtype)
-        self.several = distributed.is_available() and distributed.is_initialized()
-        self.rank = distributed.get_rank() if self.several else 0
-
-    def barrier(self) -> None:
-        if self.several:
-            distributed.barrier()
+        self.rank = global_rank()
 
     def agree(self, error: EngineError | None) -> None:
-        """Raise on every rank what went wrong on one."""
+        """Raise on every rank what went wrong on one; none goes on before all have come here."""
         messages = [message for message in gather(None if error is None else str(error)) if message is not None]
         if messages:
             raise EngineError(messages[0]) from error

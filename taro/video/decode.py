@@ -125,10 +125,9 @@ def _runs(index: PictureIndex, wanted: list[int]) -> list[tuple[int | None, list
 
 
 def _set_up(decoder: av.VideoCodecContext, *, threads: bool, explode: bool) -> None:
-    """Before the first picture. `threads` decode several pictures at once: marks of corrupt ones may come too late. (Those that
-    share a picture, PyAV's default, keep the decoder of H.264 from noticing any damage.) With `explode` the decoder raises
-    where anything is wrong, be it without consequences.
-    """
+    """Set the decoder up, before the first picture. `threads` decode several pictures at once: marks of corrupt ones may come
+    too late. (Those that share a picture, PyAV's default, keep the decoder of H.264 from noticing any damage.) With `explode`
+    the decoder raises where anything is wrong, be it without consequences."""
     if threads:
         decoder.thread_type = "AUTO"
     else:
@@ -137,9 +136,7 @@ def _set_up(decoder: av.VideoCodecContext, *, threads: bool, explode: bool) -> N
         decoder.options = {**decoder.options, "err_detect": "explode"}
 
 
-def _decode_all(
-    file: VideoFile, index: PictureIndex, wanted: Collection[int], carefully: bool = False
-) -> KeyedFrames:
+def _decode_all(file: VideoFile, index: PictureIndex, wanted: Collection[int], carefully: bool = False) -> KeyedFrames:
     """The pictures of the file, from its start up to the keyframe after all those wanted."""
     left = set(wanted)
     with file.opened() as (container, stream):

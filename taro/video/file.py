@@ -45,7 +45,7 @@ class VideoFile:
 
     @classmethod
     def limited(cls, path: Path, timeout: float) -> "VideoFile":
-        """To be read from now on for at most `timeout` seconds."""
+        """A file to be read from now on for at most `timeout` seconds."""
         return cls(path, timeout, time.monotonic() + timeout)
 
     @property
@@ -78,9 +78,7 @@ class VideoFile:
             self.check_time()
             raise self.error(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
-    def packets(
-        self, container: av.container.InputContainer, stream: av.VideoStream
-    ) -> Iterator[tuple[int, av.Packet]]:
+    def packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[int, av.Packet]]:
         """The stream's packets that hold a picture, with its pts."""
         for packet in container.demux(stream):
             self.check_time()

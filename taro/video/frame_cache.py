@@ -15,7 +15,7 @@ from taro.cache import TensorCache
 from taro.video.file import VideoFile
 from taro.video.geometry import PatchGeometry
 from taro.video.load import Video, VideoSettings
-from taro.video.watched import read_watched
+from taro.video.time_limit import read_within_limit
 
 VERSION = 2  # to be raised when the code takes other frames than before with the same settings
 
@@ -63,7 +63,7 @@ class FrameCache:
         Raises VideoError where the system does not answer about the file within `settings.timeout`.
         """
         # Before the file is read: what changes meanwhile is noticed next time.
-        identity = read_watched(VideoFile.limited(Path(path), settings.timeout), partial(file_identity, path))
+        identity = read_within_limit(VideoFile.limited(Path(path), settings.timeout), partial(file_identity, path))
         if identity is None:
             return load()
         key = video_key("frames", path, clip, settings, geometry)

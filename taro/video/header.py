@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 
 from taro.video.file import VideoError, VideoFile
-from taro.video.watched import read_watched
+from taro.video.time_limit import read_within_limit
 
 TIMEOUT = 60.0  # seconds
 
@@ -32,7 +32,7 @@ def read_duration(path: Path) -> float:
                 return container.duration / av.time_base
         raise file.error("its header has no duration")
 
-    return read_watched(file, read)
+    return read_within_limit(file, read)
 
 
 def read_all_durations(paths: Iterable[Path], workers: int | None) -> dict[Path, float | VideoError]:
@@ -53,7 +53,7 @@ def read_all_durations(paths: Iterable[Path], workers: int | None) -> dict[Path,
 
 
 def _duration_alone(path: Path) -> float | VideoError:
-    """In a process of its own."""
+    """`read_duration` in a process of its own."""
     with ProcessPoolExecutor(1) as pool:
         try:
             return pool.submit(_duration_or_error, path).result()

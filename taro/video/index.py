@@ -53,16 +53,16 @@ class PictureIndex:
 
     @property
     def in_order(self) -> bool:
-        """Pts do not name decoded pictures (AVI stores none): the k-th decoded is the k-th shown."""
+        """Whether pts do not name decoded pictures (AVI stores none): the k-th decoded is the k-th shown."""
         return "avi" in self.container.split(",")
 
     def seconds(self) -> np.ndarray:
-        """(N,) float64, in the clip's own clock."""
+        """When the pictures are shown, (N,) float64 seconds in the clip's own clock."""
         return (self.pts - self.start) * float(self.time_base)
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """The clip's duration in seconds."""
         return (self.end - self.start) * float(self.time_base)
 
 

@@ -17,7 +17,7 @@ from taro.video.decode import BACKENDS
 from taro.video.file import VideoError, VideoFile
 from taro.video.geometry import PatchGeometry, resize_frames
 from taro.video.index import PictureIndex, read_index
-from taro.video.watched import read_watched
+from taro.video.time_limit import read_within_limit
 
 __all__ = ["Video", "VideoError", "VideoSettings", "load_video", "sample_frame_count", "smart_resize"]
 
@@ -112,12 +112,10 @@ def load_video(
             duration=duration,
         )
 
-    return read_watched(file, read)
+    return read_within_limit(file, read)
 
 
-def sample_frame_count(
-    duration_frames: int, source_fps: float, settings: VideoSettings, temporal_patch_size: int
-) -> int:
+def sample_frame_count(duration_frames: int, source_fps: float, settings: VideoSettings, temporal_patch_size: int) -> int:
     """Number of frames to take from a clip of `duration_frames` pictures: a multiple of temporal_patch_size.
 
     qwen-vl-utils' `smart_nframes`, but a clip of less than temporal_patch_size pictures, which that refuses, gives
@@ -133,9 +131,7 @@ def sample_frame_count(
     return max(math.floor(count / factor) * factor, factor)
 
 
-def smart_resize(
-    height: int, width: int, *, frames: int, settings: VideoSettings, geometry: PatchGeometry
-) -> tuple[int, int]:
+def smart_resize(height: int, width: int, *, frames: int, settings: VideoSettings, geometry: PatchGeometry) -> tuple[int, int]:
     """Size (height, width) in pixels for each of `frames` frames; sides are multiples of the geometry's factor.
 
     qwen-vl-utils' arithmetic: the tokens of the video are shared out evenly, each frame keeps its aspect ratio about.

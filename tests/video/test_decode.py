@@ -6,6 +6,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
+from made_videos import load, numbers, steady, write_video
 
 import taro.video.decode
 from taro.video.decode import decode_decord, decode_pyav
@@ -206,3 +208,97 @@ def test_faults_beside_the_pictures_are_no_damage(path, tmp_path):
         list(container.decode(video=0))
     plain, found = (decode(one, wanted) for one in (path, tmp_path / "v.mp4"))
     assert all(np.array_equal(found[place], plain[place]) for place in wanted)
+
+
+# Sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resize", ["swscale", "torch"])
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotated_pictures_are_resized_upright(tmp_path, resize, rotation):
+    plain = load(write_video(tmp_path / "plain.mp4", steady(10), size=(160, 60)), resize=resize)
+    turned = load(write_video(tmp_path / "v.mp4", steady(10), size=(160, 60), rotation=rotation), resize=resize)
+    assert plain.frames.shape[-2:] == (56, 168)
+    expected = torch.rot90(plain.frames, rotation // 90, dims=(2, 3))
+    assert turned.frames.shape == expected.shape
+    assert (turned.frames.int() - expected.int()).abs().max() <= 1
+
+
+def test_decord_resizes_with_torch(tmp_path):
+    path = write_video(tmp_path / "v.mp4", steady(10))
+    plain, same = (load(path, backend="decord", resize=resize).frames for resize in ("torch", "swscale"))
+    assert torch.equal(plain, same)
+
+
+def write_colours(path, size, *, codec="libx264", colorspace=None, color_range=None):
+    """Saturated colours in waves of about 100 pixels that move, at a quality that loses next to nothing."""
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"qp": "1"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 20_000_000
+        if colorspace is not None:
+            stream.codec_context.colorspace, stream.codec_context.color_range = colorspace, color_range
+        for number in range(6):
+            waves = [np.sin(x / 15 + y / 40 + number), np.sin(x / 40 - y / 16), np.sin((x + y) / 20 - number)]
+            picture = np.stack([127.5 + 127.5 * wave for wave in waves], axis=-1).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def assert_resized_alike(path, most, mean, **settings):
+    """Levels by which the two ways to resize differ; swscale's quick conversion at native size makes all darker by 1 to 2."""
+    ours, plain = (load(path, resize=resize, **settings).frames.float() for resize in ("swscale", "torch"))
+    assert ours.shape == plain.shape
+    difference = ours - plain  # (F, 3, H, W)
+    assert 0 < difference.abs().max() <= most
+    assert difference.abs().mean() <= mean
+    assert difference.mean(dim=(0, 2, 3)).abs().max() <= 1.8
+
+
+@pytest.mark.parametrize(("max_tokens", "most"), [(16, 8), (64, 9), (1000, 15)])  # the last makes the pictures larger
+@pytest.mark.parametrize(("colorspace", "color_range"), [(2, 0), (1, 1), (1, 2), (5, 1)])  # untagged, BT.709, BT.601
+def test_swscale_resizes_as_torch(tmp_path, colorspace, color_range, max_tokens, most):
+    path = write_colours(tmp_path / "v.mp4", (320, 240), colorspace=colorspace, color_range=color_range)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (colorspace, color_range)
+    assert_resized_alike(path, most, 2.4, max_tokens=max_tokens)
+
+
+@pytest.mark.parametrize("colorspace", [2, 1])
+def test_pictures_of_the_right_size_are_converted_as_they_are(tmp_path, colorspace):
+    path = write_colours(tmp_path / "v.mp4", (112, 84), colorspace=colorspace, color_range=1)
+    with av.open(str(path)) as container:
+        expected = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    for resize in ("swscale", "torch"):
+        video = load(path, fps=25, resize=resize)
+        assert np.array_equal(video.frames.permute(0, 2, 3, 1).numpy(), expected)
+
+
+# At an odd width swscale's quick conversion takes the colours from up to two pixels away.
+@pytest.mark.parametrize(
+    ("size", "most", "mean"), [((161, 121), 5, 0.5), ((161, 120), 26, 3.6), ((160, 121), 12, 2), ((63, 41), 5, 0.5)]
+)
+def test_swscale_resizes_odd_sizes(tmp_path, size, most, mean):
+    assert_resized_alike(write_colours(tmp_path / "v.mp4", size, codec="mpeg4"), most, mean)
+
+
+@pytest.mark.parametrize("resize", ["swscale", "torch"])
+def test_pictures_may_change_their_size(tmp_path, resize):
+    path, sizes = tmp_path / "v.ts", [(64, 48), (96, 72)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        for part, size in enumerate(sizes):  # each of a second, 90000 ticks
+            with av.open(str(write_video(tmp_path / f"{part}.ts", steady(25), size=size))) as reader:
+                for packet in reader.demux(video=0):
+                    if packet.size:
+                        packet.pts, packet.dts = packet.pts + 90000 * part, packet.dts + 90000 * part
+                        packet.stream = stream
+                        container.mux(packet)
+    with av.open(str(path)) as container:
+        assert {(frame.width, frame.height) for frame in container.decode(video=0)} == set(sizes)
+    video = load(path, fps=4, resize=resize)
+    assert video.frames.shape == (8, 3, 56, 56)
+    assert numbers(video) == [number % 25 for number in torch.linspace(0, 49, 8).round().long().tolist()]

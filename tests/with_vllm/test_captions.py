@@ -2,7 +2,7 @@
 
 import json
 
-from taro.prepare.caption import main
+from taro.prepare.caption.__main__ import main
 
 
 def test_captioning_gets_the_native_answers(tiny_folder, synthetic, tmp_path):

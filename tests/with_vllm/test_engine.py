@@ -2,44 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from engine_checks import check_greedy, check_mismatches, check_stream, largest_difference
 from tolerances import LOG_PROBS
 
-from taro.models.log_probs import GroupInputs, score_groups
-from taro.models.packing import pack_group
-from taro.rollout import EngineError, NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings, SeamError, VLLMEngine
-
-
-def scored(policy, prompt, group, temperature):
-    """The trainer's packed log-probs, one tensor for each completion."""
-    packed = pack_group(prompt.input_ids, group.completions)
-    inputs = GroupInputs(prompt, packed, policy.encode_video(prompt.video.frames))
-    with torch.no_grad():
-        log_probs = score_groups(policy, [inputs], temperature=temperature)[0].log_probs
-    return [row[: len(completion)] for row, completion in zip(log_probs, group.completions, strict=True)]
-
-
-def largest_difference(policy, prompts, groups, temperature=1.0, prefixes=None):
-    differences = []
-    for prompt, group in zip(prompts, groups, strict=True):
-        for row, (own, engine) in enumerate(zip(scored(policy, prompt, group, temperature), group.log_probs, strict=True)):
-            start = len(prefixes[row]) if prefixes else 0
-            assert engine[:start].isnan().all() and engine[start:].isfinite().all()
-            differences.append(float((own - engine)[start:].abs().max()))
-    return max(differences)
-
-
-def test_it_is_an_engine(engine):
-    assert isinstance(engine, RolloutEngine) and not engine.is_policy
+from taro.rollout import EngineError, NativeEngine, RolloutPrompt, SamplingSettings, VLLMEngine
 
 
 def test_greedy_completions_are_those_of_the_native_engine(engine, policy, builder, many_prompts):
-    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in many_prompts]
-    sampling = SamplingSettings(temperature=0.0, max_tokens=24)
-    theirs, ours = engine.generate(requests, sampling), NativeEngine(policy, builder.end_ids).generate(requests, sampling)
-    for one, other in zip(theirs, ours, strict=True):
-        assert one.completions[0].tolist() == other.completions[0].tolist()
-        assert one.finished == other.finished
-    assert len({tuple(group.completions[0].tolist()) for group in ours}) >= 15
+    check_greedy(engine, policy, builder, many_prompts)
 
 
 def test_the_repetition_penalty_is_the_native_engines(engine, policy, builder, many_prompts):
@@ -147,20 +117,7 @@ def test_the_features_follow_a_sync_of_the_tower(engine, policy, own_policy, man
 
 
 def test_a_stream_is_continuous(engine, policy, many_prompts):
-    """At most so many prompts at once, each taken only when there is room, and all answered."""
-    taken = []
-
-    def source():
-        for number, prompt in enumerate(many_prompts):
-            taken.append(number)
-            yield RolloutPrompt(prompt, ((),), (number,))
-
-    seen = []
-    for number, group in engine.stream(source(), SamplingSettings(0.0, 8), at_once=3):
-        seen.append(number)
-        assert len(taken) <= len(seen) + 3
-        assert largest_difference(policy, [many_prompts[number]], [group]) <= LOG_PROBS
-    assert sorted(seen) == list(range(20))
+    check_stream(engine, policy, many_prompts, 3, LOG_PROBS)
 
 
 def test_a_stream_that_is_given_up_leaves_nothing_behind(engine, many_prompts):
@@ -221,15 +178,7 @@ def test_an_engine_without_weights_refuses(engine, many_prompts, monkeypatch):
 
 
 def test_a_prompt_that_is_read_differently_is_an_error(engine, many_prompts, monkeypatch):
-    prompt = many_prompts[0]
-    wrong = prompt.input_ids.clone()
-    wrong[5] += 1
-    with pytest.raises(SeamError, match=r"the first difference is at 5: \["):
-        engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
-    monkeypatch.setattr(engine, "generations", 0)
-    shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
-    with pytest.raises(SeamError, match="positions: the first difference between engine and trainer is at 21"):
-        engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
+    check_mismatches(engine, many_prompts[0], monkeypatch)
     assert not engine.llm.llm_engine.has_unfinished_requests()
 
 

@@ -1,21 +1,14 @@
 """A real vLLM server, started as a user starts it. The model's embeddings are not tied: see vllm_server.py on CPU servers."""
 
-import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_engine import largest_difference
+from engine_checks import check_greedy, check_mismatches, check_stream, largest_difference
+from server_process import KEY, ServerProcess
 from tolerances import LOG_PROBS
 
 from taro.models.prompt import PromptBuilder
@@ -23,68 +16,15 @@ from taro.models.qwen_vl import QwenVL
 from taro.rollout import (
     EngineError,
     EngineModel,
-    NativeEngine,
-    RolloutEngine,
     RolloutPrompt,
     SamplingSettings,
-    SeamError,
     VLLMServerEngine,
     VLLMServerSettings,
 )
-from taro.rollout.vllm_weights import FolderWeights, NCCLWeights
 from taro.synthetic.architecture import TINY_PROMPT, save_random
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import draw_scene
 from taro.video.load import VideoSettings
-
-KEY = "a key of the test's"
-
-
-class ServerProcess:
-    """`vllm serve` on a free port. Its CPU build's command of that name looks for a package that has another name there and
-    doesn't start; the module is what it would run."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.url = folder, f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        command = [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self.folder),
-            *("--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--max-model-len", "1024"),
-            *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
-            *("--limit-mm-per-prompt", '{"image": 1, "video": 1}'),
-            # For a CPU alone, as in VLLMEngine.
-            *("--enforce-eager", "--no-enable-chunked-prefill", "--skip-mm-profiling"),
-        ]
-        here = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": KEY, "VLLM_CPU_KVCACHE_SPACE": "1"}
-        here |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-        self.log = open(f"{self.folder}.log", "ab")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command, env=os.environ | here, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-
-    def wait(self):
-        for _ in range(500):  # as long as a busy machine takes
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
-                return
-            except OSError:
-                assert self.process.poll() is None, Path(self.log.name).read_text()[-5000:]
-                time.sleep(0.5)
-        raise AssertionError("the server does not start")
-
-    def kill(self):
-        """By SIGTERM, on which vLLM stops at once and removes its shared memory."""
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
-        with contextlib.suppress(ProcessLookupError):  # none is left of what it has started
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
 
 
 @pytest.fixture(scope="module")
@@ -177,63 +117,8 @@ def test_no_server(model, tmp_path):
         VLLMServerEngine(model, VLLMServerSettings(url=url, weights="folder", folder=str(tmp_path)))
 
 
-def test_files_are_whole_and_none_is_left_of_another_policy(tmp_path, monkeypatch):
-    monkeypatch.setattr("taro.rollout.vllm_weights.SHARD_BYTES", 64)
-    weights = FolderWeights("bfloat16", tmp_path)
-    many = [(f"weight{number}", torch.full((3, 8), float(number))) for number in range(5)]
-    weights.write(iter(many))
-    assert len(list(weights.folder.iterdir())) == 5 - 5 // 2
-    weights.write(iter(many[:3]))
-    found = {}
-    for path in weights.folder.iterdir():
-        found |= load_file(path)
-    assert found.keys() == {"weight0", "weight1", "weight2"}
-    assert all(torch.equal(found[name], value.bfloat16()) for name, value in many[:3])
-
-
-def test_nccl_is_asked_for_as_vllm_wants_it(monkeypatch):
-    """vLLM's own classes for trainers, but the server and NCCL are stand-ins."""
-    from vllm.distributed.weight_transfer import nccl_engine
-    from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
-
-    posted, sent = [], []
-
-    class Listening:
-        def ask(self, method, path, body=None):
-            posted.append(path[1:])
-            return {"world_size": 2}
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        monkeypatch.setattr(HTTPVLLMWeightSyncClient, "_post", lambda self, path, json=None: posted.append((path, json)))
-        monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: "the group")
-        monkeypatch.setattr(nccl_engine, "packed_nccl_broadcast_producer", lambda iterator, **_: sent.extend(iterator))
-        weights = NCCLWeights("bfloat16", f"http://127.0.0.1:{listening.getsockname()[1]}", 5.0)
-        for value in (1.0, 2.0):
-            weights.send(Listening(), iter([("a", torch.nn.Parameter(torch.full((2, 3), value)))]))
-    assert posted[:2] == ["shutdown_weight_transfer_engine", "get_world_size"]
-    path, init = posted[2]
-    assert path == "init_weight_transfer_engine"
-    assert init["init_info"]["world_size"] == 3 and init["init_info"]["master_address"] == "127.0.0.1"
-    update = {"update_info": {"names": ["a"], "dtype_names": ["bfloat16"], "shapes": [[2, 3]]}}
-    once = [("start_weight_update", None), ("update_weights", update), ("finish_weight_update", None)]
-    assert posted[3:] == [*once, *once]
-    assert [(name, value[0, 0].item(), value.dtype) for name, value in sent] == [
-        ("a", 1.0, torch.bfloat16),
-        ("a", 2.0, torch.bfloat16),
-    ]
-
-
 def test_greedy_completions_are_those_of_the_native_engine(engine, policy, builder, prompts):
-    assert isinstance(engine, RolloutEngine) and not engine.is_policy
-    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in prompts]
-    sampling = SamplingSettings(temperature=0.0, max_tokens=16)
-    theirs, ours = engine.generate(requests, sampling), NativeEngine(policy, builder.end_ids).generate(requests, sampling)
-    for one, other in zip(theirs, ours, strict=True):
-        assert one.completions[0].tolist() == other.completions[0].tolist()
-        assert one.finished == other.finished
-    assert len({tuple(group.completions[0].tolist()) for group in ours}) >= 5
+    check_greedy(engine, policy, builder, prompts)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -282,19 +167,8 @@ def test_log_probs_follow_a_sync(engine, folder, policy, prompts, monkeypatch):
     assert largest_difference(policy, prompts[-2:], engine.generate(requests, sampling)) <= LOG_PROBS
 
 
-def test_a_stream_is_continuous(engine, prompts):
-    taken = []
-
-    def source():
-        for number, prompt in enumerate(prompts):
-            taken.append(number)
-            yield RolloutPrompt(prompt, ((),), (number,))
-
-    seen = []
-    for number, _ in engine.stream(source(), SamplingSettings(0.0, 4), at_once=2):
-        seen.append(number)
-        assert len(taken) <= len(seen) + 2
-    assert sorted(seen) == list(range(len(prompts)))
+def test_a_stream_is_continuous(engine, policy, prompts):
+    check_stream(engine, policy, prompts, 2, LOG_PROBS)
 
 
 def count_drawn(url):
@@ -352,15 +226,7 @@ def test_a_completion_that_is_given_up_is_a_dead_servers(engine, prompts, monkey
 
 
 def test_a_prompt_that_is_read_differently_is_an_error(engine, prompts, monkeypatch):
-    prompt = prompts[0]
-    wrong = prompt.input_ids.clone()
-    wrong[5] += 1
-    with pytest.raises(SeamError, match=r"the first difference is at 5: \["):
-        engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
-    monkeypatch.setattr(engine, "generations", 0)
-    shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
-    with pytest.raises(SeamError, match="positions: the first difference between engine and trainer is at 21"):
-        engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
+    check_mismatches(engine, prompts[0], monkeypatch)
 
 
 def test_what_the_server_says_is_passed_on(engine, model, prompts, monkeypatch):

@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> CaptionReport:
 
 
 def parse(arguments: Sequence[str] | None = None) -> CaptionSettings:
-    """Flags may be written with dashes, too: --api-base."""
+    """The settings that flags give. They may be written with dashes, too: --api-base."""
     return parse_settings(CaptionSettings, CAPTION, underscored(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -1,4 +1,4 @@
-"""The seam between captioning and what answers: a local engine or an endpoint."""
+"""What lies between captioning and what answers, a local engine or an endpoint."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _caption(video: SourceVideo, found: _Found, clock: str) -> CaptionedVideo:
 
 
 def _on_clock(events: list[Caption], video: SourceVideo, clock: str) -> list[Caption]:
-    """In the clip's clock; of a whole file's captions the clip's part, cut at its limits."""
+    """Captions in the clip's clock; of a whole file's captions the clip's part, cut at its limits."""
     if clock == "clip" or video.clip is None:
         return events
     start, end = video.clip

@@ -54,7 +54,7 @@ class EngineCaptioner:
 
 
 def caption_builder(settings: CaptionSettings) -> PromptBuilder:
-    """Of the settings' model; loads no weights.
+    """The builder of prompts for the settings' model; loads no weights.
 
     Raises:
         ModelError: not a Qwen-VL model.

@@ -77,8 +77,8 @@ def merge_windows(parts: Iterable[tuple[Window, Sequence[Caption]]]) -> list[Cap
 
 
 def arrange(captions: Iterable[Caption], duration: float) -> tuple[list[Caption], Counter[str]]:
-    """In order of time, times rounded and inside [0, duration]; and how many were left out, by reason: of captions with the
-    same words at about the same time (IoU at least `SAME_IOU`) the first stays."""
+    """Captions in order of time, times rounded and inside [0, duration]; and how many were left out, by reason: of captions
+    with the same words at about the same time (IoU at least `SAME_IOU`) the first stays."""
     kept: list[Caption] = []
     rejected: Counter[str] = Counter()
     for caption in sorted(captions, key=lambda caption: (caption.start, caption.end, caption.text)):

@@ -51,7 +51,7 @@ class CaptionReport:
 
 
 def make_report(videos: Iterable[CaptionedVideo], asked: int) -> CaptionReport:
-    """Of these videos, out of so many that were asked for."""
+    """The report on these videos, out of so many that were asked for."""
     videos = list(videos)
     done = [video for video in videos if video.failure is None]
     seconds = sum(video.duration for video in done)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from taro.jsonl import ResumeError, Shard, file_problems
+from taro.rollout.http_client import read_key
 from taro.rollout.start import engine_problems
 from taro.rollout.vllm import VLLMSettings
 from taro.video.load import VideoSettings
@@ -108,17 +108,17 @@ class CaptionSettings:
 
     @property
     def root(self) -> Path:
-        """Of relative video paths."""
+        """The folder that relative video paths start from."""
         return Path(self.input).parent if self.video_root is None else Path(self.video_root)
 
     @property
     def imports(self) -> bool:
-        """Captions come from files: no model is asked."""
+        """Whether captions come from files, so that no model is asked."""
         return self.captions is not None or self.captions_key is not None
 
     @property
     def folder(self) -> Path:
-        """With what is done so far."""
+        """The folder with what is done so far."""
         return Path(self.output).with_suffix(".captions")
 
     @property
@@ -127,8 +127,7 @@ class CaptionSettings:
 
     @property
     def api_key(self) -> str | None:
-        """Read when it is needed, so that it is part of nothing that is printed or written."""
-        return None if self.api_key_variable is None else os.environ.get(self.api_key_variable, "").strip()
+        return read_key(self.api_key_variable)
 
 
 def list_problems(settings: CaptionSettings) -> list[str]:

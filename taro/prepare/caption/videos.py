@@ -62,12 +62,12 @@ class CaptionedVideo:
     answers: tuple[str, ...] = ()
 
     def to_row(self) -> dict[str, Any]:
-        """As JSON's types."""
+        """The video as JSON's types."""
         return asdict(self)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> CaptionedVideo:
-        """The reverse of `to_row`."""
+        """The video of a row that `to_row` made."""
         captions = tuple(Caption(**caption) for caption in row["captions"])
         return cls(**row | {"captions": captions, "answers": tuple(row["answers"])})
 

@@ -21,7 +21,7 @@ from taro.prepare.caption.windows import cut_windows, read_windows
 from taro.video.geometry import PatchGeometry
 from taro.video.load import VideoSettings, load_video
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 VIDEO = VideoSettings(fps=1.0, max_tokens=64)
 
 

@@ -14,7 +14,7 @@ GRACE = 1.0  # seconds for reading that sees by itself that its time is over
 Result = TypeVar("Result")
 
 
-def read_watched(file: VideoFile, read: Callable[[], Result]) -> Result:
+def read_within_limit(file: VideoFile, read: Callable[[], Result]) -> Result:
     """What `read` returns or raises; VideoError where it goes on after the file's time.
 
     It runs in another thread. Where a call into libav or the system blocks, as on a network folder that is gone, that thread
@@ -65,7 +65,7 @@ _own = threading.local()  # the reader of each thread that asks
 
 
 def _reader() -> _Reader:
-    """This thread's; a forked process has no threads but the one that forked."""
+    """This thread's reader; a forked process has no threads but the one that forked."""
     reader = getattr(_own, "reader", None)
     if reader is None or not reader.thread.is_alive():
         reader = _own.reader = _Reader()

@@ -9,9 +9,8 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-import av
-import numpy as np
 import pytest
+from made_videos import BACKENDS, load, steady, write_video
 
 from taro.cache import TensorCache
 from taro.video.decode import decode_pyav
@@ -19,27 +18,12 @@ from taro.video.file import VideoFile
 from taro.video.frame_cache import FrameCache
 from taro.video.geometry import PatchGeometry
 from taro.video.index import read_index
-from taro.video.load import VideoError, VideoSettings, load_video
-from taro.video.watched import read_watched
-
-BACKENDS = ["pyav", "decord"]
+from taro.video.load import VideoError, VideoSettings
+from taro.video.time_limit import read_within_limit
 
 
-def write_video(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(25):
-            picture = np.full((48, 64, 3), 8 * number, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-def load(path, backend="pyav", **settings):
-    if backend == "decord":
-        pytest.importorskip("decord")
-    return load_video(path, clip=None, settings=VideoSettings(backend=backend, **settings), geometry=PatchGeometry())
+def write_second(path):
+    return write_video(path, steady(25))
 
 
 def readers():
@@ -61,7 +45,7 @@ def file(tmp_path):
 @pytest.fixture
 def blocked(tmp_path):
     """A video that the system lets nobody open, and what to call to let it go."""
-    path = write_video(tmp_path / "v.mp4")
+    path = write_second(tmp_path / "v.mp4")
     plain = signal.signal(signal.SIGIO, signal.SIG_IGN)  # which asks to let go
     held = os.open(path, os.O_RDWR)
     try:
@@ -76,30 +60,29 @@ def blocked(tmp_path):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_call_that_blocks_is_given_up(blocked, backend):
     path, let_go = blocked
-    load(write_video(path.with_name("other.mp4")), backend)
-    before, started = readers(), time.monotonic()
+    load(write_second(path.with_name("other.mp4")), backend=backend)
+    before = readers()
     with pytest.raises(VideoError, match=r"is not read within 0\.2 s; .* `timeout` of the video settings"):
-        load(path, backend, timeout=0.2)
-    assert time.monotonic() - started < 10
-    assert len(load(path.with_name("other.mp4"), backend).frames) == 4  # meanwhile
+        load(path, backend=backend, timeout=0.2)
+    assert len(load(path.with_name("other.mp4"), backend=backend).frames) == 4  # meanwhile
     assert readers() == before + 1
     let_go()
     assert wait_until(lambda: readers() == before)
-    assert len(load(path, backend).frames) == 4
+    assert len(load(path, backend=backend).frames) == 4
 
 
 def test_an_endless_search_ends(tmp_path):
     """libav looks for the next picture in 64 GB of nothing, within one call."""
-    path = write_video(tmp_path / "v.mkv")
+    path = write_second(tmp_path / "v.mkv")
     file = VideoFile.limited(path, 60.0)
-    thread = read_watched(file, threading.get_ident)
+    thread = read_within_limit(file, threading.get_ident)
     try:
         os.truncate(path, 2**36)
     except OSError:
         pytest.skip("the file system has no files with holes")
     with pytest.raises(VideoError, match=r"is not read within 0\.5 s"):
         load(path, timeout=0.5)
-    assert read_watched(file, threading.get_ident) == thread  # which was not given up
+    assert read_within_limit(file, threading.get_ident) == thread  # which was not given up
 
 
 class Clock:
@@ -115,7 +98,7 @@ class Clock:
 
 @pytest.mark.parametrize("step", ["list the pictures", "list those of a clip", "decode some", "decode all"])
 def test_what_is_only_long_notices_by_itself(tmp_path, monkeypatch, step):
-    path = write_video(tmp_path / ("v.avi" if step == "decode all" else "v.mp4"))
+    path = write_second(tmp_path / ("v.avi" if step == "decode all" else "v.mp4"))
     index = read_index(VideoFile.limited(path, 60.0), None)
     monkeypatch.setattr("taro.video.file.time", Clock())
     file = VideoFile.limited(path, 15.0)
@@ -129,11 +112,11 @@ def test_what_is_only_long_notices_by_itself(tmp_path, monkeypatch, step):
 
 def test_a_decord_that_hangs_is_killed(tmp_path, monkeypatch):
     pytest.importorskip("decord")
-    path, script, started = write_video(tmp_path / "v.mp4"), tmp_path / "hangs.py", tmp_path / "pid"
+    path, script, started = write_second(tmp_path / "v.mp4"), tmp_path / "hangs.py", tmp_path / "pid"
     script.write_text(f"import os, time\nopen({str(started)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
     monkeypatch.setattr("taro.video.decode.DECORD_PROCESS", script)
     with pytest.raises(VideoError, match="is not read within 3 s"):
-        load(path, "decord", timeout=3.0)
+        load(path, backend="decord", timeout=3.0)
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
 
@@ -151,27 +134,27 @@ def test_a_cache_does_not_wait_for_the_file_either(tmp_path, monkeypatch):
 
 
 def test_what_is_read_is_returned_or_raised(file):
-    assert read_watched(file, lambda: [1, 2]) == [1, 2]
+    assert read_within_limit(file, lambda: [1, 2]) == [1, 2]
     with pytest.raises(ZeroDivisionError):
-        read_watched(file, lambda: 1 / 0)
-    assert read_watched(file, lambda: None) is None
+        read_within_limit(file, lambda: 1 / 0)
+    assert read_within_limit(file, lambda: None) is None
 
 
 def test_threads_read_at_the_same_time(file):
     """None waits for another one's video; when they end, so do their readers."""
     before, together = readers(), threading.Barrier(3)
     with ThreadPoolExecutor(3) as pool:
-        places = [pool.submit(read_watched, file, lambda: together.wait(timeout=30)) for _ in range(3)]
+        places = [pool.submit(read_within_limit, file, lambda: together.wait(timeout=30)) for _ in range(3)]
         assert sorted(place.result() for place in places) == [0, 1, 2]
     assert wait_until(lambda: readers() == before)
 
 
 def test_a_forked_process_reads(file):
     """As workers are that are forked from a process that has read before."""
-    assert read_watched(file, lambda: 1) == 1
+    assert read_within_limit(file, lambda: 1) == 1
     child = os.fork()
     if child == 0:
-        os._exit(read_watched(file, lambda: 42))
+        os._exit(read_within_limit(file, lambda: 42))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
 
@@ -193,9 +176,9 @@ def test_nothing_is_kept_in_memory(file, fails):
 
     def use():
         if not fails:
-            return read_watched(file, read)
+            return read_within_limit(file, read)
         with pytest.raises(VideoError):
-            read_watched(file, read)
+            read_within_limit(file, read)
 
     gc.collect()
     gc.disable()

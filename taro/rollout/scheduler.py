@@ -1,0 +1,67 @@
+"""The one loop of all that ask a model for many things: so many items are open, and the next is taken when one is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from itertools import islice
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Job = TypeVar("Job", bound=Hashable)
+Result = TypeVar("Result")
+
+
+def run_jobs(
+    items: Iterable[Item],
+    at_once: int,
+    *,
+    submit: Callable[[int, Item], Iterable[Job]],
+    collect: Callable[[Mapping[Job, Any]], Iterable[tuple[Job, Result]]],
+    give_up: Callable[[list[Job]], object] = lambda jobs: None,
+) -> Iterator[tuple[int, Item, list[Result]]]:
+    """Items as they are finished: the item's number, itself, and the results of its jobs in the order of submission.
+
+    What any of the functions raises ends the loop; what concerns one item alone has to be its result.
+
+    Args:
+        items: taken when there is room.
+        at_once: items that are open together, at most.
+        submit: begins an item, given with its number; makes the jobs one after the other.
+        collect: waits until some of the open jobs are done.
+        give_up: called with the open jobs where the loop is left early. Its errors do not hide the one that ended the loop.
+    """
+    source = enumerate(items)
+    open_items: dict[int, tuple[Item, list[Job]]] = {}
+    open_jobs: dict[Job, int] = {}  # the numbers of their items
+    results: dict[Job, Result] = {}  # of items that are not finished
+    try:
+        while True:
+            for number, item in islice(source, at_once - len(open_items)):
+                open_items[number] = item, []
+                for job in submit(number, item):
+                    open_jobs[job] = number
+                    open_items[number][1].append(job)
+            if not open_items:
+                return
+            for job, result in collect(open_jobs):
+                results[job] = result
+                number = open_jobs.pop(job)
+                item, jobs = open_items[number]
+                if all(job in results for job in jobs):
+                    del open_items[number]
+                    yield number, item, [results.pop(job) for job in jobs]
+    except Exception:
+        with suppress(Exception):
+            give_up(list(open_jobs))
+        raise
+    except BaseException:  # closed, or Ctrl-C
+        give_up(list(open_jobs))
+        raise
+
+
+def collect_futures(futures: Iterable[Future[Result]]) -> Iterator[tuple[Future[Result], Result]]:
+    """Futures that are done, at least one, and what they return. Raises what one of them raised."""
+    for future in wait(futures, return_when=FIRST_COMPLETED).done:
+        yield future, future.result()

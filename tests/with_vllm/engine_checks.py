@@ -1,0 +1,70 @@
+"""What holds of every vLLM engine."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from taro.models.log_probs import GroupInputs, score_groups
+from taro.models.packing import pack_group
+from taro.rollout import NativeEngine, PromptMismatch, RolloutEngine, RolloutPrompt, SamplingSettings
+
+
+def scored(policy, prompt, group, temperature):
+    """The trainer's packed log-probs, one tensor for each completion."""
+    packed = pack_group(prompt.input_ids, group.completions)
+    inputs = GroupInputs(prompt, packed, policy.encode_video(prompt.video.frames))
+    with torch.no_grad():
+        log_probs = score_groups(policy, [inputs], temperature=temperature)[0].log_probs
+    return [row[: len(completion)] for row, completion in zip(log_probs, group.completions, strict=True)]
+
+
+def largest_difference(policy, prompts, groups, temperature=1.0, prefixes=None):
+    differences = []
+    for prompt, group in zip(prompts, groups, strict=True):
+        for row, (own, engine) in enumerate(zip(scored(policy, prompt, group, temperature), group.log_probs, strict=True)):
+            start = len(prefixes[row]) if prefixes else 0
+            assert engine[:start].isnan().all() and engine[start:].isfinite().all()
+            differences.append(float((own - engine)[start:].abs().max()))
+    return max(differences)
+
+
+def check_greedy(engine, policy, builder, prompts):
+    """Its completions are those of the native engine."""
+    assert isinstance(engine, RolloutEngine) and not engine.is_policy
+    requests = [RolloutPrompt(prompt, ((),), (0,)) for prompt in prompts]
+    sampling = SamplingSettings(temperature=0.0, max_tokens=24)
+    theirs, ours = engine.generate(requests, sampling), NativeEngine(policy, builder.end_ids).generate(requests, sampling)
+    for one, other in zip(theirs, ours, strict=True):
+        assert one.completions[0].tolist() == other.completions[0].tolist()
+        assert one.finished == other.finished
+    assert len({tuple(group.completions[0].tolist()) for group in ours}) >= 3 * len(prompts) // 4
+
+
+def check_stream(engine, policy, prompts, at_once, tolerance):
+    """At most so many prompts are in it, each is taken only when there is room, and all are answered."""
+    taken = []
+
+    def source():
+        for number, prompt in enumerate(prompts):
+            taken.append(number)
+            yield RolloutPrompt(prompt, ((),), (number,))
+
+    seen = []
+    for number, group in engine.stream(source(), SamplingSettings(0.0, 8), at_once):
+        seen.append(number)
+        assert len(taken) <= len(seen) + at_once
+        assert largest_difference(policy, [prompts[number]], [group]) <= tolerance
+    assert sorted(seen) == list(range(len(prompts)))
+
+
+def check_mismatches(engine, prompt, monkeypatch):
+    """A prompt that vLLM reads differently from the trainer is an error."""
+    wrong = prompt.input_ids.clone()
+    wrong[5] += 1
+    with pytest.raises(PromptMismatch, match=r"the first difference is at 5: \["):
+        engine.generate([RolloutPrompt(replace(prompt, input_ids=wrong), ((),), (0,))], SamplingSettings(1.0, 4))
+    monkeypatch.setattr(engine, "generations", 0)
+    shifted = replace(prompt, position_ids=prompt.position_ids + (torch.arange(len(prompt.input_ids)) > 20))
+    with pytest.raises(PromptMismatch, match="positions: the first difference between engine and trainer is at 21"):
+        engine.generate([RolloutPrompt(shifted, ((),), (0,))], SamplingSettings(1.0, 4))
