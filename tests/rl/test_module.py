@@ -227,7 +227,7 @@ def test_tokens_of_another_engine_are_weighted(
     fit, arguments, scripted, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, monkeypatch, probability
 ):
     """By min(policy / engine, 2), in free completions; the one without probability leaves numerator and denominator."""
-    script = taro.rl.module.NativeEngine().script
+    script = taro.rollout.start.NativeEngine().script
     scripted(script, other_engine(scripted.engine))
     monkeypatch.setattr(CurriculumCallback, "probability", lambda *_: probability)
     watch = Watch(noise=0.1)
@@ -281,7 +281,7 @@ def test_models_and_engines_are_made_on_the_cpu_whatever_the_default_device(fit,
 
     scripted(kind=Noting)  # native
     for name in ("VLLMEngine", "VLLMServerEngine"):
-        monkeypatch.setattr(f"taro.rl.module.{name}", lambda *_: Noting(lambda row, seed, number: [7, 8, 9]))
+        monkeypatch.setattr(f"taro.rollout.start.{name}", lambda *_: Noting(lambda row, seed, number: [7, 8, 9]))
     monkeypatch.setattr("taro.run.checks.vllm_is_installed", lambda: True)
     monkeypatch.setattr(Strategy, "tensor_init_context", lambda self, empty_init=None: torch.device("meta"))
     server = ["--model.vllm_server.weights=folder", "--model.vllm_server.folder=nowhere"]
@@ -441,8 +441,8 @@ def test_gradient_checkpointing_changes_no_number(fit, arguments, uneven, steps,
 
 def test_smaller_packs_change_no_number(fit, arguments, uneven, steps, monkeypatch):
     watch, passes = Watch(noise=0.1), []
-    plan = taro.rl.module.plan_packs
-    monkeypatch.setattr("taro.rl.module.plan_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
+    plan = taro.rl.passes.plan_packs
+    monkeypatch.setattr("taro.rl.passes.plan_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
     limits = ["--data.grounding.max_prompt_tokens=70", "--model.sampling.max_tokens=66"]
     extra = ["--trainer.max_steps=1", "--model.optimizer.clip_norm=1e9", "--model.temporal_reward.measured=all", *limits]
     fit([*arguments, *extra], watch, steps)
@@ -689,7 +689,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
         output = policy_loss(*args, **kwargs)
         return replace(output, loss=output.loss * float("nan")) if len(calls) == 1 else output
 
-    monkeypatch.setattr("taro.rl.module.policy_loss", sometimes_nan)
+    monkeypatch.setattr("taro.rl.group_loss.policy_loss", sometimes_nan)
     cli = fit([*arguments, *PLAIN, "--trainer.max_epochs=1"], steps, RunRecords(tmp_path))
     assert steps.column("skipped_steps") == [1.0, 0.0, 0.0]
     assert cli.trainer.global_step == 2
@@ -708,6 +708,6 @@ def test_too_many_such_steps_in_a_row_stop_the_run(fit, arguments, scripted, mon
         output = policy_loss(*args, **kwargs)
         return replace(output, loss=output.loss * float("nan"))
 
-    monkeypatch.setattr("taro.rl.module.policy_loss", nan)
+    monkeypatch.setattr("taro.rl.group_loss.policy_loss", nan)
     with pytest.raises(FloatingPointError, match="not finite in 2 updates in a row"):
         fit([*arguments, *PLAIN, "--model.optimizer.most_skipped=2"])
