@@ -20,6 +20,7 @@ from taro.models.adapters import LoRASettings
 from taro.models.log_probs import GroupLogProbs, empty_pass
 from taro.models.sharding import gathered
 from taro.progress import Plan, steps_done
+from taro.ranges import GroupSize, PositiveInt
 from taro.rl.group import Group, group_log_probs, make_group, reference_log_probs, shuffled_log_probs
 from taro.rl.group_loss import TrainingGroup, group_loss
 from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
@@ -66,9 +67,9 @@ class GRPOModule(PolicyModule):
     def __init__(
         self,
         name_or_path: str,
-        group_size: int = 8,
+        group_size: GroupSize = 8,
         sampling: SamplingSettings = SamplingSettings(),
-        evaluation_max_tokens: int = 1024,
+        evaluation_max_tokens: PositiveInt = 1024,
         temporal_reward: TemporalRewardSettings | None = TemporalRewardSettings(),
         advantages: AdvantageSettings = AdvantageSettings(),
         loss: LossSettings = LossSettings(),
@@ -76,12 +77,12 @@ class GRPOModule(PolicyModule):
         dtype: str = "float32",
         lora: LoRASettings | None = None,
         attention: str = "shared_prefix",
-        pack_tokens: int = 16384,
+        pack_tokens: PositiveInt = 16384,
         gradient_checkpointing: bool = False,
         engine: Literal["native", "vllm", "vllm_server"] = "native",
         vllm: VLLMSettings = VLLMSettings(),
         vllm_server: VLLMServerSettings = VLLMServerSettings(),
-        rollout_rows: int = 128,
+        rollout_rows: PositiveInt = 128,
         feature_cache: DiskCacheSettings | None = None,
     ) -> None:
         super().__init__(

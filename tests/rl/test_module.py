@@ -466,21 +466,19 @@ def test_rollouts_are_the_same_with_gradient_checkpointing(fit, arguments, steps
 
 
 def test_kept_features_change_no_number(fit, arguments, steps, tmp_path):
-    """The second epoch and the second run encode nothing for rollouts and scoring; a damaged entry is made again."""
+    """The second epoch and the second run encode nothing for rollouts and scoring; an entry that was cut short is made again."""
     extra = ["--model.sampling.max_tokens=12", "--model.evaluation_max_tokens=4", "--curriculum.warmup_epochs=0"]
     cached = [f"--model.feature_cache={{folder: {tmp_path}/features, max_gigabytes: 1}}"]
     fit([*arguments, *extra], steps)
     fit([*arguments, *extra, *cached], steps)
     files = sorted((tmp_path / "features").glob("**/*.safetensors"))
-    damaged = bytearray(files[0].read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    files[0].write_bytes(damaged)
+    files[0].write_bytes(files[0].read_bytes()[:-1])
     fit([*arguments, *extra, *cached], steps)
     plain, first, second = (steps.metrics[start : start + 6] for start in (0, 6, 12))
     for rows in (first, second):
         for row, expected in zip(rows, plain, strict=True):
             for name, value in expected.items():
-                assert name.startswith(MEASURED) or row[name] == pytest.approx(value, abs=1e-7, nan_ok=True), name
+                assert name.startswith(MEASURED) or row[name] == pytest.approx(value, abs=LOG_PROBS, nan_ok=True), name
     assert not any(name.startswith("feature_cache/") for name in plain[0])
     assert first[-1]["feature_cache/misses"] == len(files)
     assert first[-1]["feature_cache/hits"] > len(files)
@@ -651,7 +649,8 @@ def test_a_missing_video_costs_one_counted_failure(fit, arguments, uneven, steps
 
 def test_steps_in_which_every_video_is_missing(fit, arguments, uneven, steps, synthetic, tiny_folder, tmp_path):
     with_missing_videos(synthetic, tmp_path / "train.jsonl", range(6))
-    cli = fit([*arguments, f"--data.train_file={tmp_path}/train.jsonl", "--trainer.max_epochs=1"], steps)
+    extra = [f"--data.train_file={tmp_path}/train.jsonl", "--trainer.max_epochs=1", "--failure_limit.largest_share=1"]
+    cli = fit([*arguments, *extra], steps)
     assert steps.column("data/failed") == [2.0] * 3
     start = QwenVL.from_pretrained(tiny_folder).state_dict()
     for name, value in cli.model.policy.state_dict().items():
@@ -660,7 +659,7 @@ def test_steps_in_which_every_video_is_missing(fit, arguments, uneven, steps, sy
 
 def test_a_prompt_over_the_budget_names_the_setting(fit, arguments, uneven, steps, tmp_path):
     prompt = "--data.grounding.prompt=When does this happen: {query}?" + " Think." * 60
-    extra = [prompt, "--data.grounding.max_prompt_tokens=65", "--trainer.max_steps=1"]
+    extra = [prompt, "--data.grounding.max_prompt_tokens=65", "--trainer.max_steps=1", "--failure_limit.largest_share=1"]
     fit([*arguments, *PLAIN, *extra], steps, RunRecords(tmp_path))
     assert steps.column("data/failed") == [2.0]
     for line in (tmp_path / "failed.jsonl").read_text().splitlines():
