@@ -23,7 +23,7 @@ def test_probability_of_each_step(epochs, schedule, expected):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="curriculum.schedule = 'cosine', allowed: epochs, linear"):
+    with pytest.raises(ValueError, match=r"curriculum\.schedule = 'cosine', allowed: epochs, linear"):
         CurriculumCallback(schedule="cosine")
 
 

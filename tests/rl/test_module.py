@@ -466,7 +466,7 @@ def test_rollouts_are_the_same_with_gradient_checkpointing(fit, arguments, steps
 
 
 def test_kept_features_change_no_number(fit, arguments, steps, tmp_path):
-    """The second epoch and the second run encode nothing for rollouts and scoring; an entry that was cut short is made again."""
+    """The second epoch and the second run encode nothing for rollouts and scoring; a cut entry is made again."""
     extra = ["--model.sampling.max_tokens=12", "--model.evaluation_max_tokens=4", "--curriculum.warmup_epochs=0"]
     cached = [f"--model.feature_cache={{folder: {tmp_path}/features, max_gigabytes: 1}}"]
     fit([*arguments, *extra], steps)
