@@ -23,11 +23,11 @@ from workload import SHAPES, Phases, build_policy, build_prompt, random_completi
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample
 from taro.models.attention import SHARED_PREFIX
-from taro.models.log_probs import score_groups
+from taro.models.log_probs import compute_log_probs
 from taro.models.packing import pack_group
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
-from taro.rl.group import Group, score, shuffled_log_probs
+from taro.rl.group import Group, group_log_probs, shuffled_log_probs
 from taro.rl.losses import kl_loss, policy_loss
 from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import NativeEngine, RolloutGroup, RolloutPrompt, SamplingSettings
@@ -102,10 +102,10 @@ class Bench:
                 with phases.phase("shuffled", self.packed):
                     shuffled_log_probs(self.policy, [group], SENSITIVITY, 1.0)
             with phases.phase("reference", self.packed):
-                ref = score(self.reference, [group], 1.0)[0].log_probs
+                ref = group_log_probs(self.reference, [group], 1.0)[0].log_probs
         self.policy.train(self.checkpointing)
         with phases.phase("policy forward", self.packed):
-            loss = self.loss(score(self.policy, [group], 1.0)[0].log_probs, ref)
+            loss = self.loss(group_log_probs(self.policy, [group], 1.0)[0].log_probs, ref)
         with phases.phase("backward", self.packed):
             loss.backward()
         self.policy.eval()
@@ -131,7 +131,7 @@ class Bench:
         none = tuple(torch.zeros(self.length) for _ in range(self.group))
         features = self.policy.encode_video(self.prompt.video.frames)
         group = self.packed_group(RolloutGroup(tuple(completions), none, (True,) * self.group), features)
-        return float((plain - score_groups(self.policy, [group.inputs()])[0].log_probs).abs().max())
+        return float((plain - compute_log_probs(self.policy, [group.inputs()])[0].log_probs).abs().max())
 
 
 def set_attention(bench: Bench, name: str) -> None:

@@ -24,6 +24,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from taro.ranges import PositiveFloat
+
 # Only files with such names are ever deleted: the folder may hold something else, a model for instance.
 ENTRY_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 UNFINISHED_NAME = re.compile(r"[0-9a-f]{32}\.[0-9]+-[0-9a-f]{8}\.unfinished")
@@ -38,7 +40,7 @@ class DiskCacheSettings:
 
     folder: str
     """Where; made where missing. Processes and runs may share it."""
-    max_gigabytes: float = 100.0
+    max_gigabytes: PositiveFloat = 100.0
     """Size (of 10^9 bytes) above which the entries that were not used for longest are deleted."""
 
 

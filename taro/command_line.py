@@ -97,7 +97,13 @@ def refuse_usage(message: str, program: str) -> NoReturn:
 
 
 def one_line(message: str) -> str:
-    """A parser's message without its own line breaks and without Python's way to name types."""
+    """A parser's message without its own line breaks and without Python's way to name types. Of a number that is out of its
+    range: the setting, the value, and what is allowed (`taro.ranges`)."""
+    broken = re.search(r"Not of type \w+: (.*)\bmust be (.*)", message)
+    if broken:
+        keys = re.findall(r'Parser key "([^"]+)":', message[: broken.start()])
+        given = re.search(r"Given value: (.*)", message[broken.end() :])  # where None is allowed, too
+        return f"{'.'.join(keys)} = {broken[1].strip() or (given and given[1])}: must be {broken[2]}"
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     return re.sub(r"<class '(\w+)'>", r"\1", " ".join(message.split()))
 

@@ -13,6 +13,8 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import track
 
+from taro.ranges import NonNegativeInt
+
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 30.0  # of work that comes in samples
@@ -143,7 +145,7 @@ class ProgressLines(L.Callback):
         every_n_steps: a line for each so many training steps; 0: none.
     """
 
-    def __init__(self, every_n_steps: int = 1) -> None:
+    def __init__(self, every_n_steps: NonNegativeInt = 1) -> None:
         self.every_n_steps = every_n_steps
         self.steps = math.inf  # of the whole run
         self.started = 0.0

@@ -15,6 +15,7 @@ from docstring_parser import parse as parse_docstring
 
 REQUIRED = "required"
 ROOTS = ("taro", "lightning")  # whose classes are read
+RANGES = "taro.ranges"  # the module of numbers with a range
 PLAIN = {"str", "int", "float", "bool", "None", "Optional", "Union"}  # types with nothing below them
 
 
@@ -60,7 +61,7 @@ def _read(module: str, name: str, prefix: str, given: dict[str, str]) -> Iterato
             overrides = _overrides(default, nested[1])
         shown = REQUIRED if default is None else given.get(parameter, _shown(module, default))
         below = list(_read(*nested, f"{named}.", overrides)) if nested else []
-        plain = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} <= PLAIN
+        plain = all(_is_plain(module, node.id) for node in ast.walk(annotation) if isinstance(node, ast.Name))
         choices = _choices(annotation)
         yield Setting(named, shown, choices, helps.get(parameter, ""), not below and not plain and not choices)
         yield from below
@@ -104,6 +105,10 @@ def _parameters(of: ast.ClassDef) -> Iterator[tuple[str, ast.expr, ast.expr | No
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
     return any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list)
+
+
+def _is_plain(module: str, name: str) -> bool:
+    return name in PLAIN or _find(module, name)[0] == RANGES
 
 
 def _nested(module: str, annotation: ast.expr) -> tuple[str, str] | None:

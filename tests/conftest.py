@@ -153,7 +153,7 @@ def scripted(monkeypatch, tiny_builder):
     endings = [[*tiny_builder.encode(text), tiny_builder.eos_id] for text in ENDINGS]
 
     def install(script=lambda row, seed, number: endings[seed % len(endings)], kind=ScriptedEngine):
-        monkeypatch.setattr("taro.rl.module.NativeEngine", lambda *_: kind(script))
+        monkeypatch.setattr("taro.rollout.start.NativeEngine", lambda *_: kind(script))
 
     install()
     install.engine = ScriptedEngine  # to make others from

@@ -104,7 +104,7 @@ def test_each_setting_has_a_help(name):
         ("train", ["--model.temporal_reward.radios=4"], "did you mean --model.temporal_reward.radius? ("),
         ("train", ["--nothing.like.it=4"], "--nothing.like.it is no setting (train.py --help lists"),
         ("train", ["--data.seed=4"], "--data.seed follows --seed_everything; set that ("),
-        ("train", ["--model.group_size=many"], "model.group_size: Expected a int. Got value: many ("),
+        ("train", ["--model.group_size=many"], "model.group_size = many: must be a whole number, at least 2 ("),
         ("eval", ["--dataset=Synthetic", "--mode=m"], "--mode is no setting; did you mean --model? ("),
         ("eval", ["--grounding.video.max_frame=3"], "did you mean --grounding.video.max_frames? ("),
         ("eval", ["--engine=vlm", "--dataset=a", "--model=b"], "Got value: vlm ("),

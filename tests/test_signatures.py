@@ -3,6 +3,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from taro import signatures
+from taro.ranges import PositiveInt
 from taro.signatures import REQUIRED, read_settings
 
 
@@ -33,6 +35,11 @@ class Outer:
     inner: Inner = field(default_factory=lambda: Inner(high=2.0))
     other: Inner | None = None
     options: dict = field(default_factory=dict)
+
+
+class Ranged:
+    def __init__(self, count: PositiveInt = 3, most: PositiveInt | None = None):
+        """Numbers with a range."""
 
 
 class Base:
@@ -70,6 +77,16 @@ def test_a_constructor_of_a_base_class(monkeypatch):
     found = read("Derived", monkeypatch)
     assert {name: setting.default for name, setting in found.items()} == {"count": "None", "name": "'x'"}
     assert found["count"].help == "how many."
+
+
+def test_a_number_with_a_range_is_a_plain_setting(monkeypatch):
+    tree = signatures._tree
+    monkeypatch.setattr(signatures, "_tree", lambda module: (here if module.startswith("tests.") else tree)(module))
+    found = read("Ranged", monkeypatch)
+    assert {name: (setting.default, setting.is_open) for name, setting in found.items()} == {
+        "count": ("3", False),
+        "most": ("None", False),
+    }
 
 
 def here(module):

@@ -21,6 +21,7 @@ from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done
 from taro.prompts import constructed_path
+from taro.ranges import NonNegativeInt, PositiveInt
 from taro.seeds import stable_seed
 
 ROOM_FOR_ANSWER = 48  # tokens that a constructed path leaves to the policy, at least
@@ -58,9 +59,9 @@ class GroundingDataModule(L.LightningDataModule):
         grounding: GroundingSettings = GroundingSettings(),
         group_size: int = 8,
         max_completion_tokens: int = 1024,
-        prompts_per_step: int = 16,
-        evaluation_batch: int = 16,
-        workers: int = 2,
+        prompts_per_step: PositiveInt = 16,
+        evaluation_batch: PositiveInt = 16,
+        workers: NonNegativeInt = 2,
         bad_rows: Literal["error", "drop"] = "error",
         seed: int = 0,
         limit_train: int | None = None,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from taro.ranges import PositiveInt
+
 
 @dataclass(frozen=True)
 class LoRASettings:
@@ -21,8 +23,8 @@ class LoRASettings:
         targets: layers that get one.
     """
 
-    rank: int = 64
-    alpha: int = 128
+    rank: PositiveInt = 64
+    alpha: PositiveInt = 128
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

@@ -19,7 +19,7 @@ from taro.models.qwen_vl import QwenVL, VisionFeatures
 
 
 @dataclass(frozen=True)
-class GroupScores:
+class GroupLogProbs:
     """Zero outside of the group's response mask."""
 
     log_probs: Tensor  # (G, C) float32, with gradient where the policy has one
@@ -35,16 +35,16 @@ class GroupInputs:
     features: VisionFeatures  # in place of the prompt's video
 
 
-def score_groups(
+def compute_log_probs(
     model: QwenVL, groups: Sequence[GroupInputs], *, temperature: float = 1.0, chunk: int = 1024
-) -> list[GroupScores]:
+) -> list[GroupLogProbs]:
     """Log-probs and entropies of groups under `model`, in one pass, also of none.
 
     `temperature` divides the logits, as in sampling. The LM head runs on response positions alone, `chunk` of them at a
     time, so that no (N, V) tensor exists.
     """
     if not groups:
-        score_nothing(model)
+        empty_pass(model)
         return []
     pack = Pack(tuple(group.packed for group in groups))
     positions = torch.cat([group.packed.position_ids(group.prompt.position_ids) for group in groups], dim=1)  # (3, N)
@@ -59,12 +59,12 @@ def score_groups(
     values = token_log_probs(model, hidden[pack.predictors()], targets, temperature=temperature, chunk=chunk)
     sizes = [int(group.response_mask.sum()) for group in pack.groups]
     return [
-        GroupScores(_unpack(log_probs, group.response_mask), _unpack(entropy, group.response_mask))
+        GroupLogProbs(_unpack(log_probs, group.response_mask), _unpack(entropy, group.response_mask))
         for group, log_probs, entropy in zip(pack.groups, *(value.split(sizes) for value in values), strict=True)
     ]
 
 
-def score_nothing(model: QwenVL) -> Tensor:
+def empty_pass(model: QwenVL) -> Tensor:
     """(), zero, from a pass over two tokens: for a rank that takes part only because weights are gathered by all. With
     gradients on, each weight gets one."""
     ids = torch.zeros(2, dtype=torch.long, device=model.device)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taro.prompts import DEFAULT_PROMPT
+from taro.ranges import PositiveInt
 from taro.video.load import VideoSettings
 
 FILE_NAME = "taro.json"
@@ -27,11 +28,11 @@ class GroundingSettings:
 
     prompt: str = DEFAULT_PROMPT
     video: VideoSettings = field(default_factory=VideoSettings)
-    max_prompt_tokens: int = 7168
+    max_prompt_tokens: PositiveInt = 7168
     evaluation_video: VideoSettings | None = field(
         default_factory=lambda: VideoSettings(max_frames=1024, max_tokens=4096)
     )
-    evaluation_max_prompt_tokens: int = 15360
+    evaluation_max_prompt_tokens: PositiveInt = 15360
 
     def for_evaluation(self) -> GroundingSettings:
         """The settings with the evaluation's in place of the training's."""

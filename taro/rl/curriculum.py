@@ -7,6 +7,7 @@ from typing import Literal
 import lightning as L
 
 from taro.progress import steps_done
+from taro.ranges import NonNegativeInt
 
 
 class CurriculumCallback(L.Callback):
@@ -18,9 +19,7 @@ class CurriculumCallback(L.Callback):
             steps of the warm-up, max(0, 1 - step / steps).
     """
 
-    def __init__(self, warmup_epochs: int = 1, schedule: Literal["epochs", "linear"] = "epochs") -> None:
-        if warmup_epochs < 0:
-            raise ValueError(f"curriculum.warmup_epochs = {warmup_epochs}, needs 0 or more")
+    def __init__(self, warmup_epochs: NonNegativeInt = 1, schedule: Literal["epochs", "linear"] = "epochs") -> None:
         if schedule not in ("epochs", "linear"):
             raise ValueError(f"curriculum.schedule = {schedule!r}, allowed: epochs, linear")
         self.warmup_epochs, self.schedule = warmup_epochs, schedule

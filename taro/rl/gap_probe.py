@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from taro.data.examples import GroundingExample, TrainingExample
-from taro.models.log_probs import score_groups
+from taro.models.log_probs import compute_log_probs
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.prompts import has_format, parse_answer
-from taro.rl.group import Group, compute_gaps, make_group, score
+from taro.rl.group import Group, group_log_probs, make_group
+from taro.rl.group_rewards import compute_gaps
 from taro.rl.perturbation import FrameShuffle, shuffle_elsewhere
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
 from taro.seeds import stable_seed
@@ -88,7 +89,7 @@ def probe_gaps(policy: QwenVL, groups: Sequence[Group], radius: float, seed: int
         away = shuffle_elsewhere(video.timestamps, boundaries, every, radius, generator)
         if away is None:
             continue
-        original = score(policy, [group], 1.0)[0].log_probs
+        original = group_log_probs(policy, [group], 1.0)[0].log_probs
         log_probs = [_on_permuted(policy, group, permutation) for permutation in (near, away)]
         for tokens in TOKENS:
             at, off = (compute_gaps(group, original, values, tokens) for values in log_probs)
@@ -104,4 +105,4 @@ def _on_permuted(policy: QwenVL, group: Group, permutation: Tensor) -> Tensor:
     """Log-probs (G, C) with the video's frames in this order, (F,)."""
     moved = permutation != torch.arange(len(permutation))
     frames = group.example.prompt.video.frames[permutation]
-    return score_groups(policy, [group.inputs(policy.reencode_video(group.features, frames, moved))])[0].log_probs
+    return compute_log_probs(policy, [group.inputs(policy.reencode_video(group.features, frames, moved))])[0].log_probs

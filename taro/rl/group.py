@@ -1,4 +1,4 @@
-"""What happens to one group between its rollout and its loss.
+"""One group: its rollout, packed, and its log-probs on the true and on the shuffled video.
 
 G completions, C tokens of the longest, F frames.
 """
@@ -6,25 +6,23 @@ G completions, C tokens of the longest, F frames.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from taro.data.examples import TrainingExample
-from taro.data.samples import Sample
-from taro.models.log_probs import GroupInputs, GroupScores, score_groups
+from taro.models.adapters import adapters_off
+from taro.models.log_probs import GroupInputs, GroupLogProbs, compute_log_probs
 from taro.models.packing import PackedGroup, pack_group
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.prompts import parse_answer, policy_part
-from taro.rl.advantages import constructed_weights, group_advantages
+from taro.models.sharding import reshard
+from taro.prompts import policy_part
 from taro.rl.perturbation import FrameShuffle
-from taro.rl.rewards import best_truth, format_reward, temporal_reward, timestamp_iou_reward
-from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
-from taro.rl.temporal_gap import gap_token_mask, temporal_gaps
+from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import RolloutGroup
-from taro.spans import Span, temporal_iou
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Group:
     token_spans: tuple[list[tuple[int, int]], ...]  # (G) characters of each token
 
     @property
-    def engine_log_probs(self) -> Tensor:
+    def rollout_log_probs(self) -> Tensor:
         """(G, C), as the engine gave them; nan where it sampled nothing."""
         rows = torch.nn.utils.rnn.pad_sequence(self.rollout.log_probs, batch_first=True, padding_value=float("nan"))
         return rows.to(self.packed.response_mask.device)
@@ -53,12 +51,23 @@ class Group:
 
     @property
     def policy_texts(self) -> tuple[str, ...]:
-        """(G) what is judged: the texts, those of constructed completions from where the policy goes on."""
+        """(G) what is rewarded: the texts, those of constructed completions from where the policy goes on."""
         starts = [
             0 if not prefix else spans[len(prefix)][0] if len(spans) > len(prefix) else len(text)
             for prefix, spans, text in zip(self.example.prefixes, self.token_spans, self.texts, strict=True)
         ]
         return tuple(policy_part(text, start) for text, start in zip(self.texts, starts, strict=True))
+
+    def learned_mask(self, on_policy: bool) -> Tensor:
+        """(G, C) bool, the tokens that the loss counts. Where the rollout is not the policy's own (`on_policy` False), those
+        that were sampled without a finite log-prob can't be weighted."""
+        mask = self.packed.response_mask
+        return mask if on_policy else mask & (~self.sampled_mask | self.rollout_log_probs.isfinite())
+
+    def moves_frames(self, radius: float) -> bool:
+        """Whether the shuffle of this radius, seconds, moves any frame of the video."""
+        _, moved = next(_shuffles(self, radius))
+        return bool(moved.any())
 
     def inputs(self, features: VisionFeatures | None = None) -> GroupInputs:
         """What a model scores: the group on its own video, or on other features."""
@@ -72,9 +81,21 @@ def make_group(example: TrainingExample, rollout: RolloutGroup, features: Vision
     return Group(example, rollout, features, packed, texts, spans)
 
 
-def score(model: QwenVL, groups: Sequence[Group], temperature: float) -> list[GroupScores]:
-    """Scores of groups that share a pack under `model`."""
-    return score_groups(model, [group.inputs() for group in groups], temperature=temperature)
+def group_log_probs(model: QwenVL, groups: Sequence[Group], temperature: float) -> list[GroupLogProbs]:
+    """Log-probs and entropies under `model` of groups that share a pack."""
+    return compute_log_probs(model, [group.inputs() for group in groups], temperature=temperature)
+
+
+@torch.no_grad()
+def reference_log_probs(
+    policy: QwenVL, reference: QwenVL | None, groups: Sequence[Group], temperature: float
+) -> list[Tensor]:
+    """Log-probs, (G, C) of each group, under the reference; without one of its own it is the policy without its adapters."""
+    model = policy if reference is None else reference
+    with adapters_off(model.model) if reference is None else nullcontext():
+        found = group_log_probs(model, groups, temperature)
+    reshard(model)
+    return [of_group.log_probs for of_group in found]
 
 
 @torch.no_grad()
@@ -85,7 +106,7 @@ def shuffled_log_probs(
     moved frame are encoded again."""
     if settings.permutation == "group":
         inputs = [group.inputs(next(shuffled_videos(policy, group, settings.radius))) for group in groups]
-        return [scores.log_probs for scores in score_groups(policy, inputs, temperature=temperature)]
+        return [found.log_probs for found in compute_log_probs(policy, inputs, temperature=temperature)]
     return [_each_on_its_own_shuffle(policy, group, settings.radius, temperature) for group in groups]
 
 
@@ -112,103 +133,5 @@ def _each_on_its_own_shuffle(policy: QwenVL, group: Group, radius: float, temper
     rows = []
     for completion, features in zip(group.rollout.completions, shuffled_videos(policy, group, radius), strict=False):
         alone = GroupInputs(prompt, pack_group(prompt.input_ids, [completion.to(device)]), features)
-        rows.append(score_groups(policy, [alone], temperature=temperature)[0].log_probs[0])
+        rows.append(compute_log_probs(policy, [alone], temperature=temperature)[0].log_probs[0])
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a group's completions answer."""
-
-    spans: tuple[Span | None, ...]  # (G) seconds, None where none can be read
-    nearest: tuple[Span, ...]  # (G) the truth that each is compared with, cut to the video
-    ious: Tensor  # (G,) with it
-
-
-def read_answers(group: Group) -> Answers:
-    """Of what the policy wrote: a constructed path is not its own, and nothing in it earns a reward."""
-    sample: Sample = group.example.sample
-    truths = [(max(0.0, start), min(sample.duration, end)) for start, end in sample.spans]
-    spans = tuple(parse_answer(text) for text in group.policy_texts)
-    nearest = tuple(best_truth(span, truths) for span in spans)
-    ious = torch.tensor([temporal_iou(span, truth) for span, truth in zip(spans, nearest, strict=True)])
-    return Answers(spans, nearest, ious)
-
-
-def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
-    """Whether the temporal gaps of a group are measured: where they can't change a reward they are not, by default. They can
-    where one of the group's own completions reaches the gate; then those of the others count, too, in the group's mean. Where
-    no frame moves there is nothing to measure: what two passes differ by would be roundings."""
-    _, moved = next(_shuffles(group, settings.radius))
-    if not moved.any():
-        return False
-    if settings.measured == "all":
-        return True
-    return settings.bonus != 0 and bool((read_answers(group).ious >= settings.iou_gate).any())
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a group's completions are worth."""
-
-    spans: tuple[Span | None, ...]  # (G) parsed answers, seconds
-    ious: Tensor  # (G,)
-    gaps: Tensor | None  # (G,) nats per token, nan where there is none; None where the group's were not measured
-    rewards: dict[str, Tensor]  # by name, (G,) each
-    weights: Tensor  # (G,) advantages, of constructed completions after the mapping
-
-    @property
-    def total(self) -> Tensor:
-        """(G,) sum of the rewards."""
-        return _sum(self.rewards)
-
-
-def compute_gaps(group: Group, log_probs: Tensor, shuffled: Tensor, tokens: str) -> Tensor:
-    """Temporal gap of each completion, (G,), over the chosen tokens."""
-    masks = [
-        gap_token_mask(spans, text, tokens) for spans, text in zip(group.token_spans, group.texts, strict=True)
-    ]
-    mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)  # (G, C)
-    return temporal_gaps(log_probs.detach().cpu(), shuffled.cpu(), mask)
-
-
-def judge(
-    group: Group, gaps: Tensor | None, temporal: TemporalRewardSettings | None, advantages: AdvantageSettings
-) -> Judgement:
-    """Rewards and advantages of a group. `gaps` (G,), None where they were not measured: then the temporal reward is 0."""
-    answers, duration = read_answers(group), group.example.sample.duration
-    pairs = zip(answers.spans, answers.nearest, strict=True)
-    rewards = {
-        "format": torch.tensor([format_reward(text) for text in group.policy_texts]),
-        "timestamp_iou": torch.tensor([timestamp_iou_reward(span, truth, duration) for span, truth in pairs]),
-    }
-    if temporal is not None and gaps is None:
-        rewards["temporal"] = torch.zeros_like(answers.ious)
-    elif temporal is not None:
-        rewards["temporal"] = temporal_reward(
-            gaps,
-            answers.ious,
-            bonus=temporal.bonus,
-            iou_gate=temporal.iou_gate,
-            margin=temporal.margin,
-            threshold=temporal.threshold,
-        )
-    free = group_advantages(_sum(rewards)[None], scale=advantages.scale)[0]  # (G,)
-    mapped = constructed_weights(free[None], mode=advantages.constructed, beta=advantages.beta)[0]
-    weights = torch.where(group.example.constructed, mapped, free)
-    return Judgement(answers.spans, answers.ious, gaps, rewards, weights)
-
-
-def _sum(rewards: dict[str, Tensor]) -> Tensor:
-    """(G,) of (G,) each."""
-    return torch.stack(list(rewards.values())).sum(0)
-
-
-@dataclass(frozen=True)
-class JudgedGroup:
-    """All that an update needs of a group."""
-
-    group: Group
-    judgement: Judgement
-    old_log_probs: Tensor  # (G, C) under the policy that made the rollout
-    ref_log_probs: Tensor | None  # (G, C), None without a KL term

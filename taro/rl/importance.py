@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+LARGEST_MISMATCH = 0.02  # nats per token; a stale engine has about 0.2
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,13 @@ class Mismatch:
     tokens: int
 
 
-def measure_mismatch(log_probs: Tensor, engine_log_probs: Tensor, mask: Tensor) -> Mismatch | None:
+def measure_mismatch(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Mismatch | None:
     """How far the engine's log-probs are from the policy's, all (G, C), over `mask`; None where nothing can be compared.
 
     The KL is the k3 estimator with samples of the engine, r - 1 - log r with r = policy / engine
     (http://joschu.net/blog/kl-approx.html).
     """
-    difference = (log_probs - engine_log_probs)[mask & engine_log_probs.isfinite() & log_probs.isfinite()].double()
+    difference = (log_probs - rollout_log_probs)[mask & rollout_log_probs.isfinite() & log_probs.isfinite()].double()
     if not len(difference):
         return None
     kl = torch.expm1(difference) - difference
@@ -35,10 +38,26 @@ def measure_mismatch(log_probs: Tensor, engine_log_probs: Tensor, mask: Tensor) 
     return Mismatch(float(magnitude.mean()), float(magnitude.max()), float(kl.mean()), len(difference))
 
 
-def importance_weights(log_probs: Tensor, engine_log_probs: Tensor, mask: Tensor, cap: float) -> Tensor:
+class MismatchWarning:
+    """Says once that an engine is too far off."""
+
+    def __init__(self) -> None:
+        self.given = False
+
+    def check(self, mismatch: Mismatch) -> None:
+        if mismatch.difference_mean > LARGEST_MISMATCH and not self.given:
+            self.given = True
+            rank_zero_warn(
+                f"the engine's log-probs are {mismatch.difference_mean:.3f} nats off the policy's on average, more than "
+                f"{LARGEST_MISMATCH}: are its weights, its dtype and its kernels the policy's? Logged as "
+                "sampling/sampling_logp_difference."
+            )
+
+
+def importance_weights(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, cap: float) -> Tensor:
     """Token-level truncated importance weights, min(policy / engine, cap), (G, C): 1 outside of `mask`.
 
     (Truncated importance sampling: Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025.)
     """
-    ratio = (log_probs - engine_log_probs).exp().clamp(max=cap)
+    ratio = (log_probs - rollout_log_probs).exp().clamp(max=cap)
     return torch.where(mask, ratio, 1.0).detach()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from taro.ranges import AboveOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
+
 
 @dataclass(frozen=True)
 class TemporalRewardSettings:
@@ -27,7 +29,7 @@ class TemporalRewardSettings:
     iou_gate: float = 0.7
     margin: float = 0.0
     threshold: Literal["mean"] | float = "mean"
-    radius: float = 3.0
+    radius: PositiveFloat = 3.0
     tokens: Literal["response", "think", "timestamps"] = "response"
     permutation: Literal["group", "completion"] = "group"
     measured: Literal["payable", "all"] = "payable"
@@ -46,7 +48,7 @@ class AdvantageSettings:
 
     scale: Literal["std", "none"] = "std"
     constructed: Literal["mask", "awr", "clone", "raft"] = "mask"
-    beta: float = 1.0
+    beta: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,14 @@ class LossSettings:
             (truncated importance sampling); None counts all alike.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float = 3.0
-    log_ratio_bound: float = 20.0
-    kl_coefficient: float = 0.01
-    kl_bound: float = 10.0
-    updates: int = 1
-    importance_cap: float | None = 2.0
+    clip_low: NonNegativeFloat = 0.2
+    clip_high: NonNegativeFloat = 0.2
+    dual_clip: AboveOne = 3.0
+    log_ratio_bound: PositiveFloat = 20.0
+    kl_coefficient: NonNegativeFloat = 0.01
+    kl_bound: PositiveFloat = 10.0
+    updates: PositiveInt = 1
+    importance_cap: PositiveFloat | None = 2.0
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ class OptimizerSettings:
         most_skipped: steps in a row with a gradient that is not finite, and so without an update, before the run stops.
     """
 
-    learning_rate: float = 1e-6
+    learning_rate: PositiveFloat = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: int = 0
-    final_share: float = 0.0
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    most_skipped: int = 5
+    warmup_steps: NonNegativeInt = 0
+    final_share: Share = 0.0
+    weight_decay: NonNegativeFloat = 0.01
+    clip_norm: PositiveFloat = 1.0
+    most_skipped: PositiveInt = 5

@@ -15,8 +15,12 @@ from torch import Tensor
 
 from taro.distributed import gather
 from taro.prompts import reasoning_has_timestamp
-from taro.rl.group import Group, Judgement
+from taro.rl.group import Group
+from taro.rl.group_loss import GroupLoss
+from taro.rl.group_rewards import GroupRewards
+from taro.rl.importance import Mismatch
 from taro.rl.timing import read_clock
+from taro.rl.update import Gradient
 
 
 class StepLog:
@@ -53,27 +57,46 @@ class StepLog:
         yield
         self.seconds[name] += read_clock(self.device) - start
 
-    def add_group(self, group: Group, judgement: Judgement, entropy: Tensor) -> None:
+    def add_group(self, group: Group, rewards: GroupRewards, entropy: Tensor) -> None:
         """Log a group and keep a record of each of its completions."""
-        total, mask = judgement.total, group.packed.response_mask
+        total, mask = rewards.total, group.packed.response_mask
         self.add_mean("reward", total.mean(), 1)
         self.add_mean("reward_std", total.std(), 1)
         self.add_mean("frac_reward_zero_std", float(total.max() == total.min()), 1)
-        for name, values in judgement.rewards.items():
+        for name, values in rewards.by_name.items():
             self.add_mean(f"rewards/{name}/mean", values.mean(), 1)
         self.add_mean("completions/mean_length", mask.sum(1).float().mean(), 1)
         self.add_mean("completions/clipped_ratio", 1 - sum(group.rollout.finished) / len(mask), 1)
         self.add_mean("entropy", entropy.sum() / mask.sum(), mask.sum())
         self.add_mean("taro/constructed_fraction", group.example.constructed.float().mean(), 1)
-        if "temporal" in judgement.rewards:
-            self.add_mean("taro/gap_skipped", float(judgement.gaps is None), 1)
-            finite = [] if judgement.gaps is None else judgement.gaps[judgement.gaps.isfinite()]
+        if "temporal" in rewards.by_name:
+            self.add_mean("taro/gap_skipped", float(rewards.gaps is None), 1)
+            finite = [] if rewards.gaps is None else rewards.gaps[rewards.gaps.isfinite()]
             self.add_mean("taro/temporal_gap", finite.mean() if len(finite) else 0.0, len(finite) > 0)
-        self.add_mean("rollout/IoU", judgement.ious.mean(), 1)
+        self.add_mean("rollout/IoU", rewards.ious.mean(), 1)
         named = [reasoning_has_timestamp(text) for text in group.texts]
         self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
-        self.records += list(_records(group, judgement))
+        self.records += list(_records(group, rewards))
         self.tokens += len(group.packed)
+
+    def add_mismatch(self, mismatch: Mismatch) -> None:
+        """Log how far the engine's log-probs of a group are from the policy's."""
+        self.add_mean("mismatch_kl", mismatch.kl, mismatch.tokens)
+        self.add_mean("sampling/sampling_logp_difference/mean", mismatch.difference_mean, mismatch.tokens)
+        self.add_max("sampling/sampling_logp_difference/max", mismatch.difference_max)
+
+    def add_loss(self, loss: GroupLoss) -> None:
+        """Log a group's part of the loss."""
+        if loss.kl is not None:
+            self.add_mean("kl", loss.kl.kl, loss.tokens)
+        self.add_mean("clip_ratio/region_mean", loss.policy.clip_ratio, loss.tokens)
+        self.add_sum("loss", loss.loss.detach())
+
+    def add_gradient(self, gradient: Gradient) -> None:
+        """Log an update, which is left out where the gradient is not finite."""
+        self.add_mean("skipped_steps", float(not gradient.finite), 1)
+        if gradient.finite:
+            self.add_mean("grad_norm", gradient.norm, 1)
 
     def values(self) -> dict[str, float]:
         """All logged values, over the prompts of all ranks: a mean over nothing is nan; times are seconds, `timing_s/...`,
@@ -107,9 +130,9 @@ def _largest(parts: Iterable[dict[str, float]]) -> dict[str, float]:
     return largest
 
 
-def _records(group: Group, judgement: Judgement) -> Iterator[dict[str, Any]]:
+def _records(group: Group, rewards: GroupRewards) -> Iterator[dict[str, Any]]:
     sample = group.example.sample
-    measured = [None] * len(group.texts) if judgement.gaps is None else judgement.gaps.tolist()
+    measured = [None] * len(group.texts) if rewards.gaps is None else rewards.gaps.tolist()
     gaps = [gap if gap == gap else None for gap in measured]
     for row, text in enumerate(group.texts):
         yield {
@@ -117,11 +140,11 @@ def _records(group: Group, judgement: Judgement) -> Iterator[dict[str, Any]]:
             "query": sample.query,
             "spans": sample.spans,
             "completion": text,
-            "answer": judgement.spans[row],
+            "answer": rewards.spans[row],
             "constructed": bool(group.example.constructed[row]),
             "finished": group.rollout.finished[row],
-            "iou": float(judgement.ious[row]),
+            "iou": float(rewards.ious[row]),
             "temporal_gap": gaps[row],
-            "rewards": {name: float(values[row]) for name, values in judgement.rewards.items()},
-            "weight": float(judgement.weights[row]),
+            "rewards": {name: float(values[row]) for name, values in rewards.by_name.items()},
+            "weight": float(rewards.advantages[row]),
         }

@@ -15,6 +15,7 @@ from taro.errors import TaroError
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import VisionFeatures
 from taro.models.weights import Weight
+from taro.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class SamplingSettings:
             completion has already (arXiv 1909.05858). For evaluation: with anything but 1 the samples are not the policy's.
     """
 
-    temperature: float = 1.0
-    max_tokens: int = 1024
-    repetition_penalty: float = 1.0
+    temperature: NonNegativeFloat = 1.0
+    max_tokens: PositiveInt = 1024
+    repetition_penalty: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.max_tokens < 1 or self.repetition_penalty <= 0:

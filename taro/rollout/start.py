@@ -12,6 +12,7 @@ from taro.rollout.engine import RolloutEngine
 from taro.rollout.native import NativeEngine
 from taro.rollout.vllm import VLLMEngine, VLLMSettings
 from taro.rollout.vllm_prompts import EngineModel, vllm_is_installed
+from taro.rollout.vllm_server import VLLMServerEngine, VLLMServerSettings
 
 
 def engine_problems(engine: str, device: str) -> Iterator[str]:
@@ -66,4 +67,31 @@ def start_engine(
         return NativeEngine(QwenVL.from_pretrained(builder.name_or_path, dtype).to(device).eval(), builder.end_ids)
     longest = builder.max_tokens + max_tokens
     model = EngineModel.of(builder, max_model_len=longest, dtype=dtype, device=device.split(":")[0])
+    return VLLMEngine(model, vllm)
+
+
+def start_training_engine(
+    engine: str,
+    policy: QwenVL,
+    builder: PromptBuilder,
+    *,
+    max_model_len: int,
+    device: str,
+    dtype: str,
+    rows: int,
+    vllm: VLLMSettings,
+    vllm_server: VLLMServerSettings,
+) -> RolloutEngine:
+    """What makes rollouts for a policy in training.
+
+    Args:
+        engine: `native`, the policy itself; `vllm` or `vllm_server`, which get its weights later.
+        max_model_len: tokens of the longest prompt and completion.
+        rows: completions that the native engine decodes together.
+    """
+    if engine == "native":
+        return NativeEngine(policy, builder.end_ids, rows)
+    model = EngineModel.of(builder, max_model_len=max_model_len, dtype=dtype, device=device)
+    if engine == "vllm_server":
+        return VLLMServerEngine(model, vllm_server)
     return VLLMEngine(model, vllm)

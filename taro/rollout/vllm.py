@@ -20,6 +20,7 @@ from torch.distributed import ProcessGroup
 from taro.distributed import world_size
 from taro.models.prompt import Prompt
 from taro.models.weights import Weight, whole_weights
+from taro.ranges import PositiveInt, PositiveShare
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 from taro.rollout.prompt_check import PromptMismatch, compare_values
 from taro.rollout.scheduler import run_jobs
@@ -47,12 +48,12 @@ class VLLMSettings:
         check_every: generations from one full comparison of a prompt's pixels to the next; ids and grids are always compared.
     """
 
-    tensor_parallel_size: int = 1
-    max_model_len: int | None = None
-    gpu_memory_utilization: float = 0.4
+    tensor_parallel_size: PositiveInt = 1
+    max_model_len: PositiveInt | None = None
+    gpu_memory_utilization: PositiveShare = 0.4
     enforce_eager: bool = False
     sleep: bool = True
-    check_every: int = 50
+    check_every: PositiveInt = 50
 
 
 class VLLMEngine:

@@ -35,6 +35,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from taro.models.weights import Weight
+from taro.ranges import PositiveFloat, PositiveInt
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 from taro.rollout.http_client import HTTPClient, RequestError
 from taro.rollout.scheduler import collect_futures, run_jobs
@@ -63,9 +64,9 @@ class VLLMServerSettings:
     url: str = "http://localhost:8000"
     weights: Literal["nccl", "folder"] = "nccl"
     folder: str | None = None
-    timeout: float = 600.0
-    check_every: int = 50
-    at_once: int = 64
+    timeout: PositiveFloat = 600.0
+    check_every: PositiveInt = 50
+    at_once: PositiveInt = 64
     api_key_variable: str = "VLLM_API_KEY"
 
 

@@ -22,6 +22,7 @@ from taro.files import PART, link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, begin, named_tensors, read_into, reason, write, write_meanwhile
 from taro.models.strategy import ShardedStrategy
 from taro.progress import Plan, steps_done
+from taro.ranges import NonNegativeInt, PositiveInt
 from taro.rl.module import GRPOModule
 from taro.run.checkpoint_files import BEST, LAST, checkpoint_path, list_checkpoints, set_aside
 from taro.run.failures import TooManyFailures
@@ -54,9 +55,9 @@ class Checkpoints(Checkpoint):
         folder: str,
         monitor: str = "vtg/mIoU",
         mode: Literal["max", "min"] = "max",
-        keep_last: int = 2,
-        keep_best: int = 1,
-        every_n_steps: int | None = None,
+        keep_last: PositiveInt = 2,
+        keep_best: NonNegativeInt = 1,
+        every_n_steps: PositiveInt | None = None,
         asynchronous: bool = False,
     ) -> None:
         self.folder, self.monitor, self.mode = Path(folder), monitor, mode

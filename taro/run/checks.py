@@ -26,53 +26,6 @@ from taro.video.load import VideoSettings
 ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
 STRATEGIES = ("auto", "ddp", "single_device", "fsdp2")
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
-# The least value of each number, and whether that value itself is allowed.
-LEAST = {
-    "model.group_size": (2, True),
-    "model.sampling.temperature": (0, False),
-    "model.sampling.max_tokens": (1, True),
-    "model.evaluation_max_tokens": (1, True),
-    "model.advantages.beta": (0, False),
-    "model.loss.clip_low": (0, True),
-    "model.loss.clip_high": (0, True),
-    "model.loss.dual_clip": (1, False),
-    "model.loss.log_ratio_bound": (0, False),
-    "model.loss.kl_coefficient": (0, True),
-    "model.loss.kl_bound": (0, False),
-    "model.loss.updates": (1, True),
-    "model.loss.importance_cap": (0, False),
-    "model.lora.rank": (1, True),
-    "model.lora.alpha": (0, False),
-    "model.optimizer.learning_rate": (0, False),
-    "model.optimizer.warmup_steps": (0, True),
-    "model.optimizer.final_share": (0, True),
-    "model.optimizer.weight_decay": (0, True),
-    "model.optimizer.clip_norm": (0, False),
-    "model.optimizer.most_skipped": (1, True),
-    "model.temporal_reward.radius": (0, False),
-    "model.vllm.tensor_parallel_size": (1, True),
-    "model.vllm.gpu_memory_utilization": (0, False),
-    "model.vllm.check_every": (1, True),
-    "model.vllm_server.timeout": (0, False),
-    "model.vllm_server.check_every": (1, True),
-    "model.vllm_server.at_once": (1, True),
-    "model.feature_cache.max_gigabytes": (0, False),
-    "data.prompts_per_step": (1, True),
-    "data.evaluation_batch": (1, True),
-    "data.workers": (0, True),
-    "data.frame_cache.max_gigabytes": (0, False),
-    "data.grounding.max_prompt_tokens": (1, True),
-    "data.grounding.evaluation_max_prompt_tokens": (1, True),
-    "curriculum.warmup_epochs": (0, True),
-    "checkpoint.keep_last": (1, True),
-    "checkpoint.keep_best": (0, True),
-    "checkpoint.every_n_steps": (1, True),
-    "failure_limit.largest_share": (0, True),
-    "failure_limit.at_least": (1, True),
-    "progress_lines.every_n_steps": (0, True),
-}
-
-
 ENVIRONMENT = "environment.json"  # the first file of a run's folder
 RUN_FILES = (ENVIRONMENT, f"{ENVIRONMENT}{PART}", "checkpoints")  # a folder that has none of them is no run's
 
@@ -83,7 +36,7 @@ class ConfigError(TaroError):
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
-    parts = (_numbers, _conflicts, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
+    parts = (_conflicts, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
     return [problem for part in parts for problem in part(config)]
 
 
@@ -113,13 +66,6 @@ def refuse(problems: list[str], reason: str = "the configuration can't work") ->
         raise ConfigError("\n- ".join([f"{reason}:", *problems]))
 
 
-def _numbers(config: Namespace) -> Iterator[str]:
-    for name, (least, included) in LEAST.items():
-        value = config.get(name)
-        if value is not None and not (value >= least if included else value > least):
-            yield f"{name} = {value}: must be {'at least' if included else 'above'} {least}"
-
-
 def _conflicts(config: Namespace) -> Iterator[str]:
     model, data, trainer = config.model, config.data, config.trainer
     if model.rollout_rows < model.group_size:
@@ -133,13 +79,13 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
     if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
         yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
-    if model.optimizer.final_share > 1:
-        yield f"model.optimizer.final_share = {model.optimizer.final_share}: a share of the learning rate, at most 1"
     if model.optimizer.schedule != "constant" and trainer.max_epochs == trainer.max_steps == -1:
         yield (
             f"model.optimizer.schedule = {model.optimizer.schedule}: the run has no end to decay to; set trainer.max_epochs or "
             "trainer.max_steps, or constant"
         )
+    if model.sampling.temperature == 0:
+        yield "model.sampling.temperature = 0.0: must be above 0 in training: all completions of a group would be the same"
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
     if model.engine != "native" and not vllm_is_installed():
@@ -157,8 +103,6 @@ def _conflicts(config: Namespace) -> Iterator[str]:
             "model.temporal_reward.permutation = completion: where weights are sharded (trainer.strategy = "
             f"{trainer.strategy}) all ranks need equally many passes; set group"
         )
-    if config.failure_limit.largest_share > 1:
-        yield f"failure_limit.largest_share = {config.failure_limit.largest_share}: a share of the samples, at most 1"
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
@@ -202,8 +146,6 @@ def _vllm(config: Namespace) -> Iterator[str]:
             f"model.vllm.tensor_parallel_size = {size}: in training so many ranks share an engine, and there are {ranks}; make "
             "trainer.devices * trainer.num_nodes a multiple"
         )
-    if model.vllm.gpu_memory_utilization > 1:
-        yield f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization}: a share of the memory, at most 1"
     prompts = max(grounding.max_prompt_tokens, grounding.evaluation_max_prompt_tokens)
     needed = prompts + max(model.sampling.max_tokens, model.evaluation_max_tokens)
     if model.vllm.max_model_len is not None and model.vllm.max_model_len < needed:

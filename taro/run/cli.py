@@ -1,4 +1,4 @@
-"""The command line of `train.py`: LightningCLI with every default in `configs/base.yaml`, and a check of the whole
+"""The command line of `train.py`: LightningCLI, `configs/base.yaml` under every config, and a check of the whole
 configuration before anything is loaded."""
 
 from __future__ import annotations

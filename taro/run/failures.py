@@ -13,6 +13,7 @@ from taro.data.examples import GroundingExample
 from taro.distributed import gather
 from taro.errors import TaroError
 from taro.progress import Plan
+from taro.ranges import PositiveInt, Share
 
 LISTED = 20
 
@@ -49,11 +50,7 @@ class FailureLimit(L.Callback):
         at_least: training samples before the share counts: fewer where there are fewer in the file, or in the run.
     """
 
-    def __init__(self, folder: str | Path, largest_share: float = 0.2, at_least: int = 100) -> None:
-        if not 0 <= largest_share <= 1:
-            raise ValueError(f"failure_limit.largest_share = {largest_share}, needs 0 to 1")
-        if at_least < 1:
-            raise ValueError(f"failure_limit.at_least = {at_least}, needs 1 or more")
+    def __init__(self, folder: str | Path, largest_share: Share = 0.2, at_least: PositiveInt = 100) -> None:
         self.folder, self.largest_share, self.at_least = Path(folder), largest_share, at_least
         self.enough = at_least
         self.training, self.validation = Failures(), Failures()

@@ -33,7 +33,7 @@ from taro.run.commands import BASE_CONFIG, TRAIN
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-HEAD_CHUNK = 1024  # response positions whose logits exist at a time: `score_groups`
+HEAD_CHUNK = 1024  # response positions whose logits exist at a time: `compute_log_probs`
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from taro.data.examples import GroundingExample
 from taro.progress import steps_done
-from taro.rl.group import JudgedGroup
+from taro.rl.group_loss import TrainingGroup
 
 
 class RunRecords(L.Callback):
@@ -58,7 +58,7 @@ class RunRecords(L.Callback):
             _write(self.folder / "failed.jsonl", failed, "a")
 
 
-def describe_groups(groups: Sequence[JudgedGroup]) -> list[dict[str, Any]]:
+def describe_groups(groups: Sequence[TrainingGroup]) -> list[dict[str, Any]]:
     """All that a group's loss was made of, as `torch.load` reads it without our code; log-probs (G, C)."""
     return [
         {
@@ -68,10 +68,10 @@ def describe_groups(groups: Sequence[JudgedGroup]) -> list[dict[str, Any]]:
             "shuffle_seed": one.group.example.shuffle_seed,
             "completions": [completion.cpu() for completion in one.group.rollout.completions],
             "texts": one.group.texts,
-            "rewards": one.judgement.rewards,
-            "temporal_gaps": one.judgement.gaps,
-            "weights": one.judgement.weights,
-            "engine_log_probs": one.group.engine_log_probs.cpu(),
+            "rewards": one.rewards.by_name,
+            "temporal_gaps": one.rewards.gaps,
+            "advantages": one.rewards.advantages,
+            "rollout_log_probs": one.group.rollout_log_probs.cpu(),
             "log_probs": one.old_log_probs.cpu(),
             "ref_log_probs": None if one.ref_log_probs is None else one.ref_log_probs.cpu(),
         }

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 
 from taro.models.adapters import LoRASettings
 from taro.models.loading import load_policy, reload_policy
-from taro.models.log_probs import GroupInputs, score_groups, score_nothing
+from taro.models.log_probs import GroupInputs, compute_log_probs, empty_pass
 from taro.models.packing import pack_group
 from taro.models.qwen_vl import QwenVL
 from taro.models.sharding import gathered, reshard
@@ -77,11 +77,11 @@ def test_sharded_passes_are_the_same(model_folder, mesh, prompts):
     """Values and gradients, with what stays gathered and what does not."""
     (policy, reference), (plain, _) = load(model_folder, mesh), load(model_folder)
     with gathered(policy):
-        scores = score_groups(policy, [group_of(prompts[0], policy)])[0].log_probs
-        expected = score_groups(plain, [group_of(prompts[0], plain)])[0].log_probs
+        scores = compute_log_probs(policy, [group_of(prompts[0], policy)])[0].log_probs
+        expected = compute_log_probs(plain, [group_of(prompts[0], plain)])[0].log_probs
         torch.testing.assert_close(scores, expected)
         with torch.no_grad():
-            theirs = score_groups(reference, [group_of(prompts[0], policy)])[0].log_probs
+            theirs = compute_log_probs(reference, [group_of(prompts[0], policy)])[0].log_probs
         torch.testing.assert_close(theirs, expected.detach())
         scores.sum().backward()
         expected.sum().backward()
@@ -97,21 +97,21 @@ def test_inside_gathered_the_decoder_stays_whole(model_folder, mesh, prompts):
     policy, _ = load(model_folder, mesh)
     with torch.no_grad(), gathered(policy, decoder=True):
         for _ in range(2):
-            score_groups(policy, [group_of(prompts[0], policy)])
+            compute_log_probs(policy, [group_of(prompts[0], policy)])
             assert not any(isinstance(parameter, DTensor) for parameter in policy.parameters())
     assert all(isinstance(parameter, DTensor) for parameter in policy.parameters())
     with torch.no_grad():
-        score_nothing(policy)
+        empty_pass(policy)
     assert all(isinstance(parameter, DTensor) for parameter in policy.decoder.layers.parameters())  # as before
 
 
 def test_a_pass_over_nothing_gives_each_weight_a_zero_gradient(own_policy):
-    loss = score_nothing(own_policy)
+    loss = empty_pass(own_policy)
     loss.backward()
     assert loss == 0
     for name, parameter in own_policy.trained_weights().items():
         assert parameter.grad is not None and not parameter.grad.any(), name
-    assert score_groups(own_policy, []) == []
+    assert compute_log_probs(own_policy, []) == []
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -123,9 +123,9 @@ def test_float32_shards_gathered_in_bfloat16(model_folder, mesh, prompts, checkp
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         policy.train()
     with gathered(policy), torch.autocast("cpu", torch.bfloat16):
-        scores = score_groups(policy, [group_of(prompts[0], policy)])[0].log_probs
+        scores = compute_log_probs(policy, [group_of(prompts[0], policy)])[0].log_probs
         scores.sum().backward()
-    expected = score_groups(plain, [group_of(prompts[0], plain)])[0].log_probs
+    expected = compute_log_probs(plain, [group_of(prompts[0], plain)])[0].log_probs
     expected.sum().backward()
     assert 0 < (scores - expected).abs().max() < 0.1
     gradients = {name: value.grad for name, value in plain.trained_weights().items()}

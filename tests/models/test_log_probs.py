@@ -5,7 +5,7 @@ import torch
 from tolerances import LOG_PROBS
 
 from taro.models.families import PLACEHOLDERS
-from taro.models.log_probs import GroupInputs, score_groups
+from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import PackedGroup, pack_group
 from taro.models.qwen_vl import QwenVL
 
@@ -18,7 +18,7 @@ def random_completions(lengths, seed=0):
 
 
 def score(policy, prompt, completions, **settings):
-    return score_groups(policy, [inputs(policy, prompt, completions)], **settings)[0]
+    return compute_log_probs(policy, [inputs(policy, prompt, completions)], **settings)[0]
 
 
 def inputs(policy, prompt, completions):
@@ -83,7 +83,7 @@ def test_log_probs_depend_on_the_video(policy, prompts):
     group = pack_group(prompts[0].input_ids, completions)
     frames = prompts[0].video.frames
     true, reversed_ = (
-        score_groups(policy, [GroupInputs(prompts[0], group, policy.encode_video(f))])[0] for f in (frames, frames.flip(0))
+        compute_log_probs(policy, [GroupInputs(prompts[0], group, policy.encode_video(f))])[0] for f in (frames, frames.flip(0))
     )
     assert (true.log_probs - reversed_.log_probs).abs().max() > 1e-3
 
@@ -130,23 +130,23 @@ def groups_of(policy, prompts):
 
 def test_groups_in_one_pack_do_not_see_each_other(policy, prompts):
     groups = groups_of(policy, prompts)
-    together = score_groups(policy, groups, temperature=0.7)
+    together = compute_log_probs(policy, groups, temperature=0.7)
     for group, scores in zip(groups, together, strict=True):
-        alone = score_groups(policy, [group], temperature=0.7)[0]
+        alone = compute_log_probs(policy, [group], temperature=0.7)[0]
         torch.testing.assert_close(scores.log_probs, alone.log_probs, atol=LOG_PROBS, rtol=0)
         torch.testing.assert_close(scores.entropy, alone.entropy, atol=LOG_PROBS, rtol=0)
     other = [*groups[:2], inputs(policy, prompts[3], random_completions((9, 2), seed=9)), groups[3]]
-    changed = score_groups(policy, other, temperature=0.7)
+    changed = compute_log_probs(policy, other, temperature=0.7)
     for number in (0, 1, 3):
         torch.testing.assert_close(changed[number].log_probs, together[number].log_probs, atol=LOG_PROBS, rtol=0)
 
 
 def test_the_gradient_of_a_pack_is_the_sum_of_its_groups(own_policy, prompts):
     groups = groups_of(own_policy, prompts)
-    sum((scores.log_probs**2).sum() for scores in score_groups(own_policy, groups)).backward()
+    sum((scores.log_probs**2).sum() for scores in compute_log_probs(own_policy, groups)).backward()
     together = gradients(own_policy)
     for group in groups:
-        (score_groups(own_policy, [group])[0].log_probs ** 2).sum().backward()
+        (compute_log_probs(own_policy, [group])[0].log_probs ** 2).sum().backward()
     assert_close_gradients(together, gradients(own_policy))
 
 
@@ -155,8 +155,8 @@ def test_flex_attention_gives_the_same_log_probs(model_folder, prompts):
     plain, flex = (QwenVL.from_pretrained(model_folder, attention=name) for name in ("shared_prefix", "flex"))
     with torch.no_grad():
         groups = groups_of(plain, prompts)
-        expected = score_groups(plain, groups)
-        for scores, same in zip(score_groups(flex, groups), expected, strict=True):
+        expected = compute_log_probs(plain, groups)
+        for scores, same in zip(compute_log_probs(flex, groups), expected, strict=True):
             torch.testing.assert_close(scores.log_probs, same.log_probs, atol=LOG_PROBS, rtol=0)
 
 
@@ -170,7 +170,7 @@ def test_flex_attention_gives_the_same_gradients(model_folder, prompts):
         policy.freeze_tower()
         for some in (slice(0, 1), slice(0, 2), slice(None)):
             groups = groups_of(policy, [prompt.to("cuda") for prompt in prompts])[some]
-            sum((scores.log_probs**2).sum() for scores in score_groups(policy, groups)).backward()
+            sum((scores.log_probs**2).sum() for scores in compute_log_probs(policy, groups)).backward()
         found.append(gradients(policy))
     assert_close_gradients(found[1], found[0])
 

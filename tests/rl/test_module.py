@@ -227,7 +227,7 @@ def test_tokens_of_another_engine_are_weighted(
     fit, arguments, scripted, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, monkeypatch, probability
 ):
     """By min(policy / engine, 2), in free completions; the one without probability leaves numerator and denominator."""
-    script = taro.rl.module.NativeEngine().script
+    script = taro.rollout.start.NativeEngine().script
     scripted(script, other_engine(scripted.engine))
     monkeypatch.setattr(CurriculumCallback, "probability", lambda *_: probability)
     watch = Watch(noise=0.1)
@@ -281,7 +281,7 @@ def test_models_and_engines_are_made_on_the_cpu_whatever_the_default_device(fit,
 
     scripted(kind=Noting)  # native
     for name in ("VLLMEngine", "VLLMServerEngine"):
-        monkeypatch.setattr(f"taro.rl.module.{name}", lambda *_: Noting(lambda row, seed, number: [7, 8, 9]))
+        monkeypatch.setattr(f"taro.rollout.start.{name}", lambda *_: Noting(lambda row, seed, number: [7, 8, 9]))
     monkeypatch.setattr("taro.run.checks.vllm_is_installed", lambda: True)
     monkeypatch.setattr(Strategy, "tensor_init_context", lambda self, empty_init=None: torch.device("meta"))
     server = ["--model.vllm_server.weights=folder", "--model.vllm_server.folder=nowhere"]
@@ -441,8 +441,8 @@ def test_gradient_checkpointing_changes_no_number(fit, arguments, uneven, steps,
 
 def test_smaller_packs_change_no_number(fit, arguments, uneven, steps, monkeypatch):
     watch, passes = Watch(noise=0.1), []
-    plan = taro.rl.module.plan_packs
-    monkeypatch.setattr("taro.rl.module.plan_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
+    plan = taro.rl.passes.plan_packs
+    monkeypatch.setattr("taro.rl.passes.plan_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
     limits = ["--data.grounding.max_prompt_tokens=70", "--model.sampling.max_tokens=66"]
     extra = ["--trainer.max_steps=1", "--model.optimizer.clip_norm=1e9", "--model.temporal_reward.measured=all", *limits]
     fit([*arguments, *extra], watch, steps)
@@ -466,21 +466,19 @@ def test_rollouts_are_the_same_with_gradient_checkpointing(fit, arguments, steps
 
 
 def test_kept_features_change_no_number(fit, arguments, steps, tmp_path):
-    """The second epoch and the second run encode nothing for rollouts and scoring; a damaged entry is made again."""
+    """The second epoch and the second run encode nothing for rollouts and scoring; a cut entry is made again."""
     extra = ["--model.sampling.max_tokens=12", "--model.evaluation_max_tokens=4", "--curriculum.warmup_epochs=0"]
     cached = [f"--model.feature_cache={{folder: {tmp_path}/features, max_gigabytes: 1}}"]
     fit([*arguments, *extra], steps)
     fit([*arguments, *extra, *cached], steps)
     files = sorted((tmp_path / "features").glob("**/*.safetensors"))
-    damaged = bytearray(files[0].read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    files[0].write_bytes(damaged)
+    files[0].write_bytes(files[0].read_bytes()[:-1])
     fit([*arguments, *extra, *cached], steps)
     plain, first, second = (steps.metrics[start : start + 6] for start in (0, 6, 12))
     for rows in (first, second):
         for row, expected in zip(rows, plain, strict=True):
             for name, value in expected.items():
-                assert name.startswith(MEASURED) or row[name] == pytest.approx(value, abs=1e-7, nan_ok=True), name
+                assert name.startswith(MEASURED) or row[name] == pytest.approx(value, abs=LOG_PROBS, nan_ok=True), name
     assert not any(name.startswith("feature_cache/") for name in plain[0])
     assert first[-1]["feature_cache/misses"] == len(files)
     assert first[-1]["feature_cache/hits"] > len(files)
@@ -651,7 +649,8 @@ def test_a_missing_video_costs_one_counted_failure(fit, arguments, uneven, steps
 
 def test_steps_in_which_every_video_is_missing(fit, arguments, uneven, steps, synthetic, tiny_folder, tmp_path):
     with_missing_videos(synthetic, tmp_path / "train.jsonl", range(6))
-    cli = fit([*arguments, f"--data.train_file={tmp_path}/train.jsonl", "--trainer.max_epochs=1"], steps)
+    extra = [f"--data.train_file={tmp_path}/train.jsonl", "--trainer.max_epochs=1", "--failure_limit.largest_share=1"]
+    cli = fit([*arguments, *extra], steps)
     assert steps.column("data/failed") == [2.0] * 3
     start = QwenVL.from_pretrained(tiny_folder).state_dict()
     for name, value in cli.model.policy.state_dict().items():
@@ -660,7 +659,7 @@ def test_steps_in_which_every_video_is_missing(fit, arguments, uneven, steps, sy
 
 def test_a_prompt_over_the_budget_names_the_setting(fit, arguments, uneven, steps, tmp_path):
     prompt = "--data.grounding.prompt=When does this happen: {query}?" + " Think." * 60
-    extra = [prompt, "--data.grounding.max_prompt_tokens=65", "--trainer.max_steps=1"]
+    extra = [prompt, "--data.grounding.max_prompt_tokens=65", "--trainer.max_steps=1", "--failure_limit.largest_share=1"]
     fit([*arguments, *PLAIN, *extra], steps, RunRecords(tmp_path))
     assert steps.column("data/failed") == [2.0]
     for line in (tmp_path / "failed.jsonl").read_text().splitlines():
@@ -689,7 +688,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
         output = policy_loss(*args, **kwargs)
         return replace(output, loss=output.loss * float("nan")) if len(calls) == 1 else output
 
-    monkeypatch.setattr("taro.rl.module.policy_loss", sometimes_nan)
+    monkeypatch.setattr("taro.rl.group_loss.policy_loss", sometimes_nan)
     cli = fit([*arguments, *PLAIN, "--trainer.max_epochs=1"], steps, RunRecords(tmp_path))
     assert steps.column("skipped_steps") == [1.0, 0.0, 0.0]
     assert cli.trainer.global_step == 2
@@ -708,6 +707,6 @@ def test_too_many_such_steps_in_a_row_stop_the_run(fit, arguments, scripted, mon
         output = policy_loss(*args, **kwargs)
         return replace(output, loss=output.loss * float("nan"))
 
-    monkeypatch.setattr("taro.rl.module.policy_loss", nan)
+    monkeypatch.setattr("taro.rl.group_loss.policy_loss", nan)
     with pytest.raises(FloatingPointError, match="not finite in 2 updates in a row"):
         fit([*arguments, *PLAIN, "--model.optimizer.most_skipped=2"])

@@ -23,14 +23,16 @@ import lightning as L
 import torch
 from taro.run.cli import parse
 from taro.models.weights import whole_weight
-from taro.rl.group import read_answers, shuffled_log_probs
-from taro.rl.module import plan_packs
+from taro.rl.group import shuffled_log_probs
+from taro.rl.group_rewards import read_answers
+from taro.models.packing import plan_packs
 import taro.rl.module
-import taro.rl.group
+import taro.rl.passes
+import taro.rl.group_rewards
 from taro.seeds import stable_seed
 
 # A random model earns nothing: each text gets a reward of its own, and all answers to some of the samples are right.
-taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4
+taro.rl.group_rewards.format_reward = lambda text: stable_seed(text) % 5 / 4
 
 
 def half_right(group):
@@ -38,10 +40,10 @@ def half_right(group):
     return replace(answers, ious=torch.full_like(answers.ious, stable_seed(group.example.sample.id) % 2))
 
 
-taro.rl.group.read_answers = half_right
+taro.rl.group_rewards.read_answers = half_right
 shuffled, passes = [], []
 taro.rl.module.shuffled_log_probs = lambda *given: shuffled.append(len(given[1])) or shuffled_log_probs(*given)
-taro.rl.module.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
+taro.rl.passes.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
 
 
 class Metrics(L.Callback):

@@ -6,7 +6,7 @@ import torch
 from tolerances import LOG_PROBS
 
 from taro.models.families import PLACEHOLDERS
-from taro.models.log_probs import GroupInputs, score_groups
+from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import pack_group
 from taro.models.patches import frames_to_patches
 from taro.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
@@ -30,7 +30,7 @@ def tokens(groups):
 def teacher_forced(policy, prompt, completions, temperature=1.0):
     features = policy.encode_video(prompt.video.frames)
     group = pack_group(prompt.input_ids, completions)
-    return score_groups(policy, [GroupInputs(prompt, group, features)], temperature=temperature)[0].log_probs
+    return compute_log_probs(policy, [GroupInputs(prompt, group, features)], temperature=temperature)[0].log_probs
 
 
 def assert_equal_to_teacher_forcing(policy, prompt, group, temperature, prefixes):

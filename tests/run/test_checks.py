@@ -1,5 +1,6 @@
 """Every file in configs/ parses, and does what its first comment says."""
 
+import ast
 import json
 import math
 import re
@@ -14,7 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from taro.run import train
 from taro.run.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
+from taro.run.commands import TRAIN
 from taro.seeds import stable_seed
+from taro.signatures import REQUIRED
 from taro.synthetic.architecture import save_random
 from taro.video.load import VideoSettings
 
@@ -93,12 +96,22 @@ def test_what_the_experiments_leave_out(local):
     assert not reward and warmup > parse(local).trainer.max_epochs
 
 
-def test_the_base_has_every_default(local):
-    """A config says only what differs: no file repeats what the base says."""
-    base = dict(leaves(yaml.safe_load(BASE_CONFIG.read_text())))
+def test_a_config_says_only_what_differs(local):
+    """No file repeats what the base or a class says."""
+    base = parse(local).parser.parse_args([])
     for path in [*WHOLE, *EXPERIMENTS]:
         for name, value in leaves(yaml.safe_load(path.read_text())):
             assert base.get(name, ...) != value or name == "model.name_or_path", f"{path.name}: {name}"
+
+
+def test_published_values_are_the_defaults_of_the_classes():
+    """So that someone who uses the classes gets what the base says."""
+    defaults = {setting.name: setting.default for setting in TRAIN.settings}
+    pinned = dict(leaves({name: yaml.safe_load(BASE_CONFIG.read_text())[name] for name in ("model", "data", "curriculum")}))
+    required = {name for name in pinned if defaults[name] == REQUIRED}
+    assert required == {"model.name_or_path", "data.train_file", "data.validation_file"}
+    for name in pinned.keys() - required:
+        assert ast.literal_eval(defaults[name]) == pinned[name], name
 
 
 def test_published_values(local):
@@ -157,7 +170,8 @@ def assert_trained(folder):
 
 @pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])
 def test_a_shipped_config_trains_a_tiny_model(config, family, shortened, tmp_path, monkeypatch):
-    monkeypatch.setattr("taro.rl.group.format_reward", lambda text: stable_seed(text) % 5 / 4)  # a random model earns nothing
+    # A random model earns nothing.
+    monkeypatch.setattr("taro.rl.group_rewards.format_reward", lambda text: stable_seed(text) % 5 / 4)
     train.main([*shortened(config, family), "--trainer.devices=1"])
     assert_trained(tmp_path / config)
 
@@ -166,11 +180,11 @@ AS_ON_GPUS = """
 import sys
 from types import SimpleNamespace
 from lightning.pytorch.loops import utilities
-import taro.rl.group
+import taro.rl.group_rewards
 from taro.run import train
 from taro.seeds import stable_seed
 
-taro.rl.group.format_reward = lambda text: stable_seed(text) % 5 / 4
+taro.rl.group_rewards.format_reward = lambda text: stable_seed(text) % 5 / 4
 
 # Lightning evaluates in inference mode unless the backend is exactly gloo, and that of GPUs is not.
 utilities.dist = SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl")

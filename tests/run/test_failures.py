@@ -80,19 +80,6 @@ def test_a_run_whose_videos_were_mended_goes_on():
     assert feed(after, [[0, 1]]) == 1  # 3 of 10
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"largest_share": 1.5}, "failure_limit.largest_share = 1.5, needs 0 to 1"),
-        ({"largest_share": float("nan")}, "failure_limit.largest_share = nan, needs 0 to 1"),
-        ({"at_least": 0}, "failure_limit.at_least = 0, needs 1 or more"),
-    ],
-)
-def test_bad_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        FailureLimit("run", **settings)
-
-
 @pytest.fixture
 def half_missing(arguments, synthetic, tmp_path):
     """Arguments of a run in which 3 of the 6 videos do not exist."""

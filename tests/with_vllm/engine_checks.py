@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from taro.models.log_probs import GroupInputs, score_groups
+from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import pack_group
 from taro.rollout import NativeEngine, PromptMismatch, RolloutEngine, RolloutPrompt, SamplingSettings
 
@@ -15,7 +15,7 @@ def scored(policy, prompt, group, temperature):
     packed = pack_group(prompt.input_ids, group.completions)
     inputs = GroupInputs(prompt, packed, policy.encode_video(prompt.video.frames))
     with torch.no_grad():
-        log_probs = score_groups(policy, [inputs], temperature=temperature)[0].log_probs
+        log_probs = compute_log_probs(policy, [inputs], temperature=temperature)[0].log_probs
     return [row[: len(completion)] for row, completion in zip(log_probs, group.completions, strict=True)]
 
 

@@ -1,0 +1,41 @@
+"""Numbers with a range, as types of settings: a value outside of it is refused where it is parsed. The values themselves are
+plain numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jsonargparse.typing import register_type
+
+
+def _range(name: str, base: type, said: str, least: float, *, included: bool = True, most: float = math.inf) -> type:
+    """A type of that name. `said`: what a value must be, for the message."""
+    kind = type(name, (base,), {})
+
+    def fits(value: Any, kind: type = kind) -> bool:
+        is_number = type(value) is base or (base is float and type(value) is int)
+        return is_number and value <= most and (value >= least if included else value > least)
+
+    def parse(value: Any) -> Any:
+        text = value.removeprefix(".") if isinstance(value, str) else value  # YAML writes .inf
+        try:
+            number = base(text)
+        except (TypeError, ValueError):
+            number = None
+        if isinstance(value, bool) or (base is int and number != value and not isinstance(value, str)) or not fits(number):
+            raise ValueError(f"{value} must be {said}")
+        return number
+
+    register_type(kind, serializer=lambda value: value, deserializer=parse, type_check=fits)
+    return kind
+
+
+PositiveInt = _range("PositiveInt", int, "a whole number, at least 1", 1)
+NonNegativeInt = _range("NonNegativeInt", int, "a whole number, at least 0", 0)
+GroupSize = _range("GroupSize", int, "a whole number, at least 2", 2)
+PositiveFloat = _range("PositiveFloat", float, "a number above 0", 0, included=False)
+NonNegativeFloat = _range("NonNegativeFloat", float, "a number, at least 0", 0)
+AboveOne = _range("AboveOne", float, "a number above 1", 1, included=False)
+Share = _range("Share", float, "a share, from 0 to 1", 0, most=1)
+PositiveShare = _range("PositiveShare", float, "a share, above 0 and at most 1", 0, included=False, most=1)

@@ -1,0 +1,133 @@
+"""A policy with its reference and its rollout engine, as a LightningModule that loads them, answers, and is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn
+
+from taro.cache import DiskCacheSettings, TensorCache
+from taro.data.examples import GroundingExample
+from taro.models.adapters import LoRASettings
+from taro.models.feature_cache import FeatureCache
+from taro.models.loading import load_policy, reload_policy
+from taro.models.prompt import PromptBuilder
+from taro.models.qwen_vl import QwenVL, VisionFeatures
+from taro.models.sharding import gathered
+from taro.models.strategy import ShardedStrategy
+from taro.rl.evaluation import EvaluatedModule
+from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, SyncedEngine
+
+
+class PolicyModule(EvaluatedModule):
+    """What a method needs around the policy. Subclasses train it, start its engine, and set `greedy`.
+
+    Args: as `GRPOModule`'s; `with_reference`: keep a frozen copy of the first weights, where adapters can't be left out.
+    """
+
+    greedy: SamplingSettings  # of validation and test
+
+    def __init__(
+        self,
+        name_or_path: str,
+        dtype: str,
+        *,
+        lora: LoRASettings | None,
+        attention: str,
+        with_reference: bool,
+        gradient_checkpointing: bool,
+        feature_cache: DiskCacheSettings | None,
+    ) -> None:
+        super().__init__()
+        self.name_or_path, self.dtype_name, self.lora, self.attention = name_or_path, dtype, lora, attention
+        self.with_reference, self.gradient_checkpointing = with_reference, gradient_checkpointing
+        self.feature_cache = feature_cache
+        self.policy: QwenVL | None = None
+        self.reference: QwenVL | None = None
+        self.engine: SyncedEngine | None = None
+        self.features: FeatureCache | None = None
+
+    def start_engine(self) -> RolloutEngine:
+        """The policy is loaded by then."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Load the weights and start the engine; Lightning calls it before anything is run, with the GPU as the default device.
+        That is undone here: transformers takes it for a wish to spread the model out, and vLLM pins tensors that it makes
+        without naming a device."""
+        if self.policy is None:
+            with torch.device("cpu"):
+                self.load()
+
+    def load(self) -> None:
+        """The policy, its reference and the engine."""
+        mesh = self.device_mesh  # None unless the strategy shards the weights
+        self.policy, self.reference = load_policy(
+            self.name_or_path,
+            self.dtype_name,
+            self.attention,
+            lora=self.lora,
+            with_reference=self.with_reference,
+            mesh=mesh and mesh["data_parallel"],
+            compute_dtype=torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None,
+        )
+        if self.gradient_checkpointing:
+            self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.feature_cache is not None:
+            cache = TensorCache.from_settings(self.feature_cache, "model.feature_cache")
+            self.features = FeatureCache(cache, self.policy.tower, self.policy.geometry)
+        self.engine = SyncedEngine(self.start_engine(), self.policy)
+
+    def restore_base(self) -> None:
+        """Give the policy back the weights that training started from. Called by all ranks."""
+        reload_policy(self.policy, self.name_or_path, self.dtype_name, self.lora)
+
+    @property
+    def builder(self) -> PromptBuilder:
+        return self.trainer.datamodule.builder(training=self.trainer.training)
+
+    @property
+    def sharded(self) -> bool:
+        return isinstance(self.trainer.strategy, ShardedStrategy)
+
+    @property
+    def compute_dtype(self) -> str:
+        return "bfloat16" if self.trainer.precision == "bf16-mixed" else self.dtype_name
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+
+    @contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """transformers checkpoints gradients in training mode alone, and then can't decode with a cache."""
+        self.policy.train(self.gradient_checkpointing)
+        yield
+        self.policy.eval()
+
+    def answer(self, examples: list[GroundingExample]) -> list[str]:
+        """Greedy completions, for validation and test."""
+        with torch.no_grad(), gathered(self.policy):
+            features = [self.encode(example) if self.engine.is_policy else None for example in examples]
+        requests = [
+            RolloutPrompt(example.prompt, ((),), (0,), feature) for example, feature in zip(examples, features, strict=True)
+        ]
+        return [self.builder.decode(group.completions[0]) for group in self.engine.generate(requests, self.greedy)]
+
+    def encode(self, example: GroundingExample) -> VisionFeatures:
+        """Features of an example's video, from disk where they are kept there."""
+        frames, sample = example.prompt.video.frames, example.sample
+        encode = partial(self.policy.encode_video, frames)
+        if self.features is None:
+            return encode()
+        grounding = self.trainer.datamodule.grounding
+        settings = (grounding if self.trainer.training else grounding.for_evaluation()).video
+        return self.features.features(sample.video, sample.clip, settings, frames, encode)
+
+    def forget_sync(self) -> None:
+        """Weights may have been loaded meanwhile."""
+        self.engine.weights_changed()
+
+    on_train_start = on_validation_start = on_test_start = forget_sync

@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from taro.rl.group_rewards import needs_gaps, reward_group
+from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
+
+TEXTS = (
+    "<think>\nFrom 2.0s to 6.0s, the red square moves left\n</think>\n<answer>2.0s to 6.0s</answer>",
+    "<think>no times here, only words</think><answer>2.5s to 6.5s</answer>",
+    "nothing of the kind",
+)
+GAPS = torch.tensor([0.4, 0.1, 0.3])
+
+
+def test_rewards_by_hand(group):
+    """Spans (2, 6) and (2.5, 6.5) against the truth (2, 6) of a video of 16 s."""
+    rewards = reward_group(group, GAPS, TemporalRewardSettings(), AdvantageSettings())
+    iou = 3.5 / 4.5
+    assert rewards.spans == ((2.0, 6.0), (2.5, 6.5), None)
+    assert rewards.ious.tolist() == pytest.approx([1.0, iou, 0.0])
+    assert rewards.by_name["format"].tolist() == [1.0, 1.0, 0.0]
+    near = (1 - 0.5 / 16) ** 2
+    assert rewards.by_name["timestamp_iou"].tolist() == pytest.approx([1.0, iou * near, 0.0])
+    assert rewards.by_name["temporal"].tolist() == pytest.approx([0.3, 0.0, 0.0])
+    totals = [2.3, 1 + iou * near, 0.0]
+    assert rewards.total.tolist() == pytest.approx(totals)
+    mean = sum(totals) / 3
+    std = (sum((value - mean) ** 2 for value in totals) / 2) ** 0.5
+    assert rewards.advantages.tolist() == pytest.approx([(value - mean) / std for value in totals], abs=1e-4)
+    plain = reward_group(group, None, None, AdvantageSettings(scale="none"))
+    assert plain.by_name.keys() == {"format", "timestamp_iou"} and plain.gaps is None
+    assert plain.advantages.tolist() == pytest.approx([t - (mean - 0.1) for t in (2.0, *totals[1:])], abs=1e-5)
+
+
+def test_a_truth_is_cut_to_the_video_and_the_nearest_truth_counts(group_of):
+    group = group_of(texts=("<answer>9 to 16</answer>", "<answer>9 to 12.5</answer>", "no"))
+    rewards = reward_group(group, None, None, AdvantageSettings())
+    assert rewards.ious.tolist() == pytest.approx([1.0, 0.5, 0.0])
+    assert rewards.by_name["timestamp_iou"].tolist() == pytest.approx([1.0, 0.5 * (1 - 3.5 / 16), 0.0])
+
+
+TRAP = "<think>\nFrom 1.0s to 2.0s, a man </think><answer>2.00s to 6.00s</answer>"
+OPENING = "<think>\nFrom 1.0s to 2.0s, a man waves"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "rest", "span", "format"),
+    [
+        (TRAP, "", None, 0.0),
+        (TRAP, " and nothing more", None, 0.0),
+        (TRAP, "</think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 1.0),
+        (OPENING, "</think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 1.0),
+        (OPENING, " twice</think><answer>9.0s to 12.0s</answer> so", (9.0, 12.0), 0.0),
+        (OPENING, " twice <think></think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 0.0),
+        ("", OPENING + "</think><answer>9.0s to 12.0s</answer>", (9.0, 12.0), 1.0),
+        ("", TRAP, (2.0, 6.0), 1.0),
+    ],
+)
+def test_what_a_constructed_path_says_is_no_answer(builder, group_of, prefix, rest, span, format):
+    prefixes = (tuple(builder.encode(prefix)), ())
+    group = group_of(prefixes, (prefix + rest, "no"))
+    rewards = reward_group(group, None, None, AdvantageSettings())
+    assert group.texts == (prefix + rest, "no")
+    assert rewards.spans == (span, None) and rewards.by_name["format"].tolist() == [format, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "paid"),
+    [
+        ({}, [0.3, 0.0, 0.0]),
+        ({"threshold": 0.05}, [0.3, 0.3, 0.0]),
+        ({"threshold": 0.05, "iou_gate": 0.9}, [0.3, 0.0, 0.0]),
+        ({"margin": 0.2}, [0.0, 0.0, 0.0]),
+        ({"bonus": 0.5}, [0.5, 0.0, 0.0]),
+    ],
+)
+def test_settings_of_the_temporal_reward_are_used(group, settings, paid):
+    rewards = reward_group(group, GAPS, TemporalRewardSettings(**settings), AdvantageSettings())
+    assert rewards.by_name["temporal"].tolist() == pytest.approx(paid)
+
+
+WRONG = ("<think>a</think><answer>6.0s to 8.0s</answer>", "nothing of the kind", "<answer>9.0s to 11.0s</answer>")
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts", "needed"),
+    [
+        ({}, TEXTS, True),
+        ({}, WRONG, False),
+        ({}, ("nothing", "of the kind", "at all"), False),
+        ({"iou_gate": 0.25}, WRONG, True),  # 2 of 7 seconds of the second truth
+        ({"iou_gate": 0.3}, WRONG, False),
+        ({"iou_gate": 0.0}, ("nothing", "of the kind", "at all"), True),  # what can't be read has an IoU of 0
+        ({"iou_gate": 1.0}, TEXTS, True),
+        ({"iou_gate": 1.01}, TEXTS, False),
+        ({"bonus": 0.0}, TEXTS, False),
+        ({"bonus": 0.0, "measured": "all"}, TEXTS, True),
+        ({"measured": "all"}, WRONG, True),
+    ],
+)
+def test_gaps_are_measured_where_they_can_be_paid(group_of, settings, texts, needed):
+    """And where they can't be, no gaps change a reward."""
+    settings = TemporalRewardSettings(**settings)
+    group = group_of(texts=texts)
+    assert needs_gaps(group, settings) == needed
+    without = reward_group(group, None, settings, AdvantageSettings())
+    paid = False
+    for threshold in ("mean", -1.0):
+        for gaps in (GAPS, GAPS.flip(0), GAPS.roll(1)):
+            given = reward_group(group, gaps, replace(settings, threshold=threshold), AdvantageSettings())
+            paid |= not torch.equal(given.advantages, without.advantages)
+            assert torch.equal(given.by_name["temporal"], without.by_name["temporal"]) or needed
+    assert without.gaps is None and paid == (needed and settings.measured == "payable")
+
+
+@pytest.mark.parametrize(("seconds", "measured"), [(5.0, False), (1.0, True)])
+def test_where_no_frame_moves_nothing_is_measured(group, seconds, measured):
+    """With few frames a second no boundary (2, 6, 9 and 30 s) has two of them within the radius: the log-probs of two passes
+    on the same video would differ by roundings, and the group's mean would make a reward of them."""
+    prompt = group.example.prompt
+    video = replace(prompt.video, timestamps=seconds * torch.arange(len(prompt.video.timestamps), dtype=torch.float64))
+    sparse = replace(group, example=replace(group.example, prompt=replace(prompt, video=video)))
+    for chosen in ("payable", "all"):
+        assert needs_gaps(sparse, TemporalRewardSettings(radius=1.0, measured=chosen)) == measured
+
+
+@pytest.mark.parametrize(
+    ("mode", "mapped"),
+    [
+        ("mask", lambda a: max(a, 0.0)),
+        ("awr", lambda a: 2.718281828 ** (a / 0.5)),
+        ("clone", lambda a: float(a > 0)),
+        ("raft", lambda a: float(a > 0.6)),  # the best of 0.7, 0.4 and -1.1
+    ],
+)
+def test_only_constructed_completions_are_mapped(group_of, mode, mapped):
+    free = reward_group(group_of(), None, None, AdvantageSettings()).advantages.tolist()
+    settings = AdvantageSettings(constructed=mode, beta=0.5)
+    for prefixes in (((5,), (), (5,)), ((), (5,), ()), ((5,),) * 3):
+        advantages = reward_group(group_of(prefixes), None, None, settings).advantages
+        expected = [mapped(a) if prefix else a for a, prefix in zip(free, prefixes, strict=True)]
+        assert advantages.tolist() == pytest.approx(expected, rel=1e-4)
