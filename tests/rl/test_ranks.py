@@ -116,7 +116,7 @@ def test_two_ranks_are_as_one(arguments, run, broken_file, broken, strategy):
     """Also where they have different numbers of packs, where a rank's video is missing, and where only one of them has a group
     that can earn the temporal reward."""
     extra = [
-        *([f"--data.train_file={broken_file}"] if broken else []),
+        *([f"--data.train_file={broken_file}", "--failure_limit.largest_share=1"] if broken else []),
         "--data.prompts_per_step=6",
         "--trainer.max_steps=2",
         "--trainer.limit_val_batches=0",
