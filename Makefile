@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train test test-vllm lint trl-env clean
+.PHONY: help install data train test test-fast test-vllm lint trl-env clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,8 +40,12 @@ $(SYNTHETIC): taro/synthetic/world.py | $(INSTALLED)
 train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos with a tiny model, then its evaluation
 	$(RUN) train.py $(ARGS)
 
+# One process for each core, with one thread: two processes with two threads each on two cores are several times slower.
 test: $(INSTALLED)  ## all tests that need no vLLM
-	$(RUN) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist worksteal $(ARGS)
+
+test-fast: $(INSTALLED)  ## those that take no time, for the edit loop
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist worksteal -m "not slow and not distributed" $(ARGS)
 
 test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv of its own, .venv-vllm
 	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm $(ARGS)
