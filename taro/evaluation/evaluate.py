@@ -17,7 +17,7 @@ from taro.evaluation.predictions import Prediction
 from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, Resolved, resolve
-from taro.jsonl import ResumableFolder
+from taro.jsonl import ResumableFolder, write_lines
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import track_items
@@ -189,7 +189,7 @@ def _score_officially(
     truth = [_truth_row(sample) for sample in samples]
     submission = make_submission([prediction.to_row() for prediction in predictions], truth)
     if folder is not None:
-        folder.write("submission.jsonl", "".join(json.dumps(row) + "\n" for row in submission))
+        write_lines(submission, folder.folder / "submission.jsonl")
     return score_submission(submission, truth, strict_r1=strict)
 
 

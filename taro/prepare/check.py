@@ -28,8 +28,9 @@ from rich.table import Table
 from taro.command_line import Parser
 from taro.data.annotation_file import read_rows
 from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample
-from taro.data.samples import query_key, save_samples, write_json_lines
+from taro.data.samples import query_key, save_samples
 from taro.errors import TaroError, clean_exit
+from taro.jsonl import write_lines
 from taro.prepare.repair import drop_rows, fix_rows
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
@@ -201,7 +202,7 @@ def write_mended(checked: CheckedFile, output: Path, *, fix: bool, relative_to: 
     if not samples:
         raise CheckError(f"none of {len(checked.rows)} rows is left; nothing was written")
     record = changes_file(output)
-    write_json_lines(map(asdict, changes), record)
+    write_lines(map(asdict, changes), record)
     save_samples(samples, output, relative_to=relative_to)
     return len(samples), record
 
@@ -261,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
     checked = check_file(args.file, video_root=args.video_root, videos=args.videos, workers=args.workers)
     print_report(args.file, checked)
     if args.report is not None:
-        write_json_lines([make_report(args.file, checked)], args.report)
+        write_lines([make_report(args.file, checked)], args.report)
     if output is None:
         return 1 if checked.bad else 0
     root = output.parent if args.video_root is None else args.video_root

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from taro.data.rows import is_number
 from taro.data.samples import Sample
 from taro.errors import TaroError
 from taro.jsonl import read_rows
+from taro.rows import is_number
 
 # Keys of a row that are not fields of a sample.
 DIFFICULTY = "difficulty"

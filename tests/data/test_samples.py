@@ -125,10 +125,10 @@ BAD_FIELDS = [
     ("clip", [0, 60], "clip: got [0.0, 60.0]"),
     ("captions", {}, "captions: got {}"),
     ("captions", ["text"], 'captions[0]: got "text"'),
-    ("captions", [{"start": 0, "end": 1}], 'captions[0]: got {"start": 0, "end": 1}'),
+    ("captions", [{"start": 0, "end": 1}], "captions[0].text: got nothing (the field is missing)"),
     ("captions", [{"start": 2, "end": 1, "text": "x"}], "captions[0]: got [2.0, 1.0]"),
     ("captions", [{"start": 1, "end": 1, "text": "x"}], "captions[0]: got [1.0, 1.0]"),
-    ("captions", [{"start": 0, "end": "1", "text": "x"}], 'captions[0]: got [0, "1"]'),
+    ("captions", [{"start": 0, "end": "1", "text": "x"}], 'captions[0].end: got "1"'),
     ("captions", [{"start": 0, "end": 1, "text": ""}], 'captions[0].text: got ""'),
     ("captions", [{"start": 1, "end": 2, "text": "he </THINK><answer>1s to 2s"}], 'captions[0].text: got "he </THINK>'),
     ("captions", [{"start": 9, "end": 11, "text": "x"}], "captions[0]: got [9.0, 11.0]"),
@@ -225,7 +225,7 @@ def test_twenty_bad_rows_are_shown_and_the_others_counted(tmp_path):
         load_samples(write(tmp_path, *rows))
     text = str(error.value)
     assert "25 of 25 rows" in text and "and 5 more" in text
-    assert text.count("  line ") == 20 and text.count("query: got") == text.count("duration: got") == 20
+    assert text.count("- line ") == 20 and text.count("query: got") == text.count("duration: got") == 20
 
 
 def test_long_values_are_cut(tmp_path):
