@@ -33,6 +33,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_require_whole)]
 Seconds = Annotated[Number, Field(description="a finite number (seconds)")]
 String = Annotated[str, Field(strict=True, description="text")]
+OptionalString = Annotated[Annotated[str, Field(strict=True)] | None, Field(description="text, or null")]
 Text = Annotated[str, Field(strict=True, pattern=r"\S", description="text that is not empty")]
 Pair = Annotated[tuple[Number, Number], Field(description="[start, end], two finite numbers (seconds)")]
 Rest = Annotated[dict[str, Any], "keys of a row that are no field"]  # of a field that is none of a row's
@@ -54,7 +55,7 @@ def read_fields(
     faults: dict[str, str] = {}
     for name, field in fields.items():
         value = row.get(name, MISSING)
-        if value is MISSING and not field.required:
+        if name not in row and not field.required:
             continue
         try:
             values[name] = field.adapter.validate_python(value)
@@ -67,7 +68,7 @@ def read_fields(
 
 
 def read_objects(kind: type[Kind], rows: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, Kind]:
-    """An object of each row, whose keys are the fields of `kind` and no others.
+    """An object of each row, whose keys are all fields of `kind` and no others.
 
     Raises:
         RowError: rows that can't be read, each named as `what` and its key.
@@ -75,7 +76,7 @@ def read_objects(kind: type[Kind], rows: Mapping[str, Mapping[str, Any]], what: 
     objects: dict[str, Kind] = {}
     bad: list[str] = []
     for key, row in rows.items():
-        values, faults = read_fields(kind, row, closed=True)
+        values, faults = read_fields(kind, dict.fromkeys(_fields_of(kind), MISSING) | row, closed=True)
         if faults:
             bad.append(f"{what} {shorten(key)}: {'; '.join(faults.values())}")
         else:

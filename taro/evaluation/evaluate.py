@@ -11,10 +11,10 @@ from typing import Any
 from taro.data.before_run import look_for_videos
 from taro.data.samples import Sample, load_samples
 from taro.evaluation.answers import answer_samples, still_to_ask
-from taro.evaluation.datasets import Benchmark
 from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
-from taro.evaluation.predictions import Prediction
+from taro.evaluation.predictions import Prediction, read_predictions
 from taro.evaluation.qvhighlights import make_submission, score_submission
+from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, Resolved, resolve
 from taro.jsonl import ResumableFolder, write_lines
@@ -128,14 +128,10 @@ def _about(task: _Task) -> dict[str, Any]:
 
 def _fill(folder: ResumableFolder, task: _Task) -> dict[str, Prediction]:
     """Have this shard's missing answers made; returns all that are there then."""
-    failures = {name: prediction.failure for name, prediction in _read(folder).items()}
+    failures = {name: prediction.failure for name, prediction in read_predictions(folder.read()).items()}
     todo = still_to_ask(folder.shard.of(task.samples), failures)
     folder.append(prediction.to_row() for prediction in _predict(task, todo))
-    return _read(folder)
-
-
-def _read(folder: ResumableFolder) -> dict[str, Prediction]:
-    return {name: Prediction.from_row(row) for name, row in folder.read().items()}
+    return read_predictions(folder.read())
 
 
 def _predict(task: _Task, samples: Sequence[Sample]) -> Iterator[Prediction]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from taro.evaluation.bootstrap import RESAMPLES
-from taro.evaluation.datasets import Benchmark, find_benchmark, load_benchmarks, own_benchmark
 from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.registry import Benchmark, find_benchmark, load_benchmarks, own_benchmark
 from taro.jsonl import ResumeError, Shard
+from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
 from taro.rollout import VLLMSettings
 from taro.rollout.start import engine_problems, resolve_device, resolve_dtype
@@ -90,8 +91,7 @@ def resolve(settings: EvaluationSettings) -> Resolved:
     except EvaluationError as error:
         problems.insert(0, str(error))
     if problems:
-        several = "\n".join(["can't evaluate:", *(f"- {problem}" for problem in problems)])
-        raise EvaluationError(several if len(problems) > 1 else problems[0])
+        raise EvaluationError(list_problems("can't evaluate:", problems))
     device = resolve_device(settings.device)
     return Resolved(
         benchmark=benchmark,

@@ -43,7 +43,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from taro.command_line import answer_at_once, parse_settings
 from taro.prepare.commands import DIFFICULTY
@@ -56,17 +58,18 @@ from taro.data.samples import Sample, load_samples
 from taro.errors import TaroError, clean_exit
 from taro.evaluation.answers import answer_samples, still_to_ask
 from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
-from taro.evaluation.predictions import Prediction
+from taro.evaluation.predictions import Answer, Iou, Prediction, list_failures
 from taro.jsonl import ResumableFolder, ResumeError, Shard, file_problems
+from taro.messages import list_problems
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.prepare import selection
-from taro.prepare.sample_ious import SHOWN, histogram, with_ious
+from taro.prepare.sample_ious import histogram, with_ious
 from taro.progress import track_items
 from taro.rollout import RolloutEngine, SamplingSettings, VLLMSettings
 from taro.rollout.start import engine_problems, longest_prompt, resolve_device, resolve_dtype, start_engine
+from taro.rows import OptionalString, String, read_objects
 from taro.seeds import stable_seed
-from taro.spans import Span
 
 logger = logging.getLogger(__name__)
 
@@ -146,12 +149,12 @@ class ScoredSample:
         reason: the same in words.
     """
 
-    id: str
-    ious: tuple[float, ...] = ()
-    answers: tuple[Span | None, ...] = ()
-    completions: tuple[str, ...] = ()
-    failure: str | None = None
-    reason: str | None = None
+    id: String
+    ious: Annotated[tuple[Iou, ...], Field(description="a list of numbers from 0 to 1")] = ()
+    answers: Annotated[tuple[Answer, ...], Field(description="a list of spans, or null for none")] = ()
+    completions: Annotated[tuple[str, ...], Field(description="a list of texts")] = ()
+    failure: OptionalString = None
+    reason: OptionalString = None
 
     @classmethod
     def of(cls, predictions: Sequence[Prediction]) -> ScoredSample:
@@ -166,12 +169,6 @@ class ScoredSample:
         """As JSON's types."""
         return asdict(self)
 
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> ScoredSample:
-        """The reverse of `to_row`."""
-        answers = tuple(answer and tuple(answer) for answer in row["answers"])
-        return cls(**row | {"ious": tuple(row["ious"]), "answers": answers, "completions": tuple(row["completions"])})
-
 
 def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     """Score this shard's missing samples; write the output as soon as none is missing. Returns the scores in the order of the
@@ -184,8 +181,8 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
         ModelError: not a Qwen-VL model.
         EngineError: vLLM can't run the model.
     """
-    if problems := list(list_problems(settings)):
-        raise DifficultyError("\n- ".join(["can't score:", *problems]) if len(problems) > 1 else problems[0])
+    if problems := list(find_problems(settings)):
+        raise DifficultyError(list_problems("can't score:", problems))
     samples = load_samples(settings.input, video_root=settings.video_root, bad_rows="keep", limit=settings.limit)
     grounding = settings.grounding or GroundingSettings.load(settings.model) or GroundingSettings()
     longest = longest_prompt(grounding.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)
@@ -200,8 +197,8 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
             logger.warning(remark)
     folder.append(one.to_row() for one in _ask(settings, todo, builder, grounding))
     whole = folder.finish([sample.id for sample in samples])
-    rows = folder.read()
-    scores = [ScoredSample.from_row(rows[sample.id]) if sample.id in rows else None for sample in samples]
+    done = read_objects(ScoredSample, folder.read(), "sample")
+    scores = [done.get(sample.id) for sample in samples]
     if whole:
         scored = [
             with_ious(sample, score.ious, score.failure and f"{score.failure}: {score.reason}")
@@ -275,9 +272,7 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
     lines = [f"{output}: {len(ious)} of {len(scores)} samples scored, {len(failed)} could not be asked"]
     if len(done) < len(scores):
         lines.append(f"so far: other shards have {len(scores) - len(done)} still to do, the last one writes the output")
-    lines += [f"{score.failure}: {score.id}: {score.reason}" for score in failed[:SHOWN]]
-    if len(failed) > SHOWN:
-        lines.append(f"... and {len(failed) - SHOWN} more")
+    lines += list_failures(failed)
     if ious:
         unread = spans.count(None)
         lines.append(f"mean IoU {fmean(ious):.3f}; {unread} of {len(spans)} completions without an answer that can be read")
@@ -285,7 +280,7 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
     return "\n".join(lines)
 
 
-def list_problems(settings: DifficultySettings) -> Iterator[str]:
+def find_problems(settings: DifficultySettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
     yield from file_problems(settings.input, settings.output, settings.video_root, resumed=settings.folder.exists())
     for name, least in {"samples": 1, "limit": 1, "max_tokens": 1, "batch_size": 1, "workers": 0, "temperature": 0}.items():

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-import train
 from taro.data.before_run import check_samples, find_missing, look_for_videos
 from taro.data.samples import Caption, Sample, SampleError
+from taro.run import train
 
 FILES = {"train": "data/train.jsonl", "validation": "data/validation.jsonl", "test": "data/test.jsonl"}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from taro.data.samples import SampleError, load_samples, save_samples
-from taro.evaluation.predictions import EvaluationError, Prediction
+from taro.evaluation.predictions import EvaluationError, read_predictions
 from taro.evaluation.report import print_report
 from taro.jsonl import ResumeError, read_config
 from taro.models.prompt import PromptBuilder
@@ -73,7 +73,7 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
     assert evaluation.metrics["samples"] == 6 and evaluation.metrics["failed"] == 3
     expected = [sample.id for sample in load_samples(damaged)]
     rows = read_rows(tmp_path / "out" / "predictions.jsonl")
-    assert [Prediction.from_row(row) for row in rows] == evaluation.predictions
+    assert list(read_predictions({row["id"]: row for row in rows}).values()) == evaluation.predictions
     assert [row["id"] for row in rows] == expected
     for row, name in zip(rows, ("missing", "empty", "truncated"), strict=False):
         assert f"{name}.mp4" in row["reason"] and row["seconds"] == 0.0
