@@ -14,7 +14,7 @@ from taro.jsonl import ResumeError, Shard
 from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
 from taro.rollout import VLLMSettings
-from taro.rollout.start import engine_problems, resolve_device, resolve_dtype
+from taro.rollout.start import engine_problems
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,6 @@ class Resolved:
     annotations: Path
     video_root: str | None
     shard: Shard
-    device: str
-    dtype: str
 
 
 def resolve(settings: EvaluationSettings) -> Resolved:
@@ -92,14 +90,11 @@ def resolve(settings: EvaluationSettings) -> Resolved:
         problems.insert(0, str(error))
     if problems:
         raise EvaluationError(list_problems("can't evaluate:", problems))
-    device = resolve_device(settings.device)
     return Resolved(
         benchmark=benchmark,
         annotations=annotations,
         video_root=settings.video_root or (benchmark.video_root if settings.annotations is None else None),
         shard=Shard.parse(settings.shard),
-        device=device,
-        dtype=resolve_dtype(settings.dtype, device),
     )
 
 
