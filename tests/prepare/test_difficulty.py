@@ -280,7 +280,7 @@ def test_problems(flags, message, monkeypatch, tmp_path):
 
 
 def test_all_problems_come_at_once_and_before_the_model(score, monkeypatch):
-    monkeypatch.setattr("taro.prepare.difficulty.load_samples", None)
+    monkeypatch.setattr("taro.evaluation.questions.load_samples", None)
     with pytest.raises(DifficultyError) as error:
         score("--samples=0", "--limit=0", "--shard=x")
     assert str(error.value).splitlines() == [

@@ -23,7 +23,7 @@ from taro.run import train
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 SETTINGS = GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024)
 
@@ -98,7 +98,7 @@ def test_all_videos_bad(evaluate, damaged, tmp_path):
 
 
 def test_all_videos_missing_is_an_error_before_a_model_is_loaded(evaluate, synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr("taro.evaluation.evaluate.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("taro.evaluation.questions.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
     arguments = [f"--annotations={synthetic}/test.jsonl", f"--video_root={tmp_path}", f"--output={tmp_path}/out"]
     with pytest.raises(SampleError, match=f"not one of its . videos is there.* {tmp_path}.*set --video_root"):
         evaluate(*arguments)
@@ -335,7 +335,7 @@ def test_settings_in_the_model_folder_are_used(evaluate, model, synthetic, tmp_p
 def test_errors_come_before_the_model(evaluate, monkeypatch, tmp_path, arguments, message):
     monkeypatch.setattr(QwenVL, "from_pretrained", None)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EvaluationError, match=message):
         evaluate(*arguments)
 
 
