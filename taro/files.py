@@ -36,7 +36,8 @@ def whole_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iterat
             with suppress(FileExistsError):
                 os.link(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
