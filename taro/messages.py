@@ -15,6 +15,7 @@ MISSING = object()  # the value of a field that a row doesn't have
 def shorten(value: Any) -> str:
     """A value as JSON, cut where it is long."""
     text = "nothing (the field is missing)" if value is MISSING else json.dumps(value, ensure_ascii=False, default=repr)
+    text = text.encode(errors="backslashreplace").decode()  # JSON may hold half of a pair of surrogates
     return text if len(text) <= VALUE_SHOWN else text[: VALUE_SHOWN - 3] + "..."
 
 

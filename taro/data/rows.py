@@ -93,7 +93,7 @@ class Sample:
         duration: Length of the clip, or of the file where there is no clip, in seconds; nan where neither the row nor the
             file says it.
         clip: The part of the file that is shown, (start, end) in seconds of the file's clock; None for all of it.
-        captions: Dense captions, in seconds of the clip's clock; filled by ``taro.prepare.caption.__main__``.
+        captions: Dense captions, in seconds of the clip's clock; filled by ``taro.prepare.caption``.
         task: What is asked for.
         extra: Keys of the row that are not named above, as they were.
     """
@@ -116,6 +116,8 @@ SAMPLE_FIELDS = tuple(field.name for field in fields(Sample) if field.name != "e
 
 
 class _Clipped:
+    """Of a row, its clip alone."""
+
     clip: _Clip
 
 

@@ -79,11 +79,14 @@ def read_queries(predictions: Sequence[Row], truth: Sequence[Row]) -> list[Query
         faults.append(f"submission: no row has {_WINDOWS} or {_SALIENCY}; allowed: either or both, the same in all rows")
     queries = []
     for qid in (qid for qid in true if qid in answers):
-        ratings = _make_ratings(benchmark, true[qid]) if has_saliency else None
-        windows = benchmark.read(true[qid], *[_TrueWindows] * has_windows).get("relevant_windows")
-        answer = submission.read(answers[qid], *[_Windows] * has_windows, *[_Saliency] * has_saliency)
-        saliency = np.array(answer[_SALIENCY]) if _SALIENCY in answer else None
-        queries.append(Query(windows, answer.get(_WINDOWS), ratings, saliency))
+        windows = true_windows = ratings = saliency = None
+        if has_windows:
+            true_windows = benchmark.read(true[qid], _TrueWindows).get("relevant_windows")
+            windows = submission.read(answers[qid], _Windows).get(_WINDOWS)
+        if has_saliency:
+            ratings = _make_ratings(benchmark, true[qid])
+            saliency = np.array(submission.read(answers[qid], _Saliency).get(_SALIENCY, ()))
+        queries.append(Query(true_windows, windows, ratings, saliency))
     _raise_if_any(faults)
     return queries
 
@@ -163,14 +166,11 @@ class _Source:
     def note(self, row: Row, fault: str) -> None:
         self.faults.append(f"{self.name}, {self.key} {shorten(row[self.key])}: {fault}")
 
-    def read(self, row: Row, *kinds: type) -> dict[str, Any]:
+    def read(self, row: Row, kind: type) -> dict[str, Any]:
         """The fields that can be read."""
-        values: dict[str, Any] = {}
-        for kind in kinds:
-            found, problems = read_fields(kind, row)
-            values |= found
-            for problem in problems.values():
-                self.note(row, problem)
+        values, problems = read_fields(kind, row)
+        for problem in problems.values():
+            self.note(row, problem)
         return values
 
 

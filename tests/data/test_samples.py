@@ -105,6 +105,7 @@ BAD_FIELDS = [
     ("video", 3, "video: got 3"),
     ("video", "", 'video: got ""'),
     ("query", "  ", 'query: got "  "'),
+    ("query", "half \ud83d", 'query: got "half \\ud83d"'),
     ("task", None, "task: got null"),
     ("duration", 0, "duration: got 0"),
     ("duration", -1.5, "duration: got -1.5"),
