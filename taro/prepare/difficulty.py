@@ -61,7 +61,7 @@ from taro.jsonl import ResumableFolder, ResumeError, Shard, file_problems
 from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
 from taro.prepare import selection
-from taro.prepare.sample_ious import histogram, with_ious
+from taro.prepare.ious import histogram, with_ious
 from taro.rollout import VLLMSettings
 from taro.rollout.start import engine_problems
 from taro.rows import OptionalString, String, read_objects

@@ -14,7 +14,7 @@ import numpy as np
 from taro.command_line import Parser
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.messages import first_names, list_problems
-from taro.prepare.sample_ious import SelectionError, histogram, read_difficulties, read_rollouts, rollout_files, with_ious
+from taro.prepare.ious import SelectionError, histogram, read_difficulties, read_rollouts, rollout_files, with_ious
 from taro.seeds import stable_seed
 
 

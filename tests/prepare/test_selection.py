@@ -12,7 +12,7 @@ import pytest
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.prepare.convert import convert
 from taro.prepare.difficulty import main
-from taro.prepare.sample_ious import SelectionError, histogram, read_difficulties, read_rollouts, with_ious
+from taro.prepare.ious import SelectionError, histogram, read_difficulties, read_rollouts, with_ious
 from taro.prepare.selection import choose, draw_around, find_problems, parse
 from taro.run import train
 
