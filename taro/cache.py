@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,11 +23,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from taro.files import PART, whole_file
 from taro.ranges import PositiveFloat
 
 # Only files with such names are ever deleted: the folder may hold something else, a model for instance.
 ENTRY_NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
-UNFINISHED_NAME = re.compile(r"[0-9a-f]{32}\.[0-9]+-[0-9a-f]{8}\.unfinished")
+UNFINISHED_NAME = re.compile(ENTRY_NAME.pattern + re.escape(PART) + ".+")
 ABANDONED_SECONDS = 3600  # an unfinished file as old as this has lost its writer
 KEPT_SHARE = 0.9  # of the limit, after entries were deleted
 SCAN_SHARE = 0.05  # of the limit, which each process writes at most before it looks at the folder again
@@ -131,14 +131,8 @@ class TensorCache:
 
     def _write(self, path: Path, data: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.unfinished")
-        try:
-            with unfinished.open("xb") as file:
-                file.write(data)
-            os.replace(unfinished, path)
-        finally:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+        with whole_file(path, sync=False) as file:  # an entry that a machine's end cuts short is found out when it is read
+            file.write(data)
 
     def _discard(self, path: Path, reason: str, text: str) -> None:
         with suppress(OSError):  # another process was faster, or may and we may not: what is put next replaces it

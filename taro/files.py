@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import os
+import platform
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PART = ".part"  # in the name of what is being written, or deleted
 
 
+@contextmanager
+def whole_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iterator[BinaryIO]:
+    """A new file to write to. It gets its name when all is written, and is deleted if that fails.
+
+    Args:
+        path: its name; the folder must be there.
+        sync: whether it is on disk by then.
+        replace: whether it takes the place of an earlier one, which else stays.
+    """
+    part = path.with_name(f"{path.name}{PART}{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}")  # folders may be shared
+    try:
+        with part.open("xb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if replace:
+            os.replace(part, path)
+        else:
+            with suppress(FileExistsError):
+                os.link(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """A small file, whole or not at all, and on disk when it returns."""
-    part = path.with_name(f"{path.name}{PART}")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def publish(part: Path, path: Path) -> None:

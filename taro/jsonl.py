@@ -1,12 +1,10 @@
-"""A folder that long work writes its results to, one JSON line each: gone on with after a kill, shared by several processes."""
+"""JSON lines, and a folder that long work writes its results to as such: gone on with after a kill, shared by processes."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,13 +12,49 @@ from typing import Any, TypeVar
 import yaml
 
 from taro.errors import TaroError
+from taro.files import whole_file, write_text
 from taro.lock import FolderInUse, FolderLock
+from taro.messages import list_lines
 
 CONFIG_NAME = "config.yaml"
-LINES_SHOWN = 20
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
+
+
+class NotJSON:
+    """Instead of the value of a line that has none; as text, why."""
+
+    def __init__(self, error: ValueError) -> None:
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"not JSON ({self.error})"
+
+
+def parse_lines(lines: Iterable[str | bytes]) -> Iterator[tuple[int, Any]]:
+    """Numbers, from 1, and values of the lines that are not blank."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                value = NotJSON(error)
+            yield number, value
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Those of a file, read as they are asked for."""
+    with path.open("rb") as file:
+        yield from parse_lines(file)
+
+
+def write_lines(rows: Iterable[Any], path: str | os.PathLike[str]) -> None:
+    """Write each row as one line of JSON; the file appears whole or not at all, and its folder is made where missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
 class ResumeError(TaroError):
@@ -82,7 +116,9 @@ class ResumableFolder:
         except OSError as error:
             raise ResumeError(f"--output {folder}: can't be written to ({error.strerror})") from None
         about = json.loads(json.dumps(about | {"shards": shard.count}))
-        self._create(CONFIG_NAME, dump_config(about))
+        # Another shard, or a process that was stopped, may have been here first.
+        with whole_file(self.folder / CONFIG_NAME, replace=False) as file:
+            file.write(dump_config(about).encode())
         _require_same(self.folder, read_config(self.folder), about)
 
     @property
@@ -117,28 +153,16 @@ class ResumableFolder:
         known = self.read()
         if any(id not in known for id in ids):
             return False
-        self.write(f"{self.name}.jsonl", b"".join(_line(known[id]) for id in ids))
+        with whole_file(self.folder / f"{self.name}.jsonl") as file:
+            file.writelines(_line(known[id]) for id in ids)
         return True
 
     def has(self, file_name: str) -> bool:
         return (self.folder / file_name).is_file()
 
-    def write(self, file_name: str, content: str | bytes) -> None:
+    def write(self, file_name: str, text: str) -> None:
         """A file beside the rows, whole or not at all; it replaces an earlier one."""
-        unfinished = self._unfinished(file_name, content)
-        os.replace(unfinished, self.folder / file_name)
-
-    def _create(self, file_name: str, content: str) -> None:
-        """The same, but an earlier file stays: another shard, or a process that was stopped, was here first."""
-        unfinished = self._unfinished(file_name, content)
-        with suppress(FileExistsError):
-            os.link(unfinished, self.folder / file_name)
-        unfinished.unlink()
-
-    def _unfinished(self, file_name: str, content: str | bytes) -> Path:
-        path = self.folder / f"{file_name}.{platform.node()}-{os.getpid()}.tmp"  # shards may run on several machines
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
+        write_text(self.folder / file_name, text)
 
 
 def read_folder(folder: str | Path, name: str = "predictions") -> dict[str, Row]:
@@ -158,16 +182,13 @@ def read_rows(path: Path) -> list[Row]:
         ResumeError: another line is no row.
     """
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ResumeError(f"{path}: line {number} is not JSON ({error}); delete the line to have it made again") from None
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-            raise ResumeError(f"{path}: line {number} is no row with an id; delete the line to have it made again")
-        rows.append(row)
+    with path.open("rb") as file:
+        for number, row in parse_lines(line for line in file if line.endswith(b"\n")):
+            if isinstance(row, NotJSON):
+                raise ResumeError(f"{path}: line {number} is {row}; delete the line to have it made again")
+            if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+                raise ResumeError(f"{path}: line {number} is no row with an id; delete the line to have it made again")
+            rows.append(row)
     return rows
 
 
@@ -231,11 +252,9 @@ def _drop_unfinished_line(path: Path) -> None:
 
 
 def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    lines = [f"- {name}: {there!r} there, {now!r} now" for name, (there, now) in list_differences(stored, asked).items()]
+    lines = [f"{name}: {there!r} there, {now!r} now" for name, (there, now) in list_differences(stored, asked).items()]
     if lines:
-        more = [f"and {len(lines) - LINES_SHOWN} more"] if len(lines) > LINES_SHOWN else []
-        shown = "\n".join(lines[:LINES_SHOWN] + more)
-        raise ResumeError(f"{folder} holds the results of another configuration; choose another --output.\n{shown}")
+        raise ResumeError(list_lines(f"{folder} holds the results of another configuration; choose another --output.", lines))
 
 
 def file_problems(input: str, target: str, video_root: str | None, *, resumed: bool) -> Iterator[str]:

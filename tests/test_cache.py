@@ -262,12 +262,12 @@ def test_files_that_vanish_while_the_folder_is_looked_at(sized, monkeypatch):
 def test_what_a_killed_writer_left_is_deleted_when_it_is_old(cache):
     cache.put("key", "same", small())
     name = cache.path("key").stem
-    left = {f"{name}.77-0123abcd.unfinished": ABANDONED_SECONDS + 60, f"{name}.78-0123abcd.unfinished": 60}
+    left = {f"{name}.safetensors.part-77": ABANDONED_SECONDS + 60, f"{name}.safetensors.part-78": 60}
     for file, age in left.items():
         (cache.folder / file).write_bytes(cache.path("key").read_bytes()[:50])
         os.utime(cache.folder / file, (0, time.time() - age))
     TensorCache(cache.folder, LIMIT).put("other", "same", small())
-    assert files(cache) == sorted([cache.path("key").name, cache.path("other").name, f"{name}.78-0123abcd.unfinished"])
+    assert files(cache) == sorted([cache.path("key").name, cache.path("other").name, f"{name}.safetensors.part-78"])
 
 
 # ---- Writing that fails ----
@@ -359,7 +359,7 @@ def test_processes_that_write_the_same_entries(processes, tmp_path, entries):
         assert counts.hits + counts.misses == rounds and counts.hits > 0
     for worker in workers:
         worker.join()
-    assert not list(tmp_path.glob("*.unfinished"))
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def write_on_and_on(folder, started):
@@ -377,7 +377,7 @@ def test_a_writer_that_is_killed_leaves_whole_entries_only(processes, tmp_path):
     rng, cache = random.Random(0), TensorCache(tmp_path, LIMIT)
 
     def left():
-        return set(tmp_path.glob("*.unfinished"))
+        return set(tmp_path.glob("*.part*"))
 
     for number in range(10):
         started, before = processes.Event(), left()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from taro.data.rows import BENCHMARK_NAMES, Fault, Row, Sample, clip_length, from_benchmark, parse_row, shorten
+from taro.data.rows import BENCHMARK_NAMES, SAMPLE_FIELDS, Fault, Row, clip_length, from_benchmark, parse_row
+from taro.jsonl import NotJSON, read_lines
+from taro.messages import shorten
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_KEYS = tuple(field.name for field in fields(Sample) if field.name != "extra") + ("relevant_windows",)
+SAMPLE_KEYS = (*SAMPLE_FIELDS, "relevant_windows")
 BENCHMARK_KEYS = ("qid", "query", "duration", "relevant_windows", "video_file", "video_start", "video_end", "captions", "task")
 NEAR = 0.85  # difflib's ratio: "capton" is near to captions, "video_id" is not near to video_end
 MANY_HEADERS = 1000  # that are worth a word: to read one takes some milliseconds
@@ -31,13 +33,7 @@ def read_rows(path: Path, root: Path, limit: int | None = None, workers: int | N
     whose header is read for it, by `workers` processes (None: one for each core). Raises OSError where the annotation file
     can't be read.
     """
-    lines: list[_Line] = []
-    with path.open("rb") as file:
-        for number, text in enumerate(file, start=1):
-            if limit is not None and len(lines) == limit:
-                break
-            if text.strip():
-                lines.append(_read_line(f"line {number}", text))
+    lines = [_read_line(f"line {number}", value) for number, value in islice(read_lines(path), limit)]
     headers = _read_headers(path, [line.fields for line in lines if line.fields is not None], root, workers)
     _warn_of_near_misses(path, lines)
     place_of_id: dict[str, str] = {}
@@ -56,11 +52,9 @@ class _Line:
     """Of the row as it was written."""
 
 
-def _read_line(place: str, text: bytes) -> _Line:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        return _Line(place, None, problem=f"not JSON ({error}); allowed: one JSON object a line")
+def _read_line(place: str, row: Any) -> _Line:
+    if isinstance(row, NotJSON):
+        return _Line(place, None, problem=f"{row}; allowed: one JSON object a line")
     if not isinstance(row, dict):
         return _Line(place, None, problem=f"got {shorten(row)}; allowed: one JSON object a line")
     if "relevant_windows" in row and "spans" not in row:

@@ -11,8 +11,8 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from taro.data.samples import Sample, SampleError, query_key
+from taro.messages import first_names, list_problems
 
-SHOWN = 3  # names in a line
 AT_ONCE = 32  # questions to a file system that may be on a network, where each takes a millisecond and more
 PER_CALL = 256  # files that one thread asks about before it takes the next ones
 
@@ -47,15 +47,15 @@ def look_for_videos(
     missing = find_missing(videos)
     if not missing:
         return []
-    first = [video for video in dict.fromkeys(videos) if video in missing][:SHOWN]
+    lacking = [video for video in dict.fromkeys(videos) if video in missing]
     if len(missing) == len(set(videos)):
         raise SampleError(
             f"{of}: not one of its {len(missing)} videos is there. Relative paths start from {folder}, so the first should be "
-            f"{first[0]}; set {setting} to the folder that has them"
+            f"{lacking[0]}; set {setting} to the folder that has them"
         )
     lost = sum(video in missing for video in videos)
-    shown = ", ".join(first) + (", ..." if len(missing) > len(first) else "")
-    line = f"{of}: {lost} of {len(videos)} samples have no video and will count as failed; missing: {shown}; see {setting}"
+    lost_samples = f"{lost} of {len(videos)} samples have no video and will count as failed"
+    line = f"{of}: {lost_samples}; missing: {first_names(lacking)}; see {setting}"
     if largest_share is not None and lost > largest_share * len(videos):
         line += f". That is more than failure_limit.largest_share = {largest_share:g} allows: the run will be ended"
     return [line]
@@ -93,7 +93,7 @@ def check_samples(
         except SampleError as error:
             problems.append(str(error))
     if problems:
-        raise SampleError("\n- ".join(["can't train:", *problems]) if len(problems) > 1 else problems[0])
+        raise SampleError(list_problems("can't train:", problems))
     for one, other in combinations(samples, 2):
         if shared := _shared(samples[one], samples[other]):
             names = f"data.{one}_file = {files[one]} and data.{other}_file = {files[other]}"

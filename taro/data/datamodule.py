@@ -13,9 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from taro.cache import DiskCacheSettings
-from taro.data.dataset import EpochSampler, GroundingDataset
+from taro.data.dataset import GroundingDataset
 from taro.data.examples import GroundingExample, TrainingExample
-from taro.data.samplers import EvaluationBatches
+from taro.data.order import EpochSampler, EvaluationBatches
 from taro.data.samples import Sample, SampleError, load_samples
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings

@@ -1,12 +1,10 @@
-"""Samples as prompts, and in which order training meets them."""
+"""Samples as prompts."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
 
-import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from taro.cache import DiskCacheSettings, TensorCache
 from taro.data.examples import GroundingExample
@@ -14,7 +12,6 @@ from taro.data.rows import durations_agree
 from taro.data.samples import Sample
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
-from taro.seeds import stable_seed
 from taro.video.frame_cache import FrameCache
 from taro.video.load import Video, VideoError, load_video
 
@@ -87,43 +84,3 @@ def _duration_error(sample: Sample, video: Video) -> VideoError:
         f"the sample's duration is {sample.duration:g} s, {what} has {video.duration:.2f} s: is it the right file? "
         "(python -m taro.prepare.check FILE --videos --fix mends durations)",
     )
-
-
-class EpochSampler(Sampler[int]):
-    """A permutation of all samples for each epoch, which follows from the seed; each rank takes its own, equally many.
-
-    Where in which epoch it starts follows from the steps done, so that a resumed run goes on with the next sample.
-
-    Args:
-        length: number of samples.
-        seed: of the permutations.
-        batch_size: samples of a step on each rank; an epoch has as many steps as they fill.
-        steps_done: asked whenever an iteration starts.
-        rank, world_size: which part.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        seed: int,
-        batch_size: int,
-        steps_done: Callable[[], int],
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.length, self.seed, self.batch_size, self.steps_done = length, seed, batch_size, steps_done
-        self.rank, self.world_size = rank, world_size
-
-    def __len__(self) -> int:
-        return self.length // self.world_size
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Epoch and step in it."""
-        return divmod(self.steps_done(), len(self) // self.batch_size)
-
-    def __iter__(self) -> Iterator[int]:
-        epoch, step = self.place
-        generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        return iter(order[self.rank : len(self) * self.world_size : self.world_size][step * self.batch_size :])

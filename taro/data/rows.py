@@ -6,14 +6,18 @@ clip.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from taro.messages import MISSING, describe_fault, list_lines
 from taro.prompts import find_tag
+from taro.rows import Number, Pair, Rest, Seconds, Text, read_fields
+from taro.spans import Span
 from taro.video.file import VideoError
 
 # Annotations round to two decimals: spans of ActivityNet Captions end up to 0.01 s after the duration beside them.
@@ -48,20 +52,33 @@ SPAN_FAULTS = frozenset({"zero_length_span", "reversed_span", "span_partly_outsi
 # Rows of an evaluation still count with these.
 KEPT_FAULTS = SPAN_FAULTS | {"no_duration"}
 
-_ROWS_SHOWN = 20
-_VALUE_SHOWN = 80  # characters
-_MISSING = object()
 # Where a row of the public benchmark files holds the fields of a sample.
 BENCHMARK_NAMES = {"id": "qid", "video": "video_file", "spans": "relevant_windows", "clip": "[video_start, video_end]"}
+
+
+def _read_id(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _require_order(clip: Span | None) -> Span | None:
+    if clip is not None and not 0 <= clip[0] < clip[1]:
+        raise ValueError("no part of a file")
+    return clip
+
+
+_Clip = Annotated[
+    Pair | None, AfterValidator(_require_order), Field(description="null, or [start, end] with 0 <= start < end (seconds)")
+]
+_ALLOWED_DURATION = f"a number above 0 and at most {MOST_SECONDS:.0f} (seconds, a week)"
 
 
 @dataclass(frozen=True)
 class Caption:
     """What happens from ``start`` to ``end`` (seconds in the clip's clock)."""
 
-    start: float
-    end: float
-    text: str
+    start: Seconds
+    end: Seconds
+    text: Text
 
 
 @dataclass(frozen=True)
@@ -81,15 +98,27 @@ class Sample:
         extra: Keys of the row that are not named above, as they were.
     """
 
-    id: str
-    video: str
-    query: str
-    spans: tuple[tuple[float, float], ...]
-    duration: float
-    clip: tuple[float, float] | None = None
-    captions: tuple[Caption, ...] = ()
-    task: str = "grounding"
-    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+    id: Annotated[Text, BeforeValidator(_read_id), Field(description="text that is not empty, or a whole number")]
+    video: Text
+    query: Text
+    spans: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
+    duration: Annotated[Number, Field(gt=0, le=MOST_SECONDS, description=_ALLOWED_DURATION)]
+    clip: _Clip = None
+    captions: Annotated[
+        tuple[Annotated[Caption, Field(description='{"start", "end", "text"}')], ...],
+        Field(description='a list of {"start", "end", "text"}'),
+    ] = ()
+    task: Text = "grounding"
+    extra: Rest = field(default_factory=dict, hash=False)
+
+
+SAMPLE_FIELDS = tuple(field.name for field in fields(Sample) if field.name != "extra")
+
+
+class _Clipped:
+    """Of a row, its clip alone."""
+
+    clip: _Clip
 
 
 @dataclass(frozen=True)
@@ -133,34 +162,38 @@ def parse_row(
         names: What messages call a field, where that is not its own name.
     """
     names = names or {}
-    values: dict[str, Any] = {}
-    faults: list[Fault] = []
-    for name, checker in _FIELD_CHECKERS.items():
-        try:
-            values[name] = checker(fields.get(name, _DEFAULTS.get(name, _MISSING)))
-        except _Invalid as invalid:
-            faults.append(Fault(invalid.kind, f"{names.get(name, name)}{invalid}"))
+    values, problems = read_fields(Sample, fields, names)
+    faults = [_fault(name, problem, fields.get(name), names) for name, problem in problems.items()]
     readable = all(fault.kind == "no_duration" for fault in faults)
     if readable:
         values.setdefault("duration", math.nan)
     first = place_of_id.setdefault(values["id"], place) if "id" in values else place
     if first != place:
-        problem = _Invalid(values["id"], f"an id that no other row has ({first} has it too)")
-        faults.append(Fault("duplicate_id", f"{names.get('id', 'id')}{problem}"))
+        allowed = f"an id that no other row has ({first} has it too)"
+        faults.append(Fault("duplicate_id", describe_fault(names.get("id", "id"), values["id"], allowed)))
     faults += placement_faults(values, names)
     if not readable:
         return Row(place, None, tuple(faults))
     values["video"] = os.path.join(root, values["video"])
-    extra = {name: value for name, value in fields.items() if name not in _FIELD_CHECKERS}
+    extra = {name: value for name, value in fields.items() if name not in SAMPLE_FIELDS}
     return Row(place, Sample(**values, extra=extra), tuple(faults))
+
+
+def _fault(name: str, problem: str, value: Any, names: Mapping[str, str]) -> Fault:
+    """The kind of fault that a field has which can't be read."""
+    if name == "duration" and isinstance(value, VideoError):
+        allowed = f"seconds, or nothing where the video can be read; {value}"
+        return Fault("no_duration", describe_fault(names.get(name, name), MISSING, allowed))
+    nothing = value is None or isinstance(value, str)
+    return Fault("empty_query" if name == "query" and nothing else "unreadable", problem)
 
 
 def placement_faults(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Iterator[Fault]:
     """What is wrong with where spans, clip and captions lie, by the fields of a sample that are in `values`."""
     for name, find in _PLACEMENT_CHECKERS.items():
         if name in values and "duration" in values:
-            for kind, invalid in find(values[name], values["duration"]):
-                yield Fault(kind, f"{(names or {}).get(name, name)}{invalid}")
+            for kind, inside, got, allowed in find(values[name], values["duration"]):
+                yield Fault(kind, describe_fault((names or {}).get(name, name) + inside, got, allowed))
 
 
 def from_benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,10 +208,7 @@ def from_benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def clip_length(clip: Any) -> float | None:
     """Seconds of the clip in a row; None where there is none that can be read."""
-    try:
-        ends = _check_clip(clip)
-    except _Invalid:
-        return None
+    ends = read_fields(_Clipped, {"clip": clip})[0].get("clip")
     return None if ends is None else ends[1] - ends[0]
 
 
@@ -205,113 +235,27 @@ def durations_agree(stated: float, found: float) -> bool:
     return not abs(stated - found) > max(DURATION_TOLERANCE, DURATION_TOLERANCE_SHARE * found)
 
 
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number that a float can hold (JSON has integers without bound)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
 def list_rows(head: str, rows: Sequence[Row]) -> str:
     """A message of several lines: `head`, and the faults of the first 20 rows."""
-    lines = [f"  {row.place}: {'; '.join(fault.message for fault in row.faults)}" for row in rows[:_ROWS_SHOWN]]
-    more = len(rows) - len(lines)
-    return "\n".join([f"{head}:", *lines, *([f"  and {more} more"] if more else [])])
+    return list_lines(f"{head}:", [f"{row.place}: {'; '.join(fault.message for fault in row.faults)}" for row in rows])
 
 
-def shorten(value: Any) -> str:
-    """A value as JSON, cut where it is long."""
-    text = "nothing (the field is missing)" if value is _MISSING else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _VALUE_SHOWN else text[: _VALUE_SHOWN - 3] + "..."
+# ---- Where spans, clip and captions lie ----
+
+_Found = Iterator[tuple[str, str, Any, str]]  # kinds, with the place in the field, what was got and what is allowed
 
 
-# ---- Checking ----
-
-
-class _Invalid(Exception):
-    """A value that its field does not take."""
-
-    def __init__(self, got: Any, allowed: str, where: str = "", kind: str = "unreadable"):
-        super().__init__(f"{where}: got {shorten(got)}; allowed: {allowed}")
-        self.kind = kind
-
-
-def _check_id(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise _Invalid(value, "text that is not empty, or a whole number")
-    return str(value)
-
-
-def _check_text(value: Any, where: str = "", kind: str = "unreadable") -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _Invalid(value, "text that is not empty", where, kind)
-    return value
-
-
-def _check_query(value: Any) -> str:
-    nothing = value is _MISSING or value is None or isinstance(value, str)
-    return _check_text(value, kind="empty_query" if nothing else "unreadable")
-
-
-def _check_duration(value: Any) -> float:
-    if isinstance(value, VideoError):
-        raise _Invalid(_MISSING, f"seconds, or nothing where the video can be read; {value}", kind="no_duration")
-    if not is_number(value) or not 0 < value <= MOST_SECONDS:
-        raise _Invalid(value, f"a number above 0 and at most {MOST_SECONDS:.0f} (seconds, a week)")
-    return float(value)
-
-
-def _check_spans(value: Any) -> tuple[tuple[float, float], ...]:
-    if not isinstance(value, list) or not value:
-        raise _Invalid(value, "[[start, end], ...], one or more (seconds)")
-    return tuple(_check_pair(pair, f"[{i}]") for i, pair in enumerate(value))
-
-
-def _check_pair(value: Any, where: str = "") -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) != 2 or not all(is_number(x) for x in value):
-        raise _Invalid(value, "[start, end], two finite numbers (seconds)", where)
-    return float(value[0]), float(value[1])
-
-
-def _check_clip(value: Any) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    start, end = _check_pair(value)
-    if not 0 <= start < end:
-        raise _Invalid(value, "null, or 0 <= start < end")
-    return start, end
-
-
-def _check_captions(value: Any) -> tuple[Caption, ...]:
-    if not isinstance(value, list):
-        raise _Invalid(value, 'a list of {"start", "end", "text"}')
-    return tuple(_check_caption(caption, f"[{i}]") for i, caption in enumerate(value))
-
-
-def _check_caption(value: Any, where: str) -> Caption:
-    if not isinstance(value, dict) or not {"start", "end", "text"} <= value.keys():
-        raise _Invalid(value, '{"start", "end", "text"}', where)
-    start, end = _check_pair([value["start"], value["end"]], where)
-    return Caption(start, end, _check_text(value["text"], f"{where}.text"))
-
-
-_Found = Iterator[tuple[str, _Invalid]]  # kinds, with what was got and is allowed
-
-
-def _find_span_faults(spans: Iterable[tuple[float, float]], duration: float) -> _Found:
+def _find_span_faults(spans: Iterable[Span], duration: float) -> _Found:
     for i, (start, end) in enumerate(spans):
         kind = span_fault(start, end, duration)
         if kind is not None:
-            yield kind, _Invalid([start, end], f"start < end within [0, {duration}] (the duration)", f"[{i}]")
+            yield kind, f"[{i}]", [start, end], f"start < end within [0, {duration}] (the duration)"
 
 
-def _find_clip_fault(clip: tuple[float, float] | None, duration: float) -> _Found:
+def _find_clip_fault(clip: Span | None, duration: float) -> _Found:
     if clip is not None and abs(clip[1] - clip[0] - duration) > CLIP_TOLERANCE:
         allowed = f"end - start within {CLIP_TOLERANCE} s of the duration, {duration} (the clip's, not the file's)"
-        yield "clip_length", _Invalid(list(clip), allowed)
+        yield "clip_length", "", list(clip), allowed
 
 
 def _find_caption_faults(captions: Iterable[Caption], duration: float) -> _Found:
@@ -319,26 +263,15 @@ def _find_caption_faults(captions: Iterable[Caption], duration: float) -> _Found
         times = [caption.start, caption.end]
         if find_tag(caption.text):
             allowed = "text without think and answer tags: in a reasoning path they would be read as the model's"
-            yield "caption_tag", _Invalid(caption.text, allowed, f"[{i}].text")
+            yield "caption_tag", f"[{i}].text", caption.text, allowed
         if caption.start >= caption.end:
-            yield "empty_caption", _Invalid(times, "start < end", f"[{i}]")
+            yield "empty_caption", f"[{i}]", times, "start < end"
         elif not is_inside(*times, duration):
-            yield "caption_outside", _Invalid(times, f"within [0, {duration}] (the duration)", f"[{i}]")
+            yield "caption_outside", f"[{i}]", times, f"within [0, {duration}] (the duration)"
 
 
-_FIELD_CHECKERS: dict[str, Callable[[Any], Any]] = {
-    "id": _check_id,
-    "video": _check_text,
-    "query": _check_query,
-    "spans": _check_spans,
-    "duration": _check_duration,
-    "clip": _check_clip,
-    "captions": _check_captions,
-    "task": _check_text,
-}
 _PLACEMENT_CHECKERS: dict[str, Callable[[Any, float], _Found]] = {
     "spans": _find_span_faults,
     "clip": _find_clip_fault,
     "captions": _find_caption_faults,
 }
-_DEFAULTS: dict[str, Any] = {"clip": None, "captions": [], "task": "grounding"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -14,9 +13,10 @@ from typing import Any, Literal
 from taro.data.annotation_file import read_rows
 from taro.data.rows import Caption, Row, Sample, list_rows
 from taro.errors import TaroError
+from taro.jsonl import write_lines
 from taro.prompts import build_request
 
-__all__ = ["BadRows", "Caption", "Sample", "SampleError", "load_samples", "query_key", "save_samples", "write_json_lines"]
+__all__ = ["BadRows", "Caption", "Sample", "SampleError", "load_samples", "query_key", "save_samples"]
 
 BadRows = Literal["error", "drop", "keep"]
 
@@ -87,26 +87,12 @@ def save_samples(
         relative_to: Write video paths relative to this folder, which is then the ``video_root`` to load them with
             (give the file's own folder to need none). Absolute paths unless given.
     """
-    write_json_lines((_to_row(sample, relative_to) for sample in samples), path)
+    write_lines((_to_row(sample, relative_to) for sample in samples), path)
 
 
 def query_key(sample: Sample) -> tuple[Any, ...]:
     """Equal for samples with the same request, as a prompt has it, about the same video, and the same truth."""
     return sample.video, sample.clip, build_request(sample.query, "{query}"), sample.spans
-
-
-def write_json_lines(rows: Iterable[Any], path: str | os.PathLike[str]) -> None:
-    """Write each row as one line of JSON; the file appears whole or not at all, and its folder is made where missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _to_row(sample: Sample, relative_to: str | os.PathLike[str] | None) -> dict[str, Any]:

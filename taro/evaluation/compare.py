@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means, two_sided_p_values
@@ -22,10 +19,10 @@ from taro.evaluation.predictions import EvaluationError, Prediction, count_failu
 from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
 from taro.jsonl import list_differences, read_config
+from taro.messages import list_lines, print_table
 
 COMPARED = ("model", "model_files")  # what may differ without a warning
 IRRELEVANT = ("shards",)
-SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -95,9 +92,8 @@ def _same_samples(first: Sequence[Prediction], second: Sequence[Prediction]) -> 
         if (here[name].query, here[name].spans) != (there[name].query, there[name].spans)
     ]
     if faults:
-        more = [f"- and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = "\n".join([*(f"- sample {fault}" for fault in faults[:SHOWN]), *more])
-        raise EvaluationError(f"the runs can't be compared: evaluate both on the same samples\n{lines}")
+        head = "the runs can't be compared: evaluate both on the same samples"
+        raise EvaluationError(list_lines(head, [f"sample {fault}" for fault in faults]))
     return list(here.values()), [there[name] for name in here]
 
 
@@ -107,26 +103,22 @@ def _differing_settings(first: str | Path, second: str | Path) -> dict[str, tupl
     return {name: values for name, values in differences.items() if name.split(".")[0] not in ignored}
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: Comparison) -> None:
+    """What differs between the settings, the metrics as a table, and what failed."""
     for name, (first, second) in comparison.settings.items():
-        console.print(f"warning: {name} differs: {first!r} and {second!r}", markup=False, style="yellow", soft_wrap=True)
-    table = Table("metric", "first", "second", "change", f"{COVERAGE:.0%} interval", "p")
-    for change in comparison.changes:
-        low, high = change.interval
-        table.add_row(
-            change.metric,
-            f"{change.first:.3f}",
-            f"{change.second:.3f}",
-            f"{change.difference:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-            f"{change.p_value:.3f}",
-        )
-    console.print(table)
-    console.print(f"{comparison.samples} samples")
+        print(f"warning: {name} differs: {first!r} and {second!r}")
+    print_table(["metric", "first", "second", "change", f"{COVERAGE:.0%} interval", "p"], map(_cells, comparison.changes))
+    print(f"{comparison.samples} samples")
     first, second = comparison.failures
     for failure in first:
         if first[failure] or second[failure]:
-            console.print(f"{failure}: {first[failure]} and {second[failure]}", highlight=False)
+            print(f"{failure}: {first[failure]} and {second[failure]}")
+
+
+def _cells(change: Change) -> list[str]:
+    low, high = change.interval
+    values = f"{change.first:.3f}", f"{change.second:.3f}", f"{change.difference:+.3f}"
+    return [change.metric, *values, f"{low:+.3f} to {high:+.3f}", f"{change.p_value:.3f}"]
 
 
 def main(arguments: list[str] | None = None) -> Comparison:
@@ -141,10 +133,9 @@ def main(arguments: list[str] | None = None) -> Comparison:
     if args.resamples < 1:
         raise EvaluationError(f"--resamples {args.resamples}: must be at least 1")
     comparison = compare_runs(args.first, args.second, args.strict, args.resamples, args.seed)
-    console = Console()
     for place, folder in (("first", args.first), ("second", args.second)):
-        console.print(f"{place}: {folder}, model {read_config(folder)['model']}", markup=False, highlight=False, soft_wrap=True)
-    print_comparison(comparison, console)
+        print(f"{place}: {folder}, model {read_config(folder)['model']}")
+    print_comparison(comparison)
     return comparison
 
 

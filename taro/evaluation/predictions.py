@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
 
 from taro.data.samples import Sample
 from taro.errors import TaroError
 from taro.evaluation.scores import best_iou
 from taro.jsonl import ResumeError, read_config, read_folder
+from taro.messages import LINES_SHOWN, first_lines
 from taro.prompts import parse_answer
-from taro.spans import Span
+from taro.rows import Number, OptionalString, Pair, String, read_objects
 
 MISSING_VIDEO = "missing_video"
 UNREADABLE_VIDEO = "unreadable_video"
@@ -28,6 +31,10 @@ FAILURES = {
     NO_ANSWER: "the completion ended without an answer that can be read",
 }
 """Why a sample has no answer. With the first three the model was not asked."""
+
+
+Answer = Annotated[Pair | None, Field(description="null, or [start, end], two finite numbers (seconds)")]
+Iou = Annotated[Number, Field(ge=0, le=1, description="a number from 0 to 1")]
 
 
 class EvaluationError(TaroError):
@@ -48,15 +55,15 @@ class Prediction:
         seconds: of generation, shared equally with the samples that were in the engine at the same time.
     """
 
-    id: str
-    query: str
-    spans: tuple[Span, ...]
-    completion: str | None = None
-    answer: Span | None = None
-    iou: float = 0.0
-    failure: str | None = None
-    reason: str | None = None
-    seconds: float = 0.0
+    id: String
+    query: String
+    spans: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
+    completion: OptionalString = None
+    answer: Answer = None
+    iou: Iou = 0.0
+    failure: OptionalString = None
+    reason: OptionalString = None
+    seconds: Annotated[Number, Field(description="a number (seconds)")] = 0.0
 
     @classmethod
     def answered(cls, sample: Sample, completion: str, finished: bool, seconds: float) -> Prediction:
@@ -77,18 +84,16 @@ class Prediction:
     def to_row(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Prediction:
-        """
-        Raises:
-            EvaluationError: a field is missing, or there is one too many.
-        """
-        names = cls.__dataclass_fields__.keys()
-        if row.keys() != names:
-            wrong = ", ".join(sorted(row.keys() ^ names))
-            raise EvaluationError(f"prediction {row.get('id')!r}: these fields are missing or unknown: {wrong}")
-        answer = None if row["answer"] is None else tuple(row["answer"])
-        return cls(**row | {"spans": tuple(tuple(span) for span in row["spans"]), "answer": answer})
+
+def read_predictions(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Prediction]:
+    """
+    Args:
+        rows: as `to_row` makes them, by id.
+
+    Raises:
+        RowError: fields are missing, unknown, or not of their kind; all bad rows are named.
+    """
+    return read_objects(Prediction, rows, "prediction")
 
 
 def count_failures(predictions: Collection[Prediction]) -> dict[str, int]:
@@ -111,11 +116,18 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
     if len(rows) != asked:
         raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
-    return [Prediction.from_row(row) for row in rows.values()]
+    return list(read_predictions(rows).values())
 
 
-def list_failures(predictions: Sequence[Prediction], shown: int = 20) -> list[str]:
-    """A line for each prediction without an answer, the first `shown` in full."""
-    failed = [prediction for prediction in predictions if prediction.failure]
-    lines = [f"{prediction.failure}: {prediction.id}: {prediction.reason}" for prediction in failed[:shown]]
-    return lines + ([f"... and {len(failed) - shown} more"] if len(failed) > shown else [])
+class Failed(Protocol):
+    """What has an id, and may have failed for a reason."""
+
+    id: str
+    failure: str | None
+    reason: str | None
+
+
+def list_failures(predictions: Iterable[Failed], shown: int = LINES_SHOWN) -> list[str]:
+    """A line for each that failed, the first `shown` in full."""
+    failed = [f"{one.failure}: {one.id}: {one.reason}" for one in predictions if one.failure]
+    return first_lines(failed, shown)

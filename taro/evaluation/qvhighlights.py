@@ -22,6 +22,7 @@ import numpy as np
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.qvhighlights_rows import Query, Row, SubmissionError, Window, make_submission, read_queries, read_rows
+from taro.files import write_text
 from taro.spans import Span, temporal_iou
 
 __all__ = ["SubmissionError", "main", "make_submission", "score_submission"]
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         values = {name: None if math.isnan(score) else score for name, score in scores.items()}
-        args.output.write_text(json.dumps(values, indent=2) + "\n")
+        write_text(args.output, json.dumps(values, indent=2) + "\n")
     return scores
 
 

@@ -12,13 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from taro.data.samples import Sample
 from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means
 from taro.evaluation.predictions import Prediction, count_failures, list_failures
 from taro.evaluation.scores import METRICS, score_answer
+from taro.messages import print_table
 
 VIDEO_LENGTHS = (0, 30, 60, 120, 300)  # seconds: from each to the next, the last one open
 MOMENT_LENGTHS = (0, 5, 10, 30, 60)
@@ -110,22 +109,21 @@ def group_samples(samples: Sequence[Sample], keys: Sequence[str] = ()) -> dict[s
 
 def print_report(report: Report, predictions: Sequence[Prediction], asked: int) -> None:
     """The metrics as a table, and what failed or gave no answer, with its reason."""
-    console = Console()
-    table = Table("metric", "value", f"{COVERAGE:.0%} interval")
+    rows = []
     for name, value in report.metrics.items():
         low, high = report.intervals[name]
         label = f"{name} (IoU > {name[3:]})" if report.strict and name.startswith("R1@") else name
-        table.add_row(label, f"{value:.3f}", f"{low:.3f} to {high:.3f}")
-    for name, value in report.official.items():
-        table.add_row(f"official {name}", f"{value:.2f}", "")
-    console.print(table)
-    lines = [f"{report.samples} samples, {report.failed} of them could not be asked"]
+        rows.append((label, f"{value:.3f}", f"{low:.3f} to {high:.3f}"))
+    rows += [(f"official {name}", f"{value:.2f}", "") for name, value in report.official.items()]
+    print_table(["metric", "value", f"{COVERAGE:.0%} interval"], rows)
+    print(f"{report.samples} samples, {report.failed} of them could not be asked")
     if report.samples < asked:
-        lines.append(f"so far: {asked} were asked for, other shards have the rest")
-    lines += list_failures(predictions)
-    lines += [f"{failure}: {count}" for failure, count in report.failures.items() if count]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print(f"so far: {asked} were asked for, other shards have the rest")
+    for line in list_failures(predictions):
+        print(line)
+    for failure, count in report.failures.items():
+        if count:
+            print(f"{failure}: {count}")
 
 
 def _moment_length(sample: Sample) -> float:

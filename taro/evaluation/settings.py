@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from taro.evaluation.bootstrap import RESAMPLES
-from taro.evaluation.datasets import Benchmark, find_benchmark, load_benchmarks, own_benchmark
 from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.registry import Benchmark, find_benchmark, load_benchmarks, own_benchmark
 from taro.jsonl import ResumeError, Shard
+from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
 from taro.rollout import VLLMSettings
-from taro.rollout.start import engine_problems, resolve_device, resolve_dtype
+from taro.rollout.start import engine_problems
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,6 @@ class Resolved:
     annotations: Path
     video_root: str | None
     shard: Shard
-    device: str
-    dtype: str
 
 
 def resolve(settings: EvaluationSettings) -> Resolved:
@@ -90,16 +89,12 @@ def resolve(settings: EvaluationSettings) -> Resolved:
     except EvaluationError as error:
         problems.insert(0, str(error))
     if problems:
-        several = "\n".join(["can't evaluate:", *(f"- {problem}" for problem in problems)])
-        raise EvaluationError(several if len(problems) > 1 else problems[0])
-    device = resolve_device(settings.device)
+        raise EvaluationError(list_problems("can't evaluate:", problems))
     return Resolved(
         benchmark=benchmark,
         annotations=annotations,
         video_root=settings.video_root or (benchmark.video_root if settings.annotations is None else None),
         shard=Shard.parse(settings.shard),
-        device=device,
-        dtype=resolve_dtype(settings.dtype, device),
     )
 
 

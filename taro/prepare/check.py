@@ -22,14 +22,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from taro.command_line import Parser
 from taro.data.annotation_file import read_rows
 from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample
-from taro.data.samples import query_key, save_samples, write_json_lines
+from taro.data.samples import query_key, save_samples
 from taro.errors import TaroError, clean_exit
+from taro.jsonl import write_lines
+from taro.messages import first_lines, print_table
 from taro.prepare.repair import drop_rows, fix_rows
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
@@ -164,24 +163,16 @@ def make_report(path: Path, checked: CheckedFile) -> dict[str, Any]:
 
 def print_report(path: Path, checked: CheckedFile) -> None:
     """Counts as a table, and the first rows of each kind."""
-    console = Console()
     looked = "none" if checked.videos is None else checked.videos
     counts = f"{len(checked.bad)} of {len(checked.rows)} rows have a fault; {checked.clips} are clips of a longer file"
-    head = f"{path}: {counts}; videos looked at: {looked}"
-    console.print(head, markup=False, highlight=False, soft_wrap=True)
+    print(f"{path}: {counts}; videos looked at: {looked}")
     faults = count_faults(checked)
-    if not faults:
-        return
-    table = Table("fault", "rows", "meaning")
+    if faults:
+        print_table(["fault", "rows", "meaning"], [(kind, str(len(rows)), CHECKS[kind]) for kind, rows in faults.items()])
     for kind, rows in faults.items():
-        table.add_row(kind, str(len(rows)), CHECKS[kind])
-    console.print(table)
-    for kind, rows in faults.items():
-        for row, fault in rows[:_EXAMPLES]:
-            line = f"{kind}: {row.place}{f' ({_id(row)})' if row.sample else ''}: {fault.message}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if len(rows) > _EXAMPLES:
-            console.print(f"{kind}: and {len(rows) - _EXAMPLES} more", markup=False, highlight=False, soft_wrap=True)
+        lines = [f"{row.place}{f' ({_id(row)})' if row.sample else ''}: {fault.message}" for row, fault in rows]
+        for line in first_lines(lines, _EXAMPLES):
+            print(f"{kind}: {line}")
 
 
 def _id(row: Row) -> str | None:
@@ -201,7 +192,7 @@ def write_mended(checked: CheckedFile, output: Path, *, fix: bool, relative_to: 
     if not samples:
         raise CheckError(f"none of {len(checked.rows)} rows is left; nothing was written")
     record = changes_file(output)
-    write_json_lines(map(asdict, changes), record)
+    write_lines(map(asdict, changes), record)
     save_samples(samples, output, relative_to=relative_to)
     return len(samples), record
 
@@ -261,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     checked = check_file(args.file, video_root=args.video_root, videos=args.videos, workers=args.workers)
     print_report(args.file, checked)
     if args.report is not None:
-        write_json_lines([make_report(args.file, checked)], args.report)
+        write_lines([make_report(args.file, checked)], args.report)
     if output is None:
         return 1 if checked.bad else 0
     root = output.parent if args.video_root is None else args.video_root

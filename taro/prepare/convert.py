@@ -25,11 +25,11 @@ from taro.command_line import Parser
 from taro.data.rows import FAULTS, Caption, Fault, Row, list_rows, parse_row, span_fault
 from taro.data.samples import Sample, save_samples
 from taro.errors import TaroError, clean_exit
+from taro.messages import first_names
 from taro.prepare.sources import SOURCES, SourceRow, read_durations
 
 UnusableRows = Literal["error", "drop"]
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts")
-_PLACES_SHOWN = 3
 
 
 class ConvertError(TaroError):
@@ -193,20 +193,15 @@ def describe(conversion: Conversion, output: Path, video_root: Path | None = Non
     for kind, meaning in FAULTS.items():
         rows = [row for row in conversion.kept if any(fault.kind == kind for fault in row.faults)]
         if rows:
-            lines.append(f"kept as they are: {len(rows)} where {meaning} ({_first(row.place for row in rows)})")
+            lines.append(f"kept as they are: {len(rows)} where {meaning} ({first_names(row.place for row in rows)})")
     if conversion.kept:
         lines.append(f"python -m taro.prepare.check {output} lists them all; --fix or --drop there mends them")
     if conversion.dropped:
         lines.append(list_rows(f"left out, for they can't be samples: {len(conversion.dropped)}", conversion.dropped))
     if conversion.missing:
         missing = conversion.missing
-        lines.append(f"not in {video_root}: {len(missing)} of the videos ({_first(missing)})")
+        lines.append(f"not in {video_root}: {len(missing)} of the videos ({first_names(missing)})")
     return "\n".join(lines)
-
-
-def _first(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    return ", ".join([*texts[:_PLACES_SHOWN], *(["..."] if len(texts) > _PLACES_SHOWN else [])])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -36,14 +36,13 @@ round. Where train.py is given --data.video_root, give select the same --video_r
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from taro.command_line import answer_at_once, parse_settings
 from taro.prepare.commands import DIFFICULTY
@@ -51,24 +50,22 @@ from taro.prepare.commands import DIFFICULTY
 if __name__ == "__main__" and sys.argv[1:2] != ["select"]:
     answer_at_once(DIFFICULTY, sys.argv[1:])  # before the imports that take seconds
 
-from taro.data.before_run import look_for_videos
-from taro.data.samples import Sample, load_samples
+from pydantic import Field
+
+from taro.data.samples import Sample
 from taro.errors import TaroError, clean_exit
-from taro.evaluation.answers import answer_samples, still_to_ask
-from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
-from taro.evaluation.predictions import Prediction
+from taro.evaluation.answers import still_to_ask
+from taro.evaluation.predictions import Answer, Iou, Prediction, list_failures
+from taro.evaluation.questions import Questions
 from taro.jsonl import ResumableFolder, ResumeError, Shard, file_problems
-from taro.models.prompt import PromptBuilder
+from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
 from taro.prepare import selection
-from taro.prepare.sample_ious import SHOWN, histogram, with_ious
-from taro.progress import track_items
-from taro.rollout import RolloutEngine, SamplingSettings, VLLMSettings
-from taro.rollout.start import engine_problems, longest_prompt, resolve_device, resolve_dtype, start_engine
+from taro.prepare.ious import histogram, with_ious
+from taro.rollout import VLLMSettings
+from taro.rollout.start import engine_problems
+from taro.rows import OptionalString, String, read_objects
 from taro.seeds import stable_seed
-from taro.spans import Span
-
-logger = logging.getLogger(__name__)
 
 NAME = "answers"  # of the file of samples that are done
 
@@ -128,10 +125,6 @@ class DifficultySettings:
         """With what is done so far."""
         return Path(self.output).with_suffix(".difficulty")
 
-    @property
-    def sampling(self) -> SamplingSettings:
-        return SamplingSettings(self.temperature, self.max_tokens, self.repetition_penalty)
-
 
 @dataclass(frozen=True)
 class ScoredSample:
@@ -146,12 +139,12 @@ class ScoredSample:
         reason: the same in words.
     """
 
-    id: str
-    ious: tuple[float, ...] = ()
-    answers: tuple[Span | None, ...] = ()
-    completions: tuple[str, ...] = ()
-    failure: str | None = None
-    reason: str | None = None
+    id: String
+    ious: Annotated[tuple[Iou, ...], Field(description="a list of numbers from 0 to 1")] = ()
+    answers: Annotated[tuple[Answer, ...], Field(description="a list of spans, or null for none")] = ()
+    completions: Annotated[tuple[str, ...], Field(description="a list of texts")] = ()
+    failure: OptionalString = None
+    reason: OptionalString = None
 
     @classmethod
     def of(cls, predictions: Sequence[Prediction]) -> ScoredSample:
@@ -166,12 +159,6 @@ class ScoredSample:
         """As JSON's types."""
         return asdict(self)
 
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> ScoredSample:
-        """The reverse of `to_row`."""
-        answers = tuple(answer and tuple(answer) for answer in row["answers"])
-        return cls(**row | {"ious": tuple(row["ious"]), "answers": answers, "completions": tuple(row["completions"])})
-
 
 def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     """Score this shard's missing samples; write the output as soon as none is missing. Returns the scores in the order of the
@@ -184,86 +171,36 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
         ModelError: not a Qwen-VL model.
         EngineError: vLLM can't run the model.
     """
-    if problems := list(list_problems(settings)):
-        raise DifficultyError("\n- ".join(["can't score:", *problems]) if len(problems) > 1 else problems[0])
-    samples = load_samples(settings.input, video_root=settings.video_root, bad_rows="keep", limit=settings.limit)
-    grounding = settings.grounding or GroundingSettings.load(settings.model) or GroundingSettings()
-    longest = longest_prompt(grounding.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)
-    builder = PromptBuilder(settings.model, grounding.prompt, longest)
-    about = _configuration(settings, samples, builder, grounding)
-    folder = ResumableFolder(settings.folder, about, Shard.parse(settings.shard), NAME)
-    failures = {id: row["failure"] for id, row in folder.read().items()}
-    todo = still_to_ask(folder.shard.of(samples), failures)
-    if todo:
-        videos, root = [sample.video for sample in samples], settings.video_root or Path(settings.input).parent
-        for remark in look_for_videos(videos, of=settings.input, folder=root, setting="--video_root"):
-            logger.warning(remark)
-    folder.append(one.to_row() for one in _ask(settings, todo, builder, grounding))
-    whole = folder.finish([sample.id for sample in samples])
-    rows = folder.read()
-    scores = [ScoredSample.from_row(rows[sample.id]) if sample.id in rows else None for sample in samples]
-    if whole:
-        scored = [
-            with_ious(sample, score.ious, score.failure and f"{score.failure}: {score.reason}")
-            for sample, score in zip(samples, scores, strict=True)
-        ]
-        video_root = settings.video_root and Path(settings.video_root)
-        selection.save_like(scored, Path(settings.output), Path(settings.input), video_root)
-    return scores
-
-
-def _ask(
-    settings: DifficultySettings, samples: Sequence[Sample], builder: PromptBuilder, grounding: GroundingSettings
-) -> Iterator[ScoredSample]:
-    """As they come."""
-
-    def start() -> RolloutEngine:
-        return start_engine(
-            settings.engine,
-            builder,
-            max_tokens=settings.max_tokens,
-            device=settings.device,
-            dtype=settings.dtype,
-            vllm=settings.vllm,
-        )
+    if problems := list(find_problems(settings)):
+        raise DifficultyError(list_problems("can't score:", problems))
+    file = Path(settings.input)
+    questions = Questions.load(settings, file, settings.video_root, evaluating=False, temperature=settings.temperature)
+    folder = ResumableFolder(settings.folder, _configuration(settings, questions), Shard.parse(settings.shard), NAME)
+    failures = {id: score.failure for id, score in read_objects(ScoredSample, folder.read(), "sample").items()}
+    todo = still_to_ask(folder.shard.of(questions.samples), failures)
 
     def seeds(sample: Sample) -> list[int]:
         return [stable_seed("difficulty", settings.seed, sample.id, number) for number in range(settings.samples)]
 
-    found = answer_samples(
-        samples,
-        start,
-        builder,
-        grounding,
-        settings.sampling,
-        at_once=settings.batch_size,
-        workers=settings.workers,
-        seeds=seeds,
-    )
-    scored = map(ScoredSample.of, found if samples else ())
-    yield from track_items(scored, "difficulty", len(samples), lambda score: score.failure is not None)
+    folder.append(ScoredSample.of(predictions).to_row() for predictions in questions.ask(todo, "difficulty", seeds))
+    whole = folder.finish([sample.id for sample in questions.samples])
+    done = read_objects(ScoredSample, folder.read(), "sample")
+    if whole:
+        scored = [
+            with_ious(sample, score.ious, score.failure and f"{score.failure}: {score.reason}")
+            for sample in questions.samples
+            for score in [done[sample.id]]
+        ]
+        selection.save_like(scored, Path(settings.output), file, settings.video_root and Path(settings.video_root))
+    return [done.get(sample.id) for sample in questions.samples]
 
 
-def _configuration(
-    settings: DifficultySettings, samples: Sequence[Sample], builder: PromptBuilder, grounding: GroundingSettings
-) -> dict[str, Any]:
+def _configuration(settings: DifficultySettings, questions: Questions) -> dict[str, Any]:
     """All that determines the answers."""
-    video = asdict(grounding.video)
+    video = asdict(questions.grounding.video)
     del video["timeout"]  # decides whether there are frames, not which
-    return {
-        "samples": describe_samples(samples),
-        "model": settings.model,
-        "model_files": describe_model(settings.model, builder.config),
-        "engine": settings.engine,
-        "dtype": resolve_dtype(settings.dtype, resolve_device(settings.device)),
-        "answers": settings.samples,
-        "seed": settings.seed,
-        "sampling": asdict(settings.sampling),
-        "max_prompt_tokens": builder.max_tokens,
-        "prompt": grounding.prompt,
-        "video": video,
-        "packages": describe_packages("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else [])),
-    }
+    own = {"answers": settings.samples, "seed": settings.seed, "prompt": questions.grounding.prompt, "video": video}
+    return questions.describe() | own
 
 
 def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
@@ -275,9 +212,7 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
     lines = [f"{output}: {len(ious)} of {len(scores)} samples scored, {len(failed)} could not be asked"]
     if len(done) < len(scores):
         lines.append(f"so far: other shards have {len(scores) - len(done)} still to do, the last one writes the output")
-    lines += [f"{score.failure}: {score.id}: {score.reason}" for score in failed[:SHOWN]]
-    if len(failed) > SHOWN:
-        lines.append(f"... and {len(failed) - SHOWN} more")
+    lines += list_failures(failed)
     if ious:
         unread = spans.count(None)
         lines.append(f"mean IoU {fmean(ious):.3f}; {unread} of {len(spans)} completions without an answer that can be read")
@@ -285,7 +220,7 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
     return "\n".join(lines)
 
 
-def list_problems(settings: DifficultySettings) -> Iterator[str]:
+def find_problems(settings: DifficultySettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
     yield from file_problems(settings.input, settings.output, settings.video_root, resumed=settings.folder.exists())
     for name, least in {"samples": 1, "limit": 1, "max_tokens": 1, "batch_size": 1, "workers": 0, "temperature": 0}.items():

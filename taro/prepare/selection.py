@@ -13,7 +13,8 @@ import numpy as np
 
 from taro.command_line import Parser
 from taro.data.samples import Sample, load_samples, save_samples
-from taro.prepare.sample_ious import SelectionError, histogram, read_difficulties, read_rollouts, rollout_files, with_ious
+from taro.messages import first_names, list_problems
+from taro.prepare.ious import SelectionError, histogram, read_difficulties, read_rollouts, rollout_files, with_ious
 from taro.seeds import stable_seed
 
 
@@ -68,8 +69,8 @@ def select(settings: SelectionSettings) -> Selection:
         ResumeError: rollouts that can't be read.
         OSError: a file can't be read or written.
     """
-    if problems := list_problems(settings):
-        raise SelectionError("\n- ".join(["can't select:", *problems]) if len(problems) > 1 else problems[0])
+    if problems := find_problems(settings):
+        raise SelectionError(list_problems("can't select:", problems))
     samples = load_samples(settings.input, video_root=settings.video_root, bad_rows="keep")
     if settings.rollouts is None:
         ious = read_difficulties(samples)
@@ -142,16 +143,15 @@ def describe(selection: Selection, settings: SelectionSettings) -> str:
     mean = f", mean IoU {fmean(selection.ious.values()):.3f} before" + (f", {fmean(kept):.3f} after" if kept else "")
     lines = [f"{settings.output}: {len(chosen)} of {total} samples{mean}"]
     if selection.unscored:
-        some = ", ".join(selection.unscored[:3]) + (", ..." if len(selection.unscored) > 3 else "")
         done = "kept" if settings.keep_unscored else "left out (--keep_unscored keeps them)"
-        lines.append(f"without an IoU, and {done}: {len(selection.unscored)} ({some})")
+        lines.append(f"without an IoU, and {done}: {len(selection.unscored)} ({first_names(selection.unscored)})")
     return "\n".join([*lines, histogram(selection.ious.values(), kept)])
 
 
 # ---- Command ----
 
 
-def list_problems(settings: SelectionSettings) -> list[str]:
+def find_problems(settings: SelectionSettings) -> list[str]:
     """All that can't work, each with the flag to change."""
     found = [] if settings.input.is_file() else [f"--input {settings.input}: no such file"]
     if settings.output.is_dir():

@@ -28,8 +28,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from taro.data.rows import BENCHMARK_NAMES, from_benchmark, is_number, shorten
+from taro.data.rows import BENCHMARK_NAMES, from_benchmark
 from taro.errors import TaroError
+from taro.jsonl import NotJSON, parse_lines
+from taro.messages import shorten
+from taro.rows import is_number
 
 Fields = dict[str, Any]
 
@@ -109,7 +112,7 @@ def _json(path: Path) -> Any:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):  # splitlines also splits inside of JSON's strings
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield f"line {number}", line.strip()
 
@@ -129,14 +132,14 @@ def _charades_entries(path: Path) -> Iterator[tuple[str, str | Fields]]:
 
 def _items(path: Path) -> Iterator[tuple[str, Any]]:
     """Of one JSON list, or of a file with one JSON object a line."""
-    if _text(path).lstrip().startswith("["):
+    text = _text(path)
+    if text.lstrip().startswith("["):
         yield from ((f"row {number}", item) for number, item in enumerate(_json(path), start=1))
         return
-    for place, line in _lines(path):
-        try:
-            yield place, json.loads(line)
-        except ValueError as error:
-            raise SourceError(f"{path} {place}: not JSON ({error}); allowed: a list, or one object a line") from error
+    for number, item in parse_lines(text.split("\n")):  # splitlines also splits inside of JSON's strings
+        if isinstance(item, NotJSON):
+            raise SourceError(f"{path} line {number}: {item}; allowed: a list, or one object a line")
+        yield f"line {number}", item
 
 
 def _videos(path: Path) -> Iterator[tuple[str, tuple[str, Any]]]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from taro.command_line import program
-from taro.evaluation.datasets import load_benchmarks
+from taro.evaluation.registry import load_benchmarks
 from taro.files import write_text
 from taro.jsonl import list_differences
 from taro.lock import FolderLock

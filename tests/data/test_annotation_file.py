@@ -67,7 +67,7 @@ def test_without_a_readable_file_it_is_a_bad_row_that_an_evaluation_counts(write
     with pytest.raises(SampleError) as error:
         load_samples(path)
     _, line, advice = str(error.value).splitlines()
-    assert line.startswith("  line 2: duration: got nothing (the field is missing)") and f"/{video}: {why}" in line
+    assert line.startswith("- line 2: duration: got nothing (the field is missing)") and f"/{video}: {why}" in line
     assert "set video_root" in advice
     assert [sample.id for sample in load_samples(path, bad_rows="drop")] == ["a"]
     kept = load_samples(path, bad_rows="keep")

@@ -9,7 +9,8 @@ import torch
 
 from taro.cache import DiskCacheSettings
 from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
-from taro.data.dataset import EpochSampler, GroundingDataset
+from taro.data.dataset import GroundingDataset
+from taro.data.order import EpochSampler
 from taro.data.rows import durations_agree
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
 from taro.models.settings import GroundingSettings

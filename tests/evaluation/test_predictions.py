@@ -12,8 +12,11 @@ from taro.evaluation.predictions import (
     count_failures,
     list_failures,
     load_predictions,
+    read_predictions,
 )
 from taro.jsonl import ResumableFolder
+from taro.messages import MISSING
+from taro.rows import RowError
 
 SAMPLE = Sample("7", "v.mp4", "a man waves", ((2.0, 4.0), (8.0, 12.0)), 20.0)
 GOOD = "<think>x</think><answer>8.0s to 11.0s</answer>"
@@ -47,14 +50,28 @@ def test_a_reversed_answer_was_read():
 )
 def test_rows_come_back(prediction):
     row = json.loads(json.dumps(prediction.to_row()))
-    assert Prediction.from_row(row) == prediction
+    assert read_predictions({"7": row}) == {"7": prediction}
 
 
-def test_rows_of_another_kind():
-    row = asdict(Prediction.failed(SAMPLE, MISSING_VIDEO, "gone"))
-    del row["seconds"]
-    with pytest.raises(EvaluationError, match="prediction '7': these fields are missing or unknown: extra, seconds"):
-        Prediction.from_row(row | {"extra": 1})
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seconds", MISSING, "seconds: got nothing (the field is missing); allowed: a number (seconds)"),
+        ("iou", 1.5, "iou: got 1.5; allowed: a number from 0 to 1"),
+        ("answer", [1], "answer: got [1]; allowed: null, or [start, end]"),
+        ("spans", [[0, "1"]], 'spans[0]: got [0, "1"]; allowed: [start, end]'),
+        ("other", 1, "other: got 1; allowed: no such field; there are id, query, spans,"),
+    ],
+)
+def test_rows_of_another_kind(field, value, message):
+    rows = {id: asdict(Prediction.failed(SAMPLE, MISSING_VIDEO, "gone")) for id in ("6", "7", "8")}
+    rows["7"][field] = value
+    rows["8"]["query"] = 3
+    with pytest.raises(RowError) as error:
+        read_predictions(rows)
+    head, first, second = str(error.value).splitlines()
+    assert head == "2 of 3 rows can't be read:" and second.startswith('- prediction "8": query: got 3; allowed: text')
+    assert first.startswith(f'- prediction "7": {message}')
 
 
 def test_failures_are_counted_and_listed():
@@ -62,7 +79,7 @@ def test_failures_are_counted_and_listed():
     predictions += [Prediction.failed(SAMPLE, MISSING_VIDEO, f"gone {number}") for number in range(30)]
     assert count_failures(predictions) == dict.fromkeys(FAILURES, 0) | {"missing_video": 30}
     lines = list_failures(predictions, shown=3)
-    assert lines == [*(f"missing_video: 7: gone {number}" for number in range(3)), "... and 27 more"]
+    assert lines == [*(f"missing_video: 7: gone {number}" for number in range(3)), "and 27 more"]
     assert list_failures(predictions[:2]) == ["missing_video: 7: gone 0"]
 
 

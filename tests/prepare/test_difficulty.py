@@ -16,7 +16,8 @@ from taro.jsonl import ResumeError, read_config
 from taro.models.families import ModelError
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.prepare.difficulty import DifficultyError, ScoredSample, list_problems, main, parse
+from taro.prepare.difficulty import DifficultyError, ScoredSample, find_problems, main, parse
+from taro.rows import read_objects
 from taro.run import eval as evaluation
 from taro.spans import temporal_iou
 from taro.synthetic.architecture import TINY_PROMPT
@@ -107,10 +108,10 @@ def test_greedy_answers_are_those_of_the_evaluation(score, model, synthetic, tmp
     score("--samples=1", "--temperature=0")
     flags = ["--dataset=Synthetic", f"--model={model}", f"--annotations={synthetic}/train.jsonl", "--max_tokens=6"]
     expected = evaluation.main([*flags, "--workers=0"]).predictions
-    kept = [ScoredSample.from_row(row) for row in read_rows(tmp_path / "out.difficulty" / "answers.jsonl")]
+    rows = {row["id"]: row for row in read_rows(tmp_path / "out.difficulty" / "answers.jsonl")}
+    kept = list(read_objects(ScoredSample, rows, "sample").values())
     assert [score.completions for score in kept] == [(prediction.completion,) for prediction in expected]
     assert [score.ious for score in kept] == [(prediction.iou,) for prediction in expected]
-    assert [ScoredSample.from_row(json.loads(json.dumps(one.to_row()))) for one in kept] == kept
 
 
 def test_prompts_and_videos_are_those_of_training(score, model, tmp_path):
@@ -274,12 +275,12 @@ def test_the_configuration_names_what_determines_the_answers(score, saying, mode
 )
 def test_problems(flags, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = "\n".join(list_problems(parse(["--model=m", "--input=nowhere.jsonl", "--output=out.jsonl", *flags])))
+    found = "\n".join(find_problems(parse(["--model=m", "--input=nowhere.jsonl", "--output=out.jsonl", *flags])))
     assert message in found and ("--input nowhere.jsonl: no such file" in found or "a.jsonl" in found)
 
 
 def test_all_problems_come_at_once_and_before_the_model(score, monkeypatch):
-    monkeypatch.setattr("taro.prepare.difficulty.load_samples", None)
+    monkeypatch.setattr("taro.evaluation.questions.load_samples", None)
     with pytest.raises(DifficultyError) as error:
         score("--samples=0", "--limit=0", "--shard=x")
     assert str(error.value).splitlines() == [

@@ -12,8 +12,8 @@ import pytest
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.prepare.convert import convert
 from taro.prepare.difficulty import main
-from taro.prepare.sample_ious import SelectionError, histogram, read_difficulties, read_rollouts, with_ious
-from taro.prepare.selection import choose, draw_around, list_problems, parse
+from taro.prepare.ious import SelectionError, histogram, read_difficulties, read_rollouts, with_ious
+from taro.prepare.selection import choose, draw_around, find_problems, parse
 from taro.run import train
 
 ROOT = Path(__file__).parent.parent.parent
@@ -265,7 +265,7 @@ def test_between_epochs(arguments, scripted, synthetic, tmp_path):
 def test_problems(scored, flags, message, monkeypatch):
     monkeypatch.chdir(scored.parent)
     Path("folder").mkdir()
-    found = list_problems(parse(["--input=in.jsonl", "--output=out.jsonl", *flags]))
+    found = find_problems(parse(["--input=in.jsonl", "--output=out.jsonl", *flags]))
     assert found == [] if message is None else len(found) == 1 and message in found[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from taro.data.samples import SampleError, load_samples, save_samples
-from taro.evaluation.predictions import EvaluationError, Prediction
+from taro.evaluation.predictions import EvaluationError, read_predictions
 from taro.evaluation.report import print_report
 from taro.jsonl import ResumeError, read_config
 from taro.models.prompt import PromptBuilder
@@ -23,7 +23,7 @@ from taro.run import train
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 SETTINGS = GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024)
 
@@ -73,7 +73,7 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
     assert evaluation.metrics["samples"] == 6 and evaluation.metrics["failed"] == 3
     expected = [sample.id for sample in load_samples(damaged)]
     rows = read_rows(tmp_path / "out" / "predictions.jsonl")
-    assert [Prediction.from_row(row) for row in rows] == evaluation.predictions
+    assert list(read_predictions({row["id"]: row for row in rows}).values()) == evaluation.predictions
     assert [row["id"] for row in rows] == expected
     for row, name in zip(rows, ("missing", "empty", "truncated"), strict=False):
         assert f"{name}.mp4" in row["reason"] and row["seconds"] == 0.0
@@ -98,7 +98,7 @@ def test_all_videos_bad(evaluate, damaged, tmp_path):
 
 
 def test_all_videos_missing_is_an_error_before_a_model_is_loaded(evaluate, synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr("taro.evaluation.evaluate.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("taro.evaluation.questions.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
     arguments = [f"--annotations={synthetic}/test.jsonl", f"--video_root={tmp_path}", f"--output={tmp_path}/out"]
     with pytest.raises(SampleError, match=f"not one of its . videos is there.* {tmp_path}.*set --video_root"):
         evaluate(*arguments)
@@ -335,7 +335,7 @@ def test_settings_in_the_model_folder_are_used(evaluate, model, synthetic, tmp_p
 def test_errors_come_before_the_model(evaluate, monkeypatch, tmp_path, arguments, message):
     monkeypatch.setattr(QwenVL, "from_pretrained", None)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(EvaluationError, match=message):
         evaluate(*arguments)
 
 

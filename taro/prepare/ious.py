@@ -6,7 +6,6 @@ A row's `difficulty` is the mean IoU in percent, as in Time-R1's files (so the h
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from bisect import bisect_left
@@ -15,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from taro.data.rows import is_number
 from taro.data.samples import Sample
 from taro.errors import TaroError
 from taro.jsonl import read_rows
+from taro.messages import describe_fault, list_lines
+from taro.rows import is_number
 
 # Keys of a row that are not fields of a sample.
 DIFFICULTY = "difficulty"
 IOUS = "ious"  # of each answer
 FAILURE = "difficulty_failure"  # why there is neither
 
-SHOWN = 20
 BINS = [k / 10 for k in range(11)]
 BAR = 40  # characters
 _ROLLOUT_KEYS = {"id", "query", "constructed", "iou"}
@@ -60,9 +59,9 @@ def read_difficulties(samples: Iterable[Sample]) -> dict[str, float]:
         if is_number(value) and 0 <= value <= 100:
             ious[sample.id] = value / 100
         else:
-            wrong.append(f"{sample.id}: {DIFFICULTY}: got {json.dumps(value)}; allowed: 0 to 100 (percent), or null")
+            wrong.append(f"{sample.id}: {describe_fault(DIFFICULTY, value, '0 to 100 (percent), or null')}")
     if wrong:
-        raise SelectionError(_listed(f"{len(wrong)} difficulties can't be read", wrong))
+        raise SelectionError(list_lines(f"{len(wrong)} difficulties can't be read:", wrong))
     if not ious:
         raise SelectionError(
             f"no sample has a {DIFFICULTY}: score them (python -m taro.prepare.difficulty --model ...), or give --rollouts"
@@ -100,7 +99,8 @@ def read_rollouts(folder: Path, samples: Sequence[Sample]) -> dict[str, tuple[fl
                 last_step[row["id"]], ious[row["id"]] = step, []
             ious[row["id"]].append(row["iou"])
     if others:
-        raise SelectionError(_listed(f"--rollouts {folder}: is of other samples, {len(others)} differ", list(others.values())))
+        head = f"--rollouts {folder}: is of other samples, {len(others)} differ:"
+        raise SelectionError(list_lines(head, list(others.values())))
     if not ious:
         raise SelectionError(
             f"--rollouts {folder}: none of its {rows} completions can be used: they must be of samples in --input, and not "
@@ -116,11 +116,6 @@ def rollout_files(folder: Path) -> list[Path]:
 
 def _step_and_path(path: Path) -> tuple[int, Path]:
     return int(re.match(r"step_(\d+)", path.name)[1]), path
-
-
-def _listed(head: str, lines: Sequence[str]) -> str:
-    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n- ".join([f"{head}:", *lines[:SHOWN], *more])
 
 
 def histogram(before: Iterable[float], after: Iterable[float] | None = None) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from taro.data.samplers import EvaluationBatches
+from taro.data.order import EvaluationBatches
 
 
 @pytest.mark.parametrize(("length", "batch", "world"), [(7, 2, 1), (7, 2, 3), (1, 4, 2), (8, 4, 2), (9, 4, 2), (3, 1, 4)])

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
 from taro.command_line import CONFIGS
 from taro.evaluation.predictions import EvaluationError
+from taro.messages import describe_fault, list_lines
+from taro.rows import OptionalString, String, read_fields
 
 REGISTRY = CONFIGS / "datasets.yaml"
-SCORERS = ("qvhighlights",)
+
+_Names = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(description="a list of names")]
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """An entry of `configs/datasets.yaml`, which says what each field is. Paths start from the working directory."""
 
-    name: str
-    annotations: str
-    split: str
-    license: str
-    homepage: str
-    make: str
-    video_root: str | None = None
-    aliases: tuple[str, ...] = ()
-    breakdowns: tuple[str, ...] = ()
-    scorer: str | None = None
+    name: String
+    annotations: String
+    split: String
+    license: String
+    homepage: String
+    make: String
+    video_root: OptionalString = None
+    aliases: _Names = ()
+    breakdowns: _Names = ()
+    scorer: Annotated[Literal["qvhighlights"] | None, Field(description="qvhighlights, or null")] = None
 
     def how_to_get(self) -> str:
         return f"Get it from: {self.homepage}. License: {self.license}. Then: {self.make}"
@@ -47,11 +52,11 @@ def load_benchmarks(path: str | Path | None = None) -> list[Benchmark]:
         raise EvaluationError(f"--datasets {path}: can't be read ({' '.join(str(error).split())})") from None
     if not isinstance(entries, dict) or not entries:
         raise EvaluationError(f"--datasets {path}: must be a YAML mapping of names to entries as in configs/datasets.yaml")
-    faults = [fault for name, entry in entries.items() for fault in _faults_of(name, entry)]
-    benchmarks = [] if faults else [_build(name, entry) for name, entry in entries.items()]
-    faults += _shared_names(benchmarks)
+    faults: list[str] = []
+    benchmarks = [benchmark for name, entry in entries.items() for benchmark in _read(name, entry, faults)]
+    faults = faults or _shared_names(benchmarks)
     if faults:
-        raise EvaluationError(f"--datasets {path}:\n" + "\n".join(f"- {fault}" for fault in faults))
+        raise EvaluationError(list_lines(f"--datasets {path}:", faults))
     return benchmarks
 
 
@@ -77,30 +82,15 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-_LISTS = ("aliases", "breakdowns")
-_OPTIONAL_TEXTS = ("video_root", "scorer")
-_FIELDS = {field.name: field.default is MISSING for field in fields(Benchmark) if field.name != "name"}  # whether required
-
-
-def _build(name: str, entry: dict[str, Any]) -> Benchmark:
-    return Benchmark(name, **entry | {field: tuple(entry[field]) for field in _LISTS if field in entry})
-
-
-def _faults_of(name: Any, entry: Any) -> list[str]:
+def _read(name: Any, entry: Any, faults: list[str]) -> Iterator[Benchmark]:
+    """The benchmark of an entry; none, but notes in `faults`, where it is bad."""
     if not isinstance(name, str) or not isinstance(entry, dict):
-        return [f"{name!r}: must be a name with fields, got {entry!r}"]
-    faults = [f"{name}: {field}: missing" for field, required in _FIELDS.items() if required and field not in entry]
-    for field, value in entry.items():
-        if field not in _FIELDS:
-            faults.append(f"{name}: {field}: unknown, allowed: {', '.join(_FIELDS)}")
-        elif field in _LISTS:
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                faults.append(f"{name}: {field}: got {value!r}, must be a list of names")
-        elif not isinstance(value, str) and not (value is None and field in _OPTIONAL_TEXTS):
-            faults.append(f"{name}: {field}: got {value!r}, must be text")
-        elif field == "scorer" and value not in (None, *SCORERS):
-            faults.append(f"{name}: scorer: got {value!r}, allowed: {', '.join(SCORERS)}")
-    return faults
+        faults.append(describe_fault(str(name), entry, "a name with fields"))
+        return
+    values, problems = read_fields(Benchmark, {**entry, "name": name}, closed=True)
+    faults += [f"{name}: {problem}" for problem in problems.values()]
+    if not problems:
+        yield Benchmark(**values)
 
 
 def _shared_names(benchmarks: list[Benchmark]) -> list[str]:

@@ -1,7 +1,7 @@
 import pytest
 
-from taro.evaluation.datasets import REGISTRY, find_benchmark, load_benchmarks
 from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.registry import REGISTRY, find_benchmark, load_benchmarks
 
 ENTRY = "annotations: a.jsonl\n  split: test\n  license: l\n  homepage: h\n  make: m\n"
 
@@ -58,16 +58,14 @@ def test_all_faults_of_a_registry_are_named(tmp_path):
         load_benchmarks(path)
     head, *faults = str(error.value).splitlines()
     assert head == f"--datasets {path}:"
-    assert [fault.split(",")[0] for fault in faults] == [
-        "- One: extra: unknown",
-        "- Two: annotations: missing",
-        "- Two: license: missing",
-        "- Two: homepage: missing",
-        "- Two: make: missing",
+    assert [fault.split("; ")[0] for fault in faults] == [
+        "- One: extra: got 1",
+        "- Two: annotations: got nothing (the field is missing)",
         "- Two: split: got 3",
-        "- Two: scorer: got 'mine'",
-        "- Two: breakdowns: got 'kind'",
-        "- 'Three': must be a name with fields",
+        *(f"- Two: {field}: got nothing (the field is missing)" for field in ("license", "homepage", "make")),
+        '- Two: breakdowns: got "kind"',
+        '- Two: scorer: got "mine"',
+        '- Three: got "x"',
     ]
 
 

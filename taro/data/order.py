@@ -1,0 +1,72 @@
+"""Which samples a rank meets, and in which order: in training, and in an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from taro.seeds import stable_seed
+
+
+class EvaluationBatches(Sampler[list[int]]):
+    """Every `world_size`-th sample, in batches. All ranks have equally many, since they share what a batch needs (weights, an
+    engine): one with fewer samples ends with an empty batch.
+
+    Args:
+        length: number of samples of all ranks.
+        batch_size: of each rank.
+        rank, world_size: which part.
+    """
+
+    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.batch_size, self.rank, self.world_size = length, batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        return math.ceil(math.ceil(self.length / self.world_size) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        own = list(range(self.rank, self.length, self.world_size))
+        return iter([own[n * self.batch_size : (n + 1) * self.batch_size] for n in range(len(self))])
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation of all samples for each epoch, which follows from the seed; each rank takes its own, equally many.
+
+    Where in which epoch it starts follows from the steps done, so that a resumed run goes on with the next sample.
+
+    Args:
+        length: number of samples.
+        seed: of the permutations.
+        batch_size: samples of a step on each rank; an epoch has as many steps as they fill.
+        steps_done: asked whenever an iteration starts.
+        rank, world_size: which part.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        batch_size: int,
+        steps_done: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.length, self.seed, self.batch_size, self.steps_done = length, seed, batch_size, steps_done
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return self.length // self.world_size
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and step in it."""
+        return divmod(self.steps_done(), len(self) // self.batch_size)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, step = self.place
+        generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        return iter(order[self.rank : len(self) * self.world_size : self.world_size][step * self.batch_size :])
