@@ -14,6 +14,7 @@ N ranks, L layers, S tokens of a pack, D hidden, I intermediate size, V vocabula
 from __future__ import annotations
 
 import argparse
+import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from taro.models.families import load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
 from taro.run.commands import BASE_CONFIG, TRAIN
+from taro.signatures import REQUIRED
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -153,8 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     overridden = [override.partition("=")[0] for override in args.overrides]
     if problems := [*unknown_keys(TRAIN, map(Path, args.config)), *unknown_names(TRAIN, overridden)]:
         parser.error("; ".join(problems))
-    settings = OmegaConf.merge(*(OmegaConf.load(file) for file in files), OmegaConf.from_dotlist(args.overrides))
-    settings = OmegaConf.merge({"trainer": {"strategy": "auto"}}, settings)
+    defaults, given = _class_defaults(), OmegaConf.from_dotlist(args.overrides)
+    settings = OmegaConf.merge(defaults, *(OmegaConf.load(file) for file in files), given)
     name = args.shape or settings.model.name_or_path
     config, _ = load_config(name)
     result = plan(settings, config, args.gpus, args.gpu_gigabytes)
@@ -169,6 +171,19 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         Console().print(table)
         print(_about_packs(settings))
     return result
+
+
+def _class_defaults() -> DictConfig:
+    """The defaults that stand in the classes, as far as a plan needs them; nothing is below a part that is off by default."""
+    settings, off = OmegaConf.create({"trainer": {"strategy": "auto"}}), set()
+    for setting in TRAIN.settings:
+        section = setting.name.rpartition(".")[0]
+        if not setting.name.startswith(("model.", "data.grounding.")) or section in off or setting.default in ("", REQUIRED):
+            continue
+        if setting.default == "None":
+            off.add(setting.name)
+        OmegaConf.update(settings, setting.name, ast.literal_eval(setting.default))
+    return settings
 
 
 def _about_packs(settings: DictConfig) -> str:
