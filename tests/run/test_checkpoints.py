@@ -302,7 +302,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(arguments, small_disk):
     assert list(list_checkpoints(folder)) == [2] and not list(folder.glob("*.part*"))
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert train.main(arguments)["steps"] == 6
-    assert sorted(list_checkpoints(folder)) == [2, 4, 6]
+    assert sorted(list_checkpoints(folder))[-2:] == [4, 6]  # and the best
 
 
 @pytest.mark.slow
