@@ -124,15 +124,17 @@ def test_few_samples_are_enough_where_there_are_no_more(arguments, fit, scripted
     assert limit.enough == enough
 
 
-def without_videos(file, tmp_path):
-    save_samples([replace(sample, video=str(tmp_path / "gone.mp4")) for sample in load_samples(file)], tmp_path / file.name)
+def with_broken_videos(file, tmp_path):
+    """Not missing ones: those are looked for before the run."""
+    (tmp_path / "empty.mp4").touch()
+    save_samples([replace(sample, video=str(tmp_path / "empty.mp4")) for sample in load_samples(file)], tmp_path / file.name)
     return tmp_path / file.name
 
 
 @pytest.mark.parametrize(("split", "seen", "steps"), [("train", 4, 2), ("validation", None, 0)])
-def test_nothing_is_exported_where_all_videos_are_missing(arguments, synthetic, scripted, tmp_path, split, seen, steps):
+def test_nothing_is_exported_where_all_videos_are_broken(arguments, synthetic, scripted, tmp_path, split, seen, steps):
     """In a run that is too short for the usual number of samples; of a validation before the first step."""
-    file = without_videos(synthetic / f"{split}.jsonl", tmp_path)
+    file = with_broken_videos(synthetic / f"{split}.jsonl", tmp_path)
     seen = seen or len(load_samples(file))
     with pytest.raises(TooManyFailures, match=f"^{seen} of {seen} {split}.* samples .*gave no prompt") as error:
         train.main([*arguments, f"--data.{split}_file={file}", "--trainer.max_steps=2"])
@@ -144,7 +146,7 @@ def test_nothing_is_exported_where_all_videos_are_missing(arguments, synthetic, 
 
 def test_the_end_counts_samples_that_failed(arguments, synthetic, scripted, tmp_path, capsys):
     """Each once, however often it was met."""
-    files = {split: without_videos(synthetic / f"{split}.jsonl", tmp_path) for split in ("train", "validation")}
+    files = {split: with_broken_videos(synthetic / f"{split}.jsonl", tmp_path) for split in ("train", "validation")}
     extra = [f"--data.{split}_file={file}" for split, file in files.items()]
     train.main([*arguments, *extra, "--failure_limit.largest_share=1"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
