@@ -403,14 +403,14 @@ def test_settings_that_change_in_a_run_hold(arguments, scripted, tmp_path, capsy
     train.main([*arguments, "--trainer.max_steps=2", "--ckpt_path=last", "--trainer.max_epochs=1"])  # over already
     capsys.readouterr()
     new = ["--model.optimizer.learning_rate=1e-5", "--model.optimizer.weight_decay=0.5", "--trainer.max_steps=4"]
-    used, step = [], GRPOModule.optimizer_step_now
+    used, step = [], GRPOModule.update
 
     def looking(module, log):
         finite = step(module, log)
         used.extend((group["lr"], group["weight_decay"]) for group in module.optimizers().param_groups)
         return finite
 
-    monkeypatch.setattr(GRPOModule, "optimizer_step_now", looking)
+    monkeypatch.setattr(GRPOModule, "update", looking)
     train.main([*arguments, *new, "--ckpt_path=last"])
     assert used == [(1e-5, 0.5)] * 2
     assert (tmp_path / "run" / "config.step_2.yaml").read_text() == before
