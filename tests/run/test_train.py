@@ -28,7 +28,7 @@ from taro.run.cli import parse, resolved_config
 from taro.run.folder import print_summary
 from taro.run.records import RunRecords
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
 
 

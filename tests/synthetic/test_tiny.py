@@ -85,7 +85,7 @@ def test_a_folder_without_config_is_refused(tmp_path, load):
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="has no readable config"):
+    with pytest.raises(ModelError, match="there is no such folder"):
         load_config(str(tmp_path / "nothing" / "here"))
 
 
