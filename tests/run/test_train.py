@@ -532,11 +532,11 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(arguments, tmp_path):
 
 
 def test_an_error_is_one_message_and_no_traceback(arguments, tmp_path):
-    process = run_command([*arguments, "--model.group_size=1", "--data.train_file=nowhere.jsonl"])
+    process = run_command([*arguments, "--model.rollout_rows=1", "--data.train_file=nowhere.jsonl"])
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     lines = errors[errors.index("error:") :].strip().splitlines()
     assert lines[0] == "error: the configuration can't work:"
-    assert len(lines) == 3 and "model.group_size = 1" in lines[1] and "nowhere.jsonl" in lines[2]
+    assert len(lines) == 3 and "model.rollout_rows = 1" in lines[1] and "nowhere.jsonl" in lines[2]
     assert "Traceback" not in errors and "Warning" not in errors
     assert not (tmp_path / "run").exists()
