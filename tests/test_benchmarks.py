@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tolerances import LOG_PROBS
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SMALL = ["--prompt=120", "--frames=8", "--completion=6", "--group=3", "--repeats=1"]
 

@@ -17,6 +17,8 @@ from taro.run import eval as evaluation
 from taro.run import memory_plan
 from taro.run.cli import parse
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = Path(__file__).parents[1]
 GUIDES = ("training", "scaling", "rollouts", "evaluation", "data")
 TEXTS = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES))]

@@ -185,8 +185,8 @@ def print_next(folder: Path, test_file: str | None) -> None:
     model = folder / "hf"
     print(f"the run is in {folder}, its model in {model}")
     names = [one.name for one in load_benchmarks() if test_file is not None and Path(one.annotations) == Path(test_file)]
-    dataset = names[0] if names else "NAME"
-    print(f"next: {program('eval')} --dataset {dataset} --model {model} --output outputs/eval/{folder.name}")
+    samples = f"--dataset {names[0]}" if names else f"--annotations {test_file or 'FILE'}"
+    print(f"next: {program('eval')} {samples} --model {model} --output outputs/eval/{folder.name}")
 
 
 @rank_zero_only

@@ -14,6 +14,8 @@ from taro.models.qwen_vl import QwenVL
 from taro.run.failures import FailureLimit, TooManyFailures
 from taro.run.records import RunRecords
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 
 @pytest.fixture
 def damaged_run(arguments, synthetic, damages, tmp_path):

@@ -14,6 +14,8 @@ from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.video.load import VideoSettings
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 COPIES = 200
 SEED = 0
 

@@ -23,6 +23,8 @@ from taro.spans import temporal_iou
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024)
 OTHERS = ("difficulty", "ious", "difficulty_failure")

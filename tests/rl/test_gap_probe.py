@@ -14,6 +14,8 @@ from taro.rollout import NativeEngine
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import draw_scene, scene_samples
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 BASE = Path(__file__).parents[2] / "assets" / "tiny-qwen2.5-vl"
 FIRST_SEED = 7_000_000_000_000_000_000  # scenes that neither training nor evaluation draws
 

@@ -17,6 +17,8 @@ from taro.rl.losses import policy_loss
 from taro.rollout import EngineError
 from taro.run.records import RunRecords
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 PLAIN = ["--model.temporal_reward=null", "--model.optimizer.clip_norm=1e9"]
 MEASURED = ("timing_s/", "memory/", "tokens_per_second")  # different in each run
 SHORT, LONG = "</think><answer>2.0s to 9.0s</answer>", "From 1.0s to 9.0s the red square moves left\n" * 2

@@ -22,6 +22,8 @@ from taro.run.checkpoint_files import find_checkpoint, list_checkpoints
 from taro.run.checkpoints import Checkpoints
 from taro.run.resume import ResumePoint
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = Path(__file__).parents[2]
 LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
 SCORES = (0.1, 0.5, 0.2, 0.5, float("nan"), 0.3)  # after steps 1 to 6

@@ -21,6 +21,8 @@ from taro.signatures import REQUIRED
 from taro.synthetic.architecture import save_random
 from taro.video.load import VideoSettings
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = CONFIGS.parent
 WHOLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in (BASE_CONFIG.name, "datasets.yaml")]
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))

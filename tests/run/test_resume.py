@@ -16,6 +16,8 @@ from taro.run.cli import parse
 from taro.run.resume import ResumePoint, identity_of, list_misfits
 from taro.synthetic.architecture import save_random
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null"]
 
 

@@ -18,6 +18,8 @@ from taro.run.checkpoint_files import list_checkpoints
 from taro.run.resume import ResumePoint
 from taro.run.stopping import SIGNALS, RunStopped, StopOnSignal
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = Path(__file__).parents[2]
 LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
 

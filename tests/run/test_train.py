@@ -28,6 +28,8 @@ from taro.run.cli import parse, resolved_config
 from taro.run.folder import print_summary
 from taro.run.records import RunRecords
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = Path(__file__).parents[2]
 LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
 

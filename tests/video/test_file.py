@@ -13,6 +13,8 @@ from made_videos import BACKENDS, load, numbers, overwrite, steady, write_video
 from taro.video import file
 from taro.video.file import VideoError, VideoFile
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 
 def write_noise(path, *, codec="libx264", size=(64, 48), pictures=25, bit_rate=1_000_000):
     """A second of coarse noise, which no encoder leaves out of pictures."""

@@ -8,6 +8,8 @@ import av
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = Path(__file__).parents[2]
 GROWTH = 4.0  # MB of any process from a quarter of the samples to all; the allocator's own ups and downs are below 1
 
