@@ -1,4 +1,7 @@
 import errno
+import os
+import signal
+from contextlib import suppress
 
 import pytest
 
@@ -53,3 +56,30 @@ def test_a_code_of_its_own_is_kept():
     with pytest.raises(SystemExit) as leaving, clean_exit(Known):
         raise SystemExit(3)
     assert leaving.value.code == 3
+
+
+def fail_after_it():
+    """As an import in which a library swallows the interrupt."""
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    raise ImportError("half a module\nand more")
+
+
+def test_an_interrupt_that_is_swallowed_is_not_forgotten(capsys):
+    with pytest.raises(SystemExit) as leaving, clean_exit(interrupted="stopped"):
+        fail_after_it()
+    assert leaving.value.code == 130
+    assert capsys.readouterr().err == "\nstopped (ImportError: half a module)\n"
+    with pytest.raises(ImportError), clean_exit():  # it is of that command alone
+        raise ImportError
+
+
+def test_a_forked_worker_goes_on():
+    with clean_exit():
+        worker = os.fork()
+        if worker == 0:
+            signal.raise_signal(signal.SIGINT)
+            os._exit(7)
+        _, status = os.waitpid(worker, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

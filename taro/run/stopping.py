@@ -13,6 +13,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from taro.distributed import gather
+from taro.errors import interrupt
 from taro.progress import steps_done
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -44,6 +45,7 @@ class StopOnSignal(L.Callback):
 
     def __init__(self) -> None:
         self.number = 0  # of the signal that came, 0: none
+        self.process = 0  # that takes signals; workers that it forks have its handlers, too
         self.shared_batches = 0  # of a validation, that all ranks have
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -79,13 +81,16 @@ class StopOnSignal(L.Callback):
     def _take_over(self, trainer: L.Trainer) -> None:
         """Lightning puts back what was there before when it is done."""
         if threading.current_thread() is threading.main_thread():
+            self.process = os.getpid()
             for number in SIGNALS:
                 signal.signal(number, lambda number, frame: self._handle(trainer, number, frame))
 
     def _handle(self, trainer: L.Trainer, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:  # a worker is told when to end
+            return
         training = trainer.state.fn == TrainerFn.FITTING
         if number == signal.SIGINT and (self.number or not training):
-            raise KeyboardInterrupt
+            interrupt()
         if trainer.is_global_zero:
             when = "after this step" if training else "at once"
             again = "; once more to stop at once" if number == signal.SIGINT else ""
