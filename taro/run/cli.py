@@ -160,6 +160,13 @@ class TaroCLI(LightningCLI):
         self.trainer.fit(self.model, self.datamodule)
 
 
+def with_save_dir(arguments: Sequence[str]) -> list[str]:
+    """The same arguments; a logger that can't be made without a folder gets the run's, unless it is told another."""
+    text = " ".join(arguments).replace("=", " ")
+    named = re.search(r"--trainer\.logger (?:\S+\.)?(?:CSVLogger|TensorBoardLogger)\b", text)
+    return [*arguments, *(["--trainer.logger.save_dir=."] if named and "save_dir" not in text else [])]
+
+
 def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
     """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run.
 
@@ -169,6 +176,7 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
     """
     arguments = with_found_configs(sys.argv[1:] if arguments is None else arguments)
     answer_at_once(TRAIN, arguments)
+    arguments = with_save_dir(arguments)
     if not any(argument.split("=")[0] in ("--config", "-c") for argument in arguments):
         arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
     return TaroCLI(

@@ -71,6 +71,12 @@ def test_tensorboard_is_always_there(arguments, value):
     assert parse([*arguments, f"--trainer.logger={value}"]).trainer.loggers == []  # train.py adds it
 
 
+@pytest.mark.parametrize("name", ["CSVLogger", "lightning.pytorch.loggers.TensorBoardLogger"])
+def test_a_logger_of_which_only_the_name_is_given(arguments, tmp_path, name):
+    (logger,) = parse([*arguments, "--trainer.logger", name]).trainer.loggers
+    assert logger.save_dir == f"{tmp_path}/run"
+
+
 def test_a_logger_goes_where_it_is_told(arguments, tmp_path):
     (logger,) = parse([*arguments, "--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path}/own"]).trainer.loggers
     assert logger.save_dir == f"{tmp_path}/own"
