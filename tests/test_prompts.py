@@ -191,10 +191,10 @@ def test_parse_answer_takes_the_last_closed_block(text, span):
 )
 def test_long_repeated_text_is_read_in_linear_time(unit, read):
     text = "<think>" + unit * (100_000 // len(unit))
-    started = time.perf_counter()
+    started = time.process_time()
     read(text)
     read(f"{text}</think><answer>{unit * (100_000 // len(unit))}</answer>")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 20  # of the processor, whatever the load; a quadratic reading takes minutes
 
 
 @pytest.mark.parametrize(

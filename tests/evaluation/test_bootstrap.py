@@ -70,6 +70,6 @@ def test_p_values_of_nothing_are_spread_evenly():
 
 def test_a_large_data_set_takes_seconds():
     values = np.random.default_rng(0).random((15933, 7))
-    start = time.perf_counter()
+    start = time.process_time()
     resample_means(values, 1000)
-    assert time.perf_counter() - start < 20  # 0.5 seconds on one idle core
+    assert time.process_time() - start < 20  # 0.5 seconds on one idle core

@@ -104,9 +104,9 @@ def test_no_answer(text):
 
 @pytest.mark.parametrize("piece", ["*", " ", "1 ", "1 to ", "1", "From ", "- ", "[1, "])
 def test_degenerate_answers_take_no_time(piece):
-    started = time.perf_counter()
+    started = time.process_time()
     parse_events(piece * 100_000)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 20
 
 
 def test_events_of_annotation_files():
