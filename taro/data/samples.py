@@ -90,6 +90,19 @@ def save_samples(
     write_lines((_to_row(sample, relative_to) for sample in samples), path)
 
 
+def save_like(
+    samples: Iterable[Sample],
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    video_root: str | os.PathLike[str] | None,
+) -> None:
+    """Save samples that were loaded from `source` with `video_root`: relative videos stay relative where the same setting
+    finds them again, and become absolute elsewhere."""
+    root = Path(source).parent if video_root is None else video_root
+    same_root = video_root is not None or Path(path).parent.resolve() == Path(source).parent.resolve()
+    save_samples(samples, path, relative_to=root if same_root else None)
+
+
 def query_key(sample: Sample) -> tuple[Any, ...]:
     """Equal for samples with the same request, as a prompt has it, about the same video, and the same truth."""
     return sample.video, sample.clip, build_request(sample.query, "{query}"), sample.spans

@@ -1,19 +1,40 @@
-"""What came of captioning, in numbers."""
+"""What came of captioning, of each video and of all."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from taro.data.samples import Caption
-from taro.prepare.caption.videos import CaptionedVideo
+from taro.messages import first_lines, print_table
 
-FAILURES_SHOWN = 20
+
+@dataclass(frozen=True)
+class CaptionedVideo:
+    """What came of one video; a row of the file of videos that are done.
+
+    Attributes:
+        id: of the `SourceVideo`.
+        duration: seconds that captions may cover.
+        captions: in order of time, in seconds of the clip's own clock.
+        failure: why there are none.
+        windows: windows that were asked about.
+        unread: of these, the ones whose answer has no timed event in it.
+        cut: of these, the ones whose answer was cut off at max_tokens.
+        rejected: events that were left out, by reason.
+        answers: what the model said of each window, in order of time.
+    """
+
+    id: str
+    duration: float
+    captions: tuple[Caption, ...] = ()
+    failure: str | None = None
+    windows: int = 0
+    unread: int = 0
+    cut: int = 0
+    rejected: dict[str, int] = field(default_factory=dict, hash=False)
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,13 +67,9 @@ class CaptionReport:
     cut_answers: int
     rejected: dict[str, int] = field(hash=False)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-def make_report(videos: Iterable[CaptionedVideo], asked: int) -> CaptionReport:
+def make_report(videos: Sequence[CaptionedVideo], asked: int) -> CaptionReport:
     """The report on these videos, out of so many that were asked for."""
-    videos = list(videos)
     done = [video for video in videos if video.failure is None]
     seconds = sum(video.duration for video in done)
     captions = sum(len(video.captions) for video in done)
@@ -82,13 +99,9 @@ def covered_seconds(captions: Sequence[Caption]) -> float:
 
 def print_report(report: CaptionReport) -> None:
     """The numbers as a table, and what failed, with its reason."""
-    console, table = Console(), Table("captions", "")
-    for name, value in report.to_json().items():
-        if isinstance(value, dict):
-            value = len(value) if name == "failed" else ", ".join(f"{n} {reason}" for reason, n in value.items()) or 0
-        table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
-    console.print(table)
-    lines = [f"failed: {id}: {reason}" for id, reason in report.failed.items()]
-    more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
-    for line in lines[:FAILURES_SHOWN] + more:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    rejected = ", ".join(f"{number} {reason}" for reason, number in report.rejected.items())
+    values = asdict(report) | {"failed": len(report.failed), "rejected": rejected or 0}
+    shown = {name: f"{value:.3f}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    print_table(["captions", ""], [(name.replace("_", " "), value) for name, value in shown.items()])
+    for line in first_lines([f"failed: {id}: {reason}" for id, reason in report.failed.items()]):
+        print(line)

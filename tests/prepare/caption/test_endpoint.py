@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ from taro.data.samples import load_samples
 from taro.jsonl import ResumeError
 from taro.models.qwen_vl import QwenVL
 from taro.prepare.caption.__main__ import main
-from taro.prepare.caption.pictures import rgb_frames
+from taro.prepare.caption.endpoint import rgb_frames
 from taro.prepare.caption.report import print_report
-from taro.prepare.caption.videos import CaptionError
+from taro.prepare.caption.settings import CaptionError
 from taro.video.geometry import PatchGeometry
 from taro.video.load import load_video
 
@@ -96,7 +96,7 @@ def test_true_events_come_back(caption, endpoint, synthetic, tmp_path):
     assert (report.done, report.failed, report.open) == (3, {}, 0) and report.windows == len(endpoint.asked)
     assert report.coverage == pytest.approx(sum(event.end - event.start for event in events) / seconds, abs=0.01)
     assert report.events_per_minute == pytest.approx(60 * len(events) / seconds, rel=1e-3)
-    assert json.loads((tmp_path / "out.report.json").read_text()) == report.to_json()
+    assert json.loads((tmp_path / "out.report.json").read_text()) == asdict(report)
 
 
 def test_what_an_endpoint_is_asked(caption, endpoint, synthetic):
