@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from taro.data.rows import BENCHMARK_NAMES, SAMPLE_FIELDS, Fault, Row, clip_length, from_benchmark, parse_row
+from taro.data.rows import BENCHMARK_NAMES, SAMPLE_FIELDS, Fault, Row, clip_length, parse_row, rename_fields
 from taro.jsonl import NotJSON, read_lines
 from taro.messages import shorten
 from taro.video.file import VideoError
@@ -58,7 +58,7 @@ def _read_line(place: str, row: Any) -> _Line:
     if not isinstance(row, dict):
         return _Line(place, None, problem=f"got {shorten(row)}; allowed: one JSON object a line")
     if "relevant_windows" in row and "spans" not in row:
-        return _Line(place, from_benchmark(row), BENCHMARK_NAMES, keys=frozenset(row))
+        return _Line(place, rename_fields(row, BENCHMARK_NAMES), BENCHMARK_NAMES, keys=frozenset(row))
     return _Line(place, row, keys=frozenset(row))
 
 

@@ -52,7 +52,7 @@ SPAN_FAULTS = frozenset({"zero_length_span", "reversed_span", "span_partly_outsi
 # Rows of an evaluation still count with these.
 KEPT_FAULTS = SPAN_FAULTS | {"no_duration"}
 
-# Where a row of the public benchmark files holds the fields of a sample.
+# Where a row of the public benchmark files holds the fields of a sample; its windows and duration are in the clip's clock, too.
 BENCHMARK_NAMES = {"id": "qid", "video": "video_file", "spans": "relevant_windows", "clip": "[video_start, video_end]"}
 
 
@@ -196,14 +196,18 @@ def placement_faults(values: Mapping[str, Any], names: Mapping[str, str] | None 
                 yield Fault(kind, describe_fault((names or {}).get(name, name) + inside, got, allowed))
 
 
-def from_benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Map a public benchmark row to the fields of a sample; its windows and duration are in the clip's clock too."""
-    row = dict(row)
-    clip = [row.pop("video_start", None), row.pop("video_end", None)]
-    for name in ("id", "video", "spans"):
-        if BENCHMARK_NAMES[name] in row:
-            row[name] = row.pop(BENCHMARK_NAMES[name])
-    return {**row, "clip": None if clip == [None, None] else clip}
+def rename_fields(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A row with its keys named as the fields of a sample.
+
+    Args:
+        row: As JSON gave it.
+        names: What the row calls the fields; of the clip, "[start, end]" with the keys of its two ends.
+    """
+    ends = names["clip"].strip("[]").split(", ")
+    clip = [row.get(end) for end in ends]
+    there = {ours: theirs for ours, theirs in names.items() if theirs in row}
+    rest = {name: value for name, value in row.items() if name not in (*ends, *there.values())}
+    return {**rest, **{ours: row[theirs] for ours, theirs in there.items()}, "clip": None if clip == [None, None] else clip}
 
 
 def clip_length(clip: Any) -> float | None:

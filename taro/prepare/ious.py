@@ -46,11 +46,7 @@ def with_ious(sample: Sample, ious: Sequence[float], failure: str | None = None)
 
 
 def read_difficulties(samples: Iterable[Sample]) -> dict[str, float]:
-    """IoU in [0, 1] by id, of the samples that have a `difficulty`.
-
-    Raises:
-        SelectionError: it is no percentage, or no sample has one.
-    """
+    """IoU in [0, 1] by id, of the samples that have a `difficulty`. SelectionError where none has, or one is no percentage."""
     ious, wrong = {}, []
     for sample in samples:
         value = sample.extra.get(DIFFICULTY)
@@ -86,7 +82,8 @@ def read_rollouts(folder: Path, samples: Sequence[Sample]) -> dict[str, tuple[fl
     ious: dict[str, list[float]] = {}
     others: dict[str, str] = {}
     rows = 0
-    for step, path in sorted(map(_step_and_path, rollout_files(folder))):
+    for path in sorted(rollout_files(folder), key=_step_of):
+        step = _step_of(path)
         for row in read_rows(path):
             if not row.keys() >= _ROLLOUT_KEYS:
                 raise SelectionError(f"{path}: its rows must have {', '.join(sorted(_ROLLOUT_KEYS))}: has train.py written it?")
@@ -114,8 +111,8 @@ def rollout_files(folder: Path) -> list[Path]:
     return list((folder / "rollouts").glob("step_*.jsonl"))  # of several ranks: step_000001_rank0.jsonl
 
 
-def _step_and_path(path: Path) -> tuple[int, Path]:
-    return int(re.match(r"step_(\d+)", path.name)[1]), path
+def _step_of(path: Path) -> int:
+    return int(re.match(r"step_(\d+)", path.name)[1])
 
 
 def histogram(before: Iterable[float], after: Iterable[float] | None = None) -> str:
