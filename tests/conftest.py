@@ -4,17 +4,22 @@ changes one takes `own_policy`."""
 from __future__ import annotations
 
 import os
+import runpy
+import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 
-from taro.data.samples import save_samples
+from taro.data.samples import load_samples, save_samples
 from taro.models.families import FAMILIES
 from taro.models.patches import frames_to_patches
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
+from taro.models.settings import GroundingSettings
 from taro.rollout import RolloutGroup
 from taro.run.cli import parse
 from taro.synthetic.architecture import TINY_PROMPT, save_random
@@ -65,6 +70,50 @@ def synthetic(tmp_path_factory):
         samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
         save_samples(samples[:6], folder / f"{split}.jsonl", relative_to=folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def grounding():
+    """Settings in which evaluation is as training."""
+    return GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024)
+
+
+@pytest.fixture
+def model(tiny_folder, grounding, tmp_path):
+    """A model folder with the settings that it was trained with."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in Path(tiny_folder).iterdir():
+        (folder / path.name).symlink_to(path)
+    grounding.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def damaged(synthetic, tmp_path):
+    """The training samples, of which the first video is missing, the second empty, the third truncated."""
+    samples = load_samples(synthetic / "train.jsonl")
+    content = Path(samples[0].video).read_bytes()
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "truncated.mp4").write_bytes(content[: len(content) // 2])
+    names = ("missing.mp4", "empty.mp4", "truncated.mp4")
+    rows = [replace(sample, video=str(tmp_path / name)) for sample, name in zip(samples, names, strict=False)]
+    save_samples([*rows, *samples[3:]], tmp_path / "damaged.jsonl")
+    return tmp_path / "damaged.jsonl"
+
+
+@pytest.fixture
+def run_module(monkeypatch):
+    """Runs a command as `python -m` does, but in this process; gives its exit code, or its last words."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving, warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that it is imported already
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        return leaving.value.code
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -258,14 +258,14 @@ def test_between_epochs(arguments, scripted, synthetic, tmp_path):
         (["--range", "0", "1", "--rollouts=nowhere"], "--rollouts nowhere: has no rollouts/step_*.jsonl; name a run's folder"),
         (["--range", "0", "1", "--video_root=nowhere"], "--video_root nowhere: no such folder"),
         (["--range", "0", "1", "--output=folder"], "--output folder: is a folder; give the name of a file"),
-        (["--range", "0", "1", "--output=./in.jsonl"], "--output in.jsonl: is the input; choose another"),
+        (["--range", "0", "1", "--output=./in.jsonl"], "--output in.jsonl: is an input or another output; choose another"),
         (["--range", "0", "1", "--input=nowhere"], "--input nowhere: no such file"),
     ],
 )
 def test_problems(scored, flags, message, monkeypatch):
     monkeypatch.chdir(scored.parent)
     Path("folder").mkdir()
-    found = find_problems(parse(["--input=in.jsonl", "--output=out.jsonl", *flags]))
+    found = list(find_problems(parse(["--input=in.jsonl", "--output=out.jsonl", *flags])))
     assert found == [] if message is None else len(found) == 1 and message in found[0]
 
 

@@ -1,7 +1,6 @@
 """The command, with local engines."""
 
 import json
-import runpy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -151,8 +150,7 @@ def test_an_output_of_others_is_kept(caption, tmp_path):
     assert (tmp_path / "out.jsonl").read_text() == "mine"
 
 
-def test_an_error_is_one_line(tmp_path, monkeypatch):
+def test_an_error_is_one_line(tmp_path, monkeypatch, run_module):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["caption", "--input=x.jsonl", "--output=y.jsonl", "--model=m"])
-    with pytest.raises(SystemExit, match=r"^error: --input x\.jsonl: no such file$"):
-        runpy.run_module("taro.prepare.caption", run_name="__main__")
+    said = run_module("taro.prepare.caption", "--input=x.jsonl", "--output=y.jsonl", "--model=m")
+    assert said == "error: --input x.jsonl: no such file"
