@@ -47,17 +47,12 @@ def load_samples(
             where every row asked for counts: rows that are bad only in where their spans lie (zero-length, reversed,
             outside the video), or lack a duration that can't be read from the video either (it is nan then), stay as they
             are, any other fault still refuses the file.
-        limit: Read this many rows from the top, and check no others.
+        limit: Read this many rows from the top, and check no others; None reads all.
 
     Raises:
         SampleError: A row is bad and ``bad_rows`` doesn't cover it, or no sample is left.
-        ValueError: ``bad_rows`` or ``limit`` is not one of the values above.
         OSError: The file can't be read.
     """
-    if bad_rows not in ("error", "drop", "keep"):
-        raise ValueError(f"bad_rows: got {bad_rows!r}; allowed: error, drop, keep")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: got {limit!r}; allowed: a whole number from 1, or null for all rows")
     path = Path(path)
     rows = read_rows(path, path.parent if video_root is None else Path(video_root), limit)
     bad = [row for row in rows if row.faults]

@@ -244,14 +244,6 @@ def test_limit_reads_from_the_top_and_no_further(tmp_path):
         load_samples(path, limit=3)
 
 
-@pytest.mark.parametrize(
-    "settings, message", [({"limit": 0}, "limit: got 0"), ({"bad_rows": "skip"}, "bad_rows: got 'skip'")]
-)
-def test_settings_are_checked(tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
-        load_samples(write(tmp_path, GOOD), **settings)
-
-
 @pytest.mark.parametrize("rows", [[], ["", " "], ["broken"]])
 def test_a_file_without_samples_is_refused(tmp_path, rows):
     with pytest.raises(SampleError, match="no samples"):
