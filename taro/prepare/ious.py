@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,32 +79,30 @@ def read_rollouts(folder: Path, samples: Sequence[Sample]) -> dict[str, tuple[fl
         ResumeError: a line that can't be read.
     """
     queries = {sample.id: sample.query for sample in samples}
-    last_step: dict[str, int] = {}
-    ious: dict[str, list[float]] = {}
+    ious: dict[str, tuple[int, list[float]]] = {}  # with the step that they are of
     others: dict[str, str] = {}
-    rows = 0
-    for path in sorted(rollout_files(folder), key=_step_of):
-        step = _step_of(path)
+    count = 0
+    for step, path in sorted((int(re.match(r"step_(\d+)", path.name)[1]), path) for path in rollout_files(folder)):
         for row in read_rows(path):
             if not row.keys() >= _ROLLOUT_KEYS:
                 raise SelectionError(f"{path}: its rows must have {', '.join(sorted(_ROLLOUT_KEYS))}: has train.py written it?")
-            rows += 1
-            if row["constructed"] or row["id"] not in queries:
+            count += 1
+            id = row["id"]
+            if row["constructed"] or id not in queries:
                 continue
-            if row["query"] != queries[row["id"]]:
-                others[row["id"]] = f"{row['id']}: {row['query']!r} there, {queries[row['id']]!r} in --input"
-            if last_step.get(row["id"]) != step:
-                last_step[row["id"]], ious[row["id"]] = step, []
-            ious[row["id"]].append(row["iou"])
+            if row["query"] != queries[id]:
+                others[id] = f"{id}: {row['query']!r} there, {queries[id]!r} in --input"
+            if id not in ious or ious[id][0] != step:
+                ious[id] = step, []
+            ious[id][1].append(row["iou"])
     if others:
-        head = f"--rollouts {folder}: is of other samples, {len(others)} differ:"
-        raise SelectionError(list_lines(head, list(others.values())))
+        raise SelectionError(list_lines(f"--rollouts {folder}: is of other samples, {len(others)} differ:", [*others.values()]))
     if not ious:
         raise SelectionError(
-            f"--rollouts {folder}: none of its {rows} completions can be used: they must be of samples in --input, and not "
+            f"--rollouts {folder}: none of its {count} completions can be used: they must be of samples in --input, and not "
             "start with a constructed path (train with curriculum.warmup_epochs 0, or score with --model)"
         )
-    return {id: tuple(values) for id, values in ious.items()}
+    return {id: tuple(own) for id, (_, own) in ious.items()}
 
 
 def rollout_files(folder: Path) -> list[Path]:
@@ -111,27 +110,14 @@ def rollout_files(folder: Path) -> list[Path]:
     return list((folder / "rollouts").glob("step_*.jsonl"))  # of several ranks: step_000001_rank0.jsonl
 
 
-def _step_of(path: Path) -> int:
-    return int(re.match(r"step_(\d+)", path.name)[1])
-
-
 def histogram(before: Iterable[float], after: Iterable[float] | None = None) -> str:
-    """How many IoUs are 0 and in each tenth above, (low, high], in lines; of those before, the bars show the ones after
-    filled."""
-    all_counts, kept_counts = _count(before), None if after is None else _count(after)
-    longest = max([*all_counts, 1])
-    lines = [f"{'IoU':<12}{'before':>8}{'after':>8}" if kept_counts else f"{'IoU':<12}{'samples':>8}"]
-    for k, count in enumerate(all_counts):
-        kept = count if kept_counts is None else kept_counts[k]
-        filled, whole = (math.ceil(BAR * number / longest) for number in (kept, count))
-        name = "0" if k == 0 else f"{BINS[k - 1]:.1f} to {BINS[k]:.1f}"
-        numbers = f"{count:>8}" + (f"{kept:>8}" if kept_counts else "")
-        lines.append(f"{name:<12}{numbers}  {'#' * filled}{'.' * (whole - filled)}".rstrip())
+    """How many IoUs are 0 and in each tenth above, (low, high], in lines; with bars of the last ones."""
+    columns = {"samples": before} if after is None else {"before": before, "after": after}
+    counts = [Counter(bisect_left(BINS, iou) for iou in ious) for ious in columns.values()]
+    longest = max([*counts[0].values(), 1])
+    lines = [f"{'IoU':<12}" + "".join(f"{name:>8}" for name in columns)]
+    for k, high in enumerate(BINS):
+        name = f"{BINS[k - 1]:.1f} to {high:.1f}" if k else "0"
+        bar = "#" * math.ceil(BAR * counts[-1][k] / longest)
+        lines.append((f"{name:<12}" + "".join(f"{own[k]:>8}" for own in counts) + f"  {bar}").rstrip())
     return "\n".join(lines)
-
-
-def _count(ious: Iterable[float]) -> list[int]:
-    counts = [0] * len(BINS)
-    for iou in ious:
-        counts[bisect_left(BINS, iou)] += 1
-    return counts

@@ -12,60 +12,34 @@ from taro.messages import first_lines, print_table
 
 @dataclass(frozen=True)
 class CaptionedVideo:
-    """What came of one video; a row of the file of videos that are done.
-
-    Attributes:
-        id: of the `SourceVideo`.
-        duration: seconds that captions may cover.
-        captions: in order of time, in seconds of the clip's own clock.
-        failure: why there are none.
-        windows: windows that were asked about.
-        unread: of these, the ones whose answer has no timed event in it.
-        cut: of these, the ones whose answer was cut off at max_tokens.
-        rejected: events that were left out, by reason.
-        answers: what the model said of each window, in order of time.
-    """
+    """What came of one video; a row of the file of videos that are done."""
 
     id: str
-    duration: float
-    captions: tuple[Caption, ...] = ()
-    failure: str | None = None
-    windows: int = 0
-    unread: int = 0
-    cut: int = 0
-    rejected: dict[str, int] = field(default_factory=dict, hash=False)
-    answers: tuple[str, ...] = ()
+    duration: float  # seconds that captions may cover
+    captions: tuple[Caption, ...] = ()  # in order of time, in seconds of the clip's own clock
+    failure: str | None = None  # why there are none
+    windows: int = 0  # that were asked about
+    unread: int = 0  # of these, the ones whose answer has no timed event in it
+    cut: int = 0  # of these, the ones whose answer was cut off at max_tokens
+    rejected: dict[str, int] = field(default_factory=dict, hash=False)  # events that were left out, by reason
+    answers: tuple[str, ...] = ()  # of each window, in order of time
 
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """Numbers of all videos that are done or failed.
-
-    Attributes:
-        videos: asked for.
-        done: with captions.
-        failed: reasons by video id.
-        open: not asked about yet; other shards have them.
-        captions: of all videos.
-        coverage: share of the done videos' time that captions cover.
-        events_per_minute: of the done videos.
-        windows: that were asked about.
-        unread_windows: of these, the ones whose answer has no timed event in it.
-        cut_answers: answers that were cut off at max_tokens.
-        rejected: events that were left out, by reason.
-    """
+    """Numbers of all videos that are done or failed, out of the `videos` that were asked for."""
 
     videos: int
     done: int
-    failed: dict[str, str] = field(hash=False)
-    open: int
+    failed: dict[str, str] = field(hash=False)  # reasons by video id
+    open: int  # not asked about yet: other shards have them
     captions: int
-    coverage: float
-    events_per_minute: float
+    coverage: float  # share of the done videos' time that captions cover
+    events_per_minute: float  # of the done videos
     windows: int
-    unread_windows: int
-    cut_answers: int
-    rejected: dict[str, int] = field(hash=False)
+    unread_windows: int  # whose answer has no timed event in it
+    cut_answers: int  # at max_tokens
+    rejected: dict[str, int] = field(hash=False)  # events that were left out, by reason
 
 
 def make_report(videos: Sequence[CaptionedVideo], asked: int) -> CaptionReport:
