@@ -25,17 +25,13 @@ def find_missing(videos: Iterable[str]) -> set[str]:
 def look_for_videos(
     videos: Sequence[str], *, of: str, folder: str | os.PathLike[str], setting: str, largest_share: float | None = None
 ) -> list[str]:
-    """A line that says how many samples have no video, where there are some.
+    """A line that says how many samples have no video, where there are some; SampleError where none has.
 
     Args:
         videos: Path of each sample's.
         of: What names them, for messages: the setting and the file.
-        folder: That relative paths start from.
-        setting: That says so.
+        folder: That relative paths start from, as the `setting` says.
         largest_share: Of samples that may fail before the run ends (`failure_limit.largest_share`); None: all may.
-
-    Raises:
-        SampleError: All videos are missing.
     """
     missing = find_missing(videos)
     if not missing:
@@ -65,15 +61,13 @@ def check_samples(
     """What is odd about the samples of a training run but may be meant, a line each.
 
     Args:
-        samples: By split: train, validation, and test where there is one.
-        files: That they are from, likewise.
+        samples, files: By split: train, validation, and test where there is one.
         video_root: Folder that relative videos start from; None: the folder of each file.
         warmup_epochs: With constructed paths (`curriculum.warmup_epochs`).
         largest_share: Of training or validation samples that may fail (`failure_limit.largest_share`).
 
     Raises:
-        SampleError: Not one video of a split is there, or not one training sample has captions although there is a warm-up;
-            all of it in one message.
+        SampleError: Not one video of a split is there, or no training sample has captions although there is a warm-up.
     """
     problems, remarks = [], []
     for split, own in samples.items():

@@ -56,10 +56,8 @@ class CheckedFile:
     """Rows of an annotation file with all their faults (kinds of `CHECKS`), and what is known of the videos."""
 
     rows: tuple[Row, ...]
-    durations: Mapping[str, float]
-    """Seconds by path of the videos whose headers were read."""
-    videos: int | None
-    """Number of videos that were looked at, those that can't be opened among them; None: none was asked for."""
+    durations: Mapping[str, float]  # seconds by path of the videos whose headers were read
+    videos: int | None  # that were looked at, those that can't be opened among them; None: none was asked for
 
     @property
     def bad(self) -> list[Row]:
@@ -72,18 +70,8 @@ class CheckedFile:
 
 
 def check_file(path: Path, *, video_root: Path | None = None, videos: bool = False, workers: int | None = None) -> CheckedFile:
-    """Find all faults of an annotation file, in its own format or that of the public benchmark files.
-
-    Args:
-        path: One JSON object a line.
-        video_root: Folder that relative videos start from; the file's own unless given.
-        videos: Read the videos' headers too.
-        workers: Processes that do; one for each core unless given.
-
-    Raises:
-        CheckError: The file has no rows, or none that can be read.
-        OSError: It can't be read.
-    """
+    """Find all faults of an annotation file, one JSON object a line, in its own format or that of the public benchmark files;
+    with `videos` also by their headers. CheckError where it has no rows, or none that can be read."""
     rows = read_rows(path, path.parent if video_root is None else video_root, workers=workers)
     if not rows:
         raise CheckError(f"{path}: no rows; one or more are needed")

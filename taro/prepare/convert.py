@@ -41,14 +41,10 @@ class ConvertError(TaroError):
 class Conversion:
     """What `convert` did. Rows in the order of the input."""
 
-    samples: tuple[Sample, ...]
-    """All that were written."""
-    kept: tuple[Row, ...]
-    """Those of them that have faults, as they are."""
-    dropped: tuple[Row, ...]
-    """Not written: they can't be samples."""
-    missing: tuple[str, ...]
-    """Videos that are not in `video_root`; none where it was not given."""
+    samples: tuple[Sample, ...]  # all that were written
+    kept: tuple[Row, ...]  # those of them that have faults, as they are
+    dropped: tuple[Row, ...]  # not written: they can't be samples
+    missing: tuple[str, ...]  # videos that are not in `video_root`; none where it was not given
 
 
 def convert(
@@ -84,7 +80,10 @@ def convert(
         raise ConvertError("\n".join(problems))
     root = output.parent if video_root is None else video_root
     rows = list(_read_rows(SOURCES[source], inputs, root, video_root, read_durations(durations), captions))
-    good, dropped = ([row for row in rows if _is_sample(row) == wanted] for wanted in (True, False))
+    good, dropped = [], []
+    for row in rows:
+        is_sample = row.sample is not None and all(fault.kind != "duplicate_id" for fault in row.faults)
+        (good if is_sample else dropped).append(row)
     if dropped and bad_rows == "error":
         head = f"{len(dropped)} of {len(rows)} rows can't be samples"
         raise ConvertError(list_rows(head, dropped) + "\nMend the rows, or give --bad_rows drop to leave them out.")
@@ -130,10 +129,6 @@ def _names_by_stem(folder: Path | None) -> dict[str, str]:
     """The names of the videos in a folder."""
     names = [] if folder is None else sorted((path.name for path in folder.iterdir()), reverse=True)
     return {PurePath(name).stem: name for name in names if PurePath(name).suffix.lower() in VIDEO_ENDINGS}
-
-
-def _is_sample(row: Row) -> bool:
-    return row.sample is not None and all(fault.kind != "duplicate_id" for fault in row.faults)
 
 
 def _with_captions(rows: Sequence[Row]) -> Iterator[Row]:

@@ -179,7 +179,8 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
 
 def find_problems(settings: DifficultySettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
-    yield from resumable_problems(settings)
+    paths = settings.input, settings.output, settings.video_root
+    yield from resumable_problems(*paths, settings.shard, settings.folder)
     if settings.temperature == 0 and settings.samples > 1:
         yield f"--samples {settings.samples}: with --temperature 0 all answers are the same; take 1, or raise the temperature"
     yield from engine_problems(settings.engine, settings.device)

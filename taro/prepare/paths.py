@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 from taro.jsonl import ResumeError, Shard
 
@@ -33,29 +32,16 @@ def _is_same(path: Path, other: Path) -> bool:
     return path.resolve() == other.resolve() or (both_there and path.samefile(other))
 
 
-class ResumableSettings(Protocol):
-    """Those of a command that fills in a samples file, and goes on after a stop with what it has in `folder`."""
-
-    input: str
-    output: str
-    video_root: str | None
-    shard: str | None
-
-    @property
-    def folder(self) -> Path: ...
-
-
-def resumable_problems(settings: ResumableSettings) -> list[str]:
-    """What of the paths and the shard can't work."""
-    source, output = Path(settings.input), Path(settings.output)
-    root = None if settings.video_root is None else Path(settings.video_root)
+def resumable_problems(input: str, output: str, video_root: str | None, shard: str | None, folder: Path) -> list[str]:
+    """What can't work of the flags of a command that fills in a samples file, and goes on with what is in `folder`."""
+    source, output, root = Path(input), Path(output), video_root and Path(video_root)
     problems = path_problems([("--input", source)], [("--video_root", root)], [("--output", output)])
     if output.suffix != ".jsonl":
         problems.append(f"--output {output}: must end in .jsonl")
-    elif output.is_file() and not settings.folder.exists() and not _is_same(output, source):
+    elif output.is_file() and not folder.exists() and not _is_same(output, source):
         problems.append(f"--output {output}: exists already; choose another, or delete it")
     try:
-        Shard.parse(settings.shard)
+        Shard.parse(shard)
     except ResumeError as error:
         problems.append(str(error))
     return problems

@@ -125,7 +125,8 @@ class CaptionSettings:
 
 def find_problems(settings: CaptionSettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
-    yield from resumable_problems(settings)
+    paths = settings.input, settings.output, settings.video_root
+    yield from resumable_problems(*paths, settings.shard, settings.folder)
     given = [name for name in ("model", "captions", "captions_key") if getattr(settings, name) is not None]
     if len(given) != 1:
         got = " and ".join(f"--{name}" for name in given) or "none of them"

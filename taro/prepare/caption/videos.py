@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from taro.data.samples import Sample
 from taro.models.prompt import PromptError
 from taro.prompts import format_seconds
+from taro.spans import Span
 from taro.video.file import VideoFile
 from taro.video.geometry import PatchGeometry
 from taro.video.index import read_index
@@ -23,21 +24,13 @@ from taro.video.time_limit import read_within_limit
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video, or one clip of it, whatever the number of samples about it.
+    """One video, or one clip of it, whatever the number of samples about it."""
 
-    Attributes:
-        id: path below the root of the videos, and `@start-end` for a clip.
-        path: of the file.
-        clip: (start, end) in seconds of the file's clock; None for all of it.
-        duration: seconds, the shortest that one of its samples states.
-        names: what captions may be filed under: the id first, then less exact ones that may stand for several videos.
-    """
-
-    id: str
+    id: str  # path below the root of the videos, and `@start-end` for a clip
     path: str
-    clip: tuple[float, float] | None
-    duration: float
-    names: tuple[str, ...]
+    clip: Span | None  # in seconds of the file's clock; None for all of it
+    duration: float  # seconds, the shortest that one of its samples states
+    names: tuple[str, ...]  # that captions may be filed under: the id first, then others that may stand for several videos
 
 
 @dataclass(frozen=True)
@@ -93,10 +86,8 @@ def cut_windows(duration: float, length: float, overlap: float) -> list[Window]:
     """The fewest equally long windows that cover [0, duration] and overlap their neighbours by `overlap`, all in seconds.
 
     None is longer than `length`, and none is a short rest: 40 s in windows of 30 s that overlap by 5 s are 0 to 22.5 and 17.5
-    to 40. Raises ValueError unless 0 <= overlap < length and duration > 0.
+    to 40.
     """
-    if not (0 <= overlap < length and duration > 0):
-        raise ValueError(f"windows need 0 <= overlap < length and a duration above 0, got {overlap}, {length} and {duration}")
     count = max(1, math.ceil((duration - overlap) / (length - overlap) - 1e-9))
     if count == 1:
         return [Window(0.0, duration)]
