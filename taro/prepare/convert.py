@@ -57,12 +57,10 @@ def convert(
     captions: bool = False,
     bad_rows: Literal["error", "drop"] = "error",
 ) -> Conversion:
-    """Write the samples of public annotation files; the output appears whole or not at all.
+    """Write the samples of public annotation files of a source, a name in `SOURCES`; the output appears whole or not at all.
 
     Args:
-        source: A name in `SOURCES`.
-        inputs: Annotation files, in the order that their samples will have.
-        output: The file of samples.
+        source, inputs, output: The samples are in the order of the inputs.
         video_root: Folder of the videos. A video that is there with another ending gets it. Names in the output are
             relative to this folder, which is the `video_root` to load it with.
         durations: csv files with the columns id and length (seconds), for sources that give no durations.
@@ -73,7 +71,6 @@ def convert(
     Raises:
         ConvertError: A path is wrong, rows can't be samples, or no sample is left.
         SourceError: A file is of another format.
-        OSError: A file can't be read or written.
     """
     read = [*(("--input", path) for path in inputs), *(("--durations", path) for path in durations)]
     if problems := path_problems(read, [("--video_root", video_root)], [("--output", output)]):

@@ -32,8 +32,8 @@ from taro.jsonl import ResumableFolder, Shard
 from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
 from taro.prepare import selection
-from taro.prepare.ious import histogram, with_ious
 from taro.prepare.paths import resumable_problems
+from taro.prepare.selection import histogram, with_ious
 from taro.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from taro.rollout import VLLMSettings
 from taro.rollout.start import engine_problems
@@ -124,12 +124,8 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     """Score this shard's missing samples; write the output as soon as none is missing. Returns the scores in the order of the
     input, None for those that other shards have not done yet.
 
-    Raises:
-        DifficultyError: settings that can't work, all named, before anything is loaded.
-        SampleError: rows that can't be read, or not one video is there.
-        ResumeError: the output belongs to scores of another configuration.
-        ModelError: not a Qwen-VL model.
-        EngineError: vLLM can't run the model.
+    Raises DifficultyError for settings that can't work, all named, before anything is loaded; and what samples, a folder of
+    another configuration, and an engine raise.
     """
     if problems := list(find_problems(settings)):
         raise DifficultyError(list_problems("can't score:", problems))

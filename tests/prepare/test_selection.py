@@ -12,8 +12,17 @@ import pytest
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.prepare.convert import convert
 from taro.prepare.difficulty import main
-from taro.prepare.ious import SelectionError, histogram, read_difficulties, read_rollouts, with_ious
-from taro.prepare.selection import choose, draw_around, find_problems, parse
+from taro.prepare.selection import (
+    SelectionError,
+    choose,
+    draw_around,
+    find_problems,
+    histogram,
+    parse,
+    read_difficulties,
+    read_rollouts,
+    with_ious,
+)
 from taro.run import train
 
 ROOT = Path(__file__).parent.parent.parent
