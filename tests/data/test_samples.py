@@ -302,26 +302,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "name, samples, spans",
-    [
-        ("charades_one_video.jsonl", 6, 6),
-        ("charades_sta_test.jsonl", 3720, 3720),
-        ("activitynet_val_1.jsonl", 15933, 15933),
-        ("qvhighlights_val.jsonl", 1550, None),
-    ],
-)
-def test_public_benchmarks_have_no_bad_row(name, samples, spans):
-    loaded = load_samples(annotation_file(name), video_root="videos")
-    assert len(loaded) == samples
-    assert all(s.clip is None and Path(s.video).parent == Path("videos") for s in loaded)
-    if spans is not None:
-        assert sum(len(s.spans) for s in loaded) == spans
-    else:
-        assert sum(len(s.spans) > 1 for s in loaded) == 530
-        assert all("saliency_scores" in s.extra and "relevant_clip_ids" in s.extra for s in loaded)
-
-
 def test_tvgbench_windows_of_clips_are_in_the_clips_own_clock():
     clips = [s for s in load_samples(annotation_file("tvgbench.jsonl"), bad_rows="keep") if s.clip]
     assert len(clips) == 252
