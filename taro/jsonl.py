@@ -255,19 +255,3 @@ def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -
     lines = [f"{name}: {there!r} there, {now!r} now" for name, (there, now) in list_differences(stored, asked).items()]
     if lines:
         raise ResumeError(list_lines(f"{folder} holds the results of another configuration; choose another --output.", lines))
-
-
-def file_problems(input: str, target: str, video_root: str | None, *, resumed: bool) -> Iterator[str]:
-    """What of the flags --input, --output and --video_root of a command that rewrites a samples file can't work; `resumed`: an
-    output that is there is the command's own."""
-    output = Path(target)
-    if not Path(input).is_file():
-        yield f"--input {input}: no such file"
-    if output.suffix != ".jsonl":
-        yield f"--output {output}: must end in .jsonl"
-    elif output.resolve() == Path(input).resolve():
-        yield f"--output {output}: is the input; choose another"
-    elif output.exists() and not resumed:
-        yield f"--output {output}: exists already; choose another, or delete it"
-    if video_root is not None and not Path(video_root).is_dir():
-        yield f"--video_root {video_root}: no such folder"
