@@ -103,7 +103,8 @@ def _explain(schema: dict[str, Any], name: str, value: Any, error: ValidationErr
         inner = inner.get("items") if isinstance(part, int) else inner.get("properties", {}).get(part)
         if inner is None:  # an item that a list lacks, or a choice
             break
-        name, value = (f"{name}[{part}]", value[part]) if isinstance(part, int) else (f"{name}.{part}", value.get(part, MISSING))
+        name += f"[{part}]" if isinstance(part, int) else f".{part}"
+        value = value[part] if isinstance(part, int) else value.get(part, MISSING)
         if "description" in inner:
             place, got, allowed = name, value, inner["description"]
     return describe_fault(place, got, allowed)
