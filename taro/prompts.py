@@ -56,9 +56,9 @@ class TimedText(Protocol):
     text: str
 
 
-def format_seconds(seconds: float, decimals: int = 1) -> str:
+def format_seconds(seconds: float) -> str:
     """`3.25 -> "3.2"`: the one way in which times are written (no unit, no negative zero)."""
-    return f"{round(seconds, decimals) + 0.0:.{decimals}f}"
+    return f"{round(seconds, 1) + 0.0:.1f}"
 
 
 def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
@@ -72,25 +72,23 @@ def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
     return template.replace("{query}", _bare(query))
 
 
-def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random, decimals: int = 1) -> str:
+def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random) -> str:
     """The opening of a constructed completion (TaRO, arXiv 2606.09248): a random part of the captions, `<think>` open.
 
     k ~ U{1..n} of the n captions are drawn without replacement and put in chronological order, one line each. The text
     ends with the last caption, without a newline: the policy goes on from there. Raises ValueError without captions.
     """
-    _require_captions(captions)
-    count = rng.randint(1, len(captions))
-    return _opening(query, rng.sample(list(captions), count), decimals)
+    drawn = rng.sample(list(captions), rng.randint(1, len(captions))) if captions else []
+    return _opening(query, drawn)
 
 
-def full_path(query: str, captions: Sequence[TimedText], span: tuple[float, float], decimals: int = 1) -> str:
+def full_path(query: str, captions: Sequence[TimedText], span: tuple[float, float]) -> str:
     """A whole completion, as a supervised target: all captions in `<think>`, then `span` (seconds) in `<answer>`.
 
     Raises ValueError without captions.
     """
-    _require_captions(captions)
-    start, end = (format_seconds(time, decimals) for time in span)
-    return f"{_opening(query, captions, decimals)}\n</think>\n<answer>{start}s to {end}s</answer>"
+    start, end = map(format_seconds, span)
+    return f"{_opening(query, captions)}\n</think>\n<answer>{start}s to {end}s</answer>"
 
 
 def parse_answer(text: str) -> tuple[float, float] | None:
@@ -101,8 +99,7 @@ def parse_answer(text: str) -> tuple[float, float] | None:
     the block is read. Numbers with a sign, exponents, clock times (12:30) and digit groups (1,000) are not times, and
     two numbers with anything else between them are not a span.
     """
-    block = None
-    opened_at = None
+    block = opened_at = None
     for tag in _ANSWER_TAG.finditer(text):
         if not tag[1]:
             opened_at = tag.end()
@@ -140,7 +137,7 @@ def has_format(text: str) -> bool:
     return all(text.count(tag) == 1 for tag in _FORMAT_TAGS) and _FORMAT.fullmatch(text) is not None
 
 
-def think_span(text: str) -> tuple[int, int]:
+def think_range(text: str) -> tuple[int, int]:
     """Character range of the reasoning: what stands between the first `<think>` and the next `</think>`.
 
     A block that is still open reaches to the end of the text, or to the `<answer>` that follows it: an answer is not
@@ -156,18 +153,18 @@ def think_span(text: str) -> tuple[int, int]:
 def reasoning_has_timestamp(text: str) -> bool:
     """Whether the reasoning of a completion names a time: a number with a unit (`3.5s`, `12 seconds`) or a time range
     without one (`From 3.5 to 4`)."""
-    has_unit = any(number["unit"] for number in _NUMBER.finditer(text, *think_span(text)))
-    return has_unit or bool(timestamp_spans(text))
+    has_unit = any(number["unit"] for number in _NUMBER.finditer(text, *think_range(text)))
+    return has_unit or bool(timestamp_ranges(text))
 
 
-def timestamp_spans(text: str) -> list[tuple[int, int]]:
+def timestamp_ranges(text: str) -> list[tuple[int, int]]:
     """Character ranges of the numbers in the time ranges of the reasoning, in order (both of `From 3.0s to 5.5s`).
 
     Two joined numbers are a time range when one of them has a unit or `from` or `between` stands before the first, so
     `2 to 3 people` is none. Units, single times and the answer are left out.
     """
     numbers = []
-    for first, second in _number_pairs(text, *think_span(text)):
+    for first, second in _number_pairs(text, *think_range(text)):
         if first["lead"] or first["unit"] or second["unit"]:
             numbers += [first.span("value"), second.span("value")]
     return list(dict.fromkeys(numbers))  # the middle number of "1s to 2s to 3s" is in two ranges
@@ -186,18 +183,15 @@ def _number_pairs(text: str, start: int, end: int) -> Iterator[tuple[re.Match, r
         previous = number
 
 
-def _opening(query: str, captions: Sequence[TimedText], decimals: int) -> str:
+def _opening(query: str, captions: Sequence[TimedText]) -> str:
+    if not captions:
+        raise ValueError("a reasoning path needs at least one caption, got none")
     lines = ["<think>", f"I need to find the specific moment {_bare(query)}."]
     for caption in sorted(captions, key=lambda caption: (caption.start, caption.end)):
-        start, end = format_seconds(caption.start, decimals), format_seconds(caption.end, decimals)
+        start, end = format_seconds(caption.start), format_seconds(caption.end)
         lines.append(f"From {start}s to {end}s, {' '.join(caption.text.split())}")
     return "\n".join(lines)
 
 
 def _bare(query: str) -> str:
     return query.strip().rstrip(". ")
-
-
-def _require_captions(captions: Sequence[TimedText]) -> None:
-    if not captions:
-        raise ValueError("a reasoning path needs at least one caption, got none")
