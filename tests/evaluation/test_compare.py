@@ -106,15 +106,7 @@ def test_an_unfinished_run(runs, tmp_path):
         compare_runs(tmp_path / "a", write_run(tmp_path / "b", second))
 
 
-def test_the_command(runs, tmp_path):
-    first, second = runs
-    folders = [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)]
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "taro.evaluation.compare", *arguments]
-        return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-
-    done = run(*folders, "--strict")
-    assert done.returncode == 0 and "mIoU" in done.stdout, done.stderr
-    failed = run(folders[0], str(tmp_path / "nowhere"))
+def test_an_error_of_the_command_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "taro.evaluation.compare", str(tmp_path), str(tmp_path / "nowhere")]
+    failed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1

@@ -1,7 +1,7 @@
 import pytest
 
 from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.registry import REGISTRY, find_benchmark, load_benchmarks
+from taro.evaluation.registry import find_benchmark, load_benchmarks
 
 ENTRY = "annotations: a.jsonl\n  split: test\n  license: l\n  homepage: h\n  make: m\n"
 
@@ -79,7 +79,3 @@ def test_what_is_no_registry(tmp_path, content):
     with pytest.raises(EvaluationError, match=r"--datasets .*own\.yaml") as error:
         load_benchmarks(path)
     assert "\n" not in str(error.value)
-
-
-def test_the_registry_comes_along():
-    assert REGISTRY.is_file()
