@@ -99,7 +99,8 @@ def parse_answer(text: str) -> tuple[float, float] | None:
     the block is read. Numbers with a sign, exponents, clock times (12:30) and digit groups (1,000) are not times, and
     two numbers with anything else between them are not a span.
     """
-    block = opened_at = None
+    block = None
+    opened_at = None
     for tag in _ANSWER_TAG.finditer(text):
         if not tag[1]:
             opened_at = tag.end()
@@ -137,7 +138,7 @@ def has_format(text: str) -> bool:
     return all(text.count(tag) == 1 for tag in _FORMAT_TAGS) and _FORMAT.fullmatch(text) is not None
 
 
-def think_range(text: str) -> tuple[int, int]:
+def think_span(text: str) -> tuple[int, int]:
     """Character range of the reasoning: what stands between the first `<think>` and the next `</think>`.
 
     A block that is still open reaches to the end of the text, or to the `<answer>` that follows it: an answer is not
@@ -153,18 +154,18 @@ def think_range(text: str) -> tuple[int, int]:
 def reasoning_has_timestamp(text: str) -> bool:
     """Whether the reasoning of a completion names a time: a number with a unit (`3.5s`, `12 seconds`) or a time range
     without one (`From 3.5 to 4`)."""
-    has_unit = any(number["unit"] for number in _NUMBER.finditer(text, *think_range(text)))
-    return has_unit or bool(timestamp_ranges(text))
+    has_unit = any(number["unit"] for number in _NUMBER.finditer(text, *think_span(text)))
+    return has_unit or bool(timestamp_spans(text))
 
 
-def timestamp_ranges(text: str) -> list[tuple[int, int]]:
+def timestamp_spans(text: str) -> list[tuple[int, int]]:
     """Character ranges of the numbers in the time ranges of the reasoning, in order (both of `From 3.0s to 5.5s`).
 
     Two joined numbers are a time range when one of them has a unit or `from` or `between` stands before the first, so
     `2 to 3 people` is none. Units, single times and the answer are left out.
     """
     numbers = []
-    for first, second in _number_pairs(text, *think_range(text)):
+    for first, second in _number_pairs(text, *think_span(text)):
         if first["lead"] or first["unit"] or second["unit"]:
             numbers += [first.span("value"), second.span("value")]
     return list(dict.fromkeys(numbers))  # the middle number of "1s to 2s to 3s" is in two ranges

@@ -170,7 +170,7 @@ def test_parse_answer_takes_the_last_closed_block(text, span):
     assert prompts.parse_answer(text) == span
 
 
-READERS = (prompts.parse_answer, prompts.timestamp_ranges, prompts.reasoning_has_timestamp, prompts.has_format)
+READERS = (prompts.parse_answer, prompts.timestamp_spans, prompts.reasoning_has_timestamp, prompts.has_format)
 UNITS = ["1", " ", "1 ", "1s to ", "1.", ".", "-", "from ", "from 1 ", "<answer>", "<think>", "</answer>", "1:", "1,", "s",
          "to ", "<answer>1 to 2", "<think>1s to 2s</think>"]  # fmt: skip
 
@@ -223,8 +223,8 @@ def test_has_format(text, expected):
         ("", ""),
     ],
 )
-def test_think_range(text, reasoning):
-    start, end = prompts.think_range(text)
+def test_think_span(text, reasoning):
+    start, end = prompts.think_span(text)
     assert text[start:end] == reasoning
 
 
@@ -242,9 +242,9 @@ def test_think_range(text, reasoning):
         ("", []),
     ],
 )
-def test_timestamp_ranges_are_the_numbers_of_ranges(reasoning, numbers):
+def test_timestamp_spans_are_the_numbers_of_ranges(reasoning, numbers):
     text = f"From 0s to 1s <think>{reasoning}</think><answer>8.0s to 9.0s</answer>"
-    assert [text[start:end] for start, end in prompts.timestamp_ranges(text)] == numbers
+    assert [text[start:end] for start, end in prompts.timestamp_spans(text)] == numbers
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
 
     Raises:
         EvaluationError: a folder is not that of a finished evaluation, or the samples are not the same.
-        ResumeError, RowError: what is in it can't be read.
+        RowError: predictions that can't be read.
     """
     ordered = _same_samples(load_predictions(first), load_predictions(second))
     scores = [score_matrix(predictions, strict) for predictions in ordered]  # (N, K) each

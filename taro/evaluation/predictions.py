@@ -11,7 +11,7 @@ from pydantic import Field
 
 from taro.data.samples import Sample
 from taro.errors import TaroError
-from taro.jsonl import read_config, read_folder
+from taro.jsonl import ResumeError, read_config, read_folder
 from taro.messages import LINES_SHOWN, first_lines
 from taro.prompts import parse_answer
 from taro.rows import Number, OptionalString, Pair, String, read_objects
@@ -92,10 +92,12 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
 
     Raises:
         EvaluationError: it is not finished, or the folder is none of an evaluation.
-        ResumeError: it has no `config.yaml`, or lines that are not JSON.
         RowError: rows that can't be read; all are named.
     """
-    samples, rows = read_config(folder).get("samples"), read_folder(folder)
+    try:
+        samples, rows = read_config(folder).get("samples"), read_folder(folder)
+    except ResumeError as error:
+        raise EvaluationError(str(error)) from None
     asked = samples.get("count") if isinstance(samples, dict) else None
     if asked is None:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")

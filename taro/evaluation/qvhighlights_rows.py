@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -19,7 +19,6 @@ from taro.messages import MISSING, describe_fault, first_names, list_lines, shor
 from taro.rows import Number, Pair, Whole, read_fields
 
 Row = dict[str, Any]
-Kind = TypeVar("Kind")
 
 CLIP_SECONDS = 2
 RATERS = 3
@@ -29,8 +28,8 @@ _NAMES_SHOWN = 5
 
 _Window = Annotated[tuple[Number, Number, Number], Field(description="[start, end, score], three finite numbers (seconds)")]
 _Ratings = Annotated[tuple[Number, Number, Number], Field(description=f"{RATERS} finite numbers")]
-_SALIENCY_ALLOWED = f"a list of finite numbers, one for each {CLIP_SECONDS} seconds of the video"
-_RATINGS_ALLOWED = f"a list with {RATERS} ratings for each of the relevant_clip_ids"
+_ALL_RATINGS = Field(description=f"a list with {RATERS} ratings for each of the relevant_clip_ids")
+_SALIENCY_OF_CLIPS = f"a list of finite numbers, one for each {CLIP_SECONDS} seconds of the video"
 
 
 class SubmissionError(TaroError):
@@ -44,10 +43,6 @@ class Moments:
     relevant_windows: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
     pred_relevant_windows: Annotated[tuple[_Window, ...], Field(description="[[start, end, score], ...] (seconds)")]
 
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Fields, and what is wrong with them beside their kind."""
-        yield from ()
-
 
 @dataclass(frozen=True)
 class Highlights:
@@ -55,8 +50,8 @@ class Highlights:
 
     duration: Annotated[Number, Field(ge=CLIP_SECONDS, description=f"a finite number from {CLIP_SECONDS} (seconds)")]
     relevant_clip_ids: Annotated[tuple[Whole, ...], Field(description="a list of whole numbers")]
-    saliency_scores: Annotated[tuple[_Ratings, ...], Field(description=_RATINGS_ALLOWED)]
-    pred_saliency_scores: Annotated[tuple[Number, ...], Field(min_length=1, description=_SALIENCY_ALLOWED)]
+    saliency_scores: Annotated[tuple[_Ratings, ...], _ALL_RATINGS]
+    pred_saliency_scores: Annotated[tuple[Number, ...], Field(min_length=1, description=_SALIENCY_OF_CLIPS)]
 
     @property
     def clips(self) -> int:
@@ -68,13 +63,6 @@ class Highlights:
         ratings = np.zeros((RATERS, self.clips))
         ratings[:, np.array(self.relevant_clip_ids, int)] = np.array(self.saliency_scores, float).reshape(-1, RATERS).T
         return ratings
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Fields, and what is wrong with them beside their kind."""
-        if not all(0 <= clip < self.clips for clip in self.relevant_clip_ids):
-            yield "relevant_clip_ids", f"a list of whole numbers from 0 to {self.clips - 1}"
-        elif len(self.saliency_scores) != len(self.relevant_clip_ids):
-            yield "saliency_scores", _RATINGS_ALLOWED.replace("the rel", f"the {len(self.relevant_clip_ids)} rel")
 
 
 class _Answer:
@@ -115,12 +103,22 @@ def read_queries(predictions: Sequence[Row], truth: Sequence[Row]) -> tuple[list
             values, problems = read_fields(kind, row)
             if not problems:
                 found[kind].append(kind(**values))
-                problems = {name: describe_fault(name, row[name], allowed) for name, allowed in found[kind][-1].faults()}
+                problems = dict(_clip_faults(found[kind][-1], row)) if kind is Highlights else {}
             for name, problem in problems.items():
                 source = "submission" if name in (_WINDOWS, _SALIENCY) else "truth"
                 faults.append(f"{source}, qid {shorten(qid)}: {problem}")
     _raise_if_any(faults)
     return found[Moments], found[Highlights]
+
+
+def _clip_faults(video: Highlights, row: Row) -> Iterator[tuple[str, str]]:
+    ids = video.relevant_clip_ids
+    if not all(0 <= clip < video.clips for clip in ids):
+        allowed = f"a list of whole numbers from 0 to {video.clips - 1}"
+        yield "relevant_clip_ids", describe_fault("relevant_clip_ids", ids, allowed)
+    elif len(video.saliency_scores) != len(ids):
+        allowed = f"a list with {RATERS} ratings for each of the {len(ids)} relevant_clip_ids"
+        yield "saliency_scores", describe_fault("saliency_scores", row["saliency_scores"], allowed)
 
 
 def make_submission(predictions: Sequence[Row], truth: Sequence[Row]) -> list[Row]:

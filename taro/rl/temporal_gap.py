@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taro.prompts import think_range, timestamp_ranges
+from taro.prompts import think_span, timestamp_spans
 
 
 def gap_token_mask(
@@ -25,9 +25,9 @@ def gap_token_mask(
     if tokens == "response":
         return torch.ones(len(text_offsets), dtype=torch.bool)
     if tokens == "think":
-        ranges = [think_range(text)]
+        ranges = [think_span(text)]
     elif tokens == "timestamps":
-        ranges = timestamp_ranges(text)
+        ranges = timestamp_spans(text)
     else:
         raise ValueError(f'tokens must be "response", "think" or "timestamps", got {tokens!r}')
     chosen = torch.zeros(len(text), dtype=torch.bool)  # one for each character

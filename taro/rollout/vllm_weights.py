@@ -3,6 +3,7 @@ to gather sharded parameters."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from taro.distributed import gather, global_rank
-from taro.files import whole_file
 from taro.models.families import torch_dtype
 from taro.models.weights import Weight, whole_weights
 from taro.rollout.engine import EngineError
@@ -64,8 +64,9 @@ class FolderWeights(_Ranks):
         written = []
         for number, shard in enumerate(self._shards(parameters)):
             path = self.folder / f"model-{number:05d}.safetensors"
-            with whole_file(path, sync=False) as file:
-                save_file(shard, file.name)
+            part = path.with_suffix(".part")
+            save_file(shard, part)
+            os.replace(part, path)
             written.append(path)
         for path in set(self.folder.glob("*.safetensors")) - set(written):
             path.unlink()

@@ -13,7 +13,7 @@ from taro.evaluation.predictions import (
     list_failures,
     load_predictions,
 )
-from taro.jsonl import ResumableFolder, ResumeError
+from taro.jsonl import ResumableFolder
 from taro.messages import MISSING
 from taro.rows import RowError, read_objects
 
@@ -93,7 +93,7 @@ def test_a_finished_folder_is_loaded(tmp_path):
 
 
 def test_what_is_no_evaluation(tmp_path):
-    with pytest.raises(ResumeError, match=r"config\.yaml: holds no settings \(.*No such file"):
+    with pytest.raises(EvaluationError, match=r"config\.yaml: holds no settings \(.*No such file"):
         load_predictions(tmp_path / "nowhere")
     ResumableFolder(tmp_path, {"samples": 3})
     with pytest.raises(EvaluationError, match=r"its config\.yaml is not an evaluation's"):
