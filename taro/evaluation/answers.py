@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from taro.data.examples import GroundingExample
 from taro.data.samples import Sample
-from taro.evaluation.predictions import REFUSED_PROMPT, UNREADABLE_VIDEO, Prediction
+from taro.evaluation.predictions import MISSING_VIDEO, REFUSED_PROMPT, UNREADABLE_VIDEO, Prediction
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
 
@@ -17,6 +18,20 @@ Seeds = Callable[[Sample], Sequence[int]]  # one for each completion that is ask
 def one_greedy(sample: Sample) -> tuple[int]:
     """The seeds of a single completion, where nothing is drawn."""
     return (0,)
+
+
+def still_to_ask(samples: Iterable[Sample], failures: Mapping[str, str | None]) -> list[Sample]:
+    """Those without an entry, and those whose video was missing and is there now.
+
+    Args:
+        samples: all that are asked for.
+        failures: of those that were asked about already, by id: a key of FAILURES, or None.
+    """
+    return [
+        sample
+        for sample in samples
+        if sample.id not in failures or (failures[sample.id] == MISSING_VIDEO and os.path.exists(sample.video))
+    ]
 
 
 def answer_groups(

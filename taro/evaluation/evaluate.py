@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from taro.data.samples import Sample
+from taro.evaluation.answers import still_to_ask
 from taro.evaluation.predictions import Prediction
-from taro.evaluation.questions import Questions, still_to_ask
+from taro.evaluation.questions import Questions
 from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report

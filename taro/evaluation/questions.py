@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -141,20 +140,6 @@ class Questions:
         )
         compared = _compare_durations(examples)
         yield from answer_groups(engine, self.builder, compared, self.sampling, settings.batch_size, seeds)
-
-
-def still_to_ask(samples: Iterable[Sample], failures: Mapping[str, str | None]) -> list[Sample]:
-    """Those without an entry, and those whose video was missing and is there now.
-
-    Args:
-        samples: all that are asked for.
-        failures: of those that were asked about already, by id: a key of FAILURES, or None.
-    """
-    return [
-        sample
-        for sample in samples
-        if sample.id not in failures or (failures[sample.id] == MISSING_VIDEO and os.path.exists(sample.video))
-    ]
 
 
 def _compare_durations(examples: Iterable[GroundingExample]) -> Iterator[GroundingExample]:

@@ -54,8 +54,9 @@ from pydantic import Field
 
 from taro.data.samples import Sample
 from taro.errors import TaroError, clean_exit
+from taro.evaluation.answers import still_to_ask
 from taro.evaluation.predictions import Answer, Iou, Prediction, list_failures
-from taro.evaluation.questions import Questions, still_to_ask
+from taro.evaluation.questions import Questions
 from taro.jsonl import ResumableFolder, ResumeError, Shard, file_problems
 from taro.messages import list_problems
 from taro.models.settings import GroundingSettings

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from taro.data.samples import Sample, load_samples
-from taro.evaluation.questions import Questions, describe_model, describe_packages, describe_samples, still_to_ask
+from taro.evaluation.answers import still_to_ask
+from taro.evaluation.questions import Questions, describe_model, describe_packages, describe_samples
 from taro.models.settings import GroundingSettings
 from taro.rollout import RolloutGroup, SamplingSettings
 from taro.synthetic.architecture import TINY_PROMPT
