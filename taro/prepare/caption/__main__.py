@@ -26,7 +26,7 @@ if __name__ == "__main__":
 from taro.data.before_run import look_for_videos
 from taro.data.samples import load_samples, save_like
 from taro.errors import clean_exit
-from taro.evaluation.fingerprints import describe_model
+from taro.evaluation.questions import describe_model
 from taro.files import write_text
 from taro.jsonl import ResumableFolder, Shard
 from taro.messages import list_problems
