@@ -9,6 +9,8 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from filelock import FileLock
+from prepared_python import start_server
 
 from taro.data.samples import save_samples
 from taro.models.families import FAMILIES
@@ -23,6 +25,7 @@ from taro.synthetic.world import WorldSettings, draw_scene, make_split, write_vi
 from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
@@ -47,24 +50,51 @@ def save_lively(folder, family):
 
 
 @pytest.fixture(scope="session")
-def model_folder(family, tmp_path_factory):
-    return save_lively(tmp_path_factory.mktemp("model") / family, family)
+def once(tmp_path_factory):
+    """Folders that are filled once for all processes of pytest: `once("name", fill)`, where `fill` gets the empty folder."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if IS_WORKER else base
+
+    def filled(name, fill):
+        folder, done = base / f"once-{name}", base / f"once-{name}.done"
+        with FileLock(base / f"once-{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
+def python(once):
+    """To be called in place of `sys.executable`, where a command would take long to import what it needs."""
+    owner = os.getppid() if IS_WORKER else os.getpid()
+    return str(once("python", lambda folder: start_server(folder, owner)) / "python")
+
+
+@pytest.fixture(scope="session")
+def model_folder(family, once):
+    return str(once(family, lambda folder: save_lively(folder, family)))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(once):
     """The same for what is alike in both families."""
-    return save_lively(tmp_path_factory.mktemp("model") / "tiny", "qwen2_5_vl")
+    return str(once("qwen2_5_vl", lambda folder: save_lively(folder, "qwen2_5_vl")))
 
 
 @pytest.fixture(scope="session")
-def synthetic(tmp_path_factory):
+def synthetic(once):
     """Folder with train.jsonl (6 queries), validation.jsonl and test.jsonl (2 or 3 each) and their videos."""
-    folder = tmp_path_factory.mktemp("synthetic")
-    for split, videos in (("train", 3), ("validation", 1), ("test", 1)):
-        samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
-        save_samples(samples[:6], folder / f"{split}.jsonl", relative_to=folder)
-    return folder
+
+    def fill(folder):
+        for split, videos in (("train", 3), ("validation", 1), ("test", 1)):
+            samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
+            save_samples(samples[:6], folder / f"{split}.jsonl", relative_to=folder)
+
+    return once("synthetic", fill)
 
 
 @pytest.fixture(scope="session")
