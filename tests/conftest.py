@@ -10,7 +10,6 @@ import lightning as L
 import pytest
 import torch
 from filelock import FileLock
-from prepared_python import start_server
 
 from taro.data.samples import save_samples
 from taro.models.families import FAMILIES
@@ -25,7 +24,6 @@ from taro.synthetic.world import WorldSettings, draw_scene, make_split, write_vi
 from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]
-IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
@@ -53,7 +51,7 @@ def save_lively(folder, family):
 def once(tmp_path_factory):
     """Folders that are filled once for all processes of pytest: `once("name", fill)`, where `fill` gets the empty folder."""
     base = tmp_path_factory.getbasetemp()
-    base = base.parent if IS_WORKER else base
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def filled(name, fill):
         folder, done = base / f"once-{name}", base / f"once-{name}.done"
@@ -65,13 +63,6 @@ def once(tmp_path_factory):
         return folder
 
     return filled
-
-
-@pytest.fixture(scope="session")
-def python(once):
-    """To be called in place of `sys.executable`, where a command would take long to import what it needs."""
-    owner = os.getppid() if IS_WORKER else os.getpid()
-    return str(once("python", lambda folder: start_server(folder, owner)) / "python")
 
 
 @pytest.fixture(scope="session")

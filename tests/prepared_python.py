@@ -9,29 +9,34 @@ a session of its own. Processes that it starts by `sys.executable`, such as Ligh
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 IMPORTS = ("taro.run.train", "taro.run.eval", "taro.rl.module", "taro.models.qwen_vl", "transformers.models.auto.modeling_auto")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PROGRAM = "TARO_TESTS_PYTHON"  # names the program in the environment
 POLL = 0.02  # seconds
 
 
 class Command:
-    """What a fork does, with the names of subprocess.Popen. It is killed where the process that has started it ends."""
+    """What a fork does, with the names of subprocess.Popen; `pid` is the fork's, which leads a process group of its own. It is killed where the process that has started it ends."""
 
-    def __init__(self, address, arguments, *, env=None, cwd=None, stdin=0, stdout=1, stderr=2):
+    def __init__(self, arguments, *, address=None, env=None, cwd=None, stdin=0, stdout=1, stderr=2):
         self.returncode = None
+        address = address or Path(python()).with_name("socket")
         self.connection = socket.socket(socket.AF_UNIX)
         self.connection.connect(str(address))
         asked = {"arguments": list(map(str, arguments)), "environment": dict(env or os.environ), "folder": str(cwd or os.getcwd())}
@@ -56,12 +61,24 @@ class Command:
             os.kill(self.pid, number)
 
 
+def python():
+    """The program to call in place of `sys.executable`; the first call, in whichever process of pytest, starts the server."""
+    if PROGRAM not in os.environ:
+        owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+        folder = Path(tempfile.gettempdir(), f"taro-python-{owner}")
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "socket").exists():
+                start_server(folder, owner)
+        os.environ[PROGRAM] = str(folder / "python")
+    return os.environ[PROGRAM]
+
+
 def start_server(folder, owner):
-    """The program that is used in place of Python; commands are forked as long as the process with the id `owner` lives."""
-    address, program, script = folder / "socket", folder / "python", Path(__file__).resolve()
-    assert len(str(address)) < 100, "a socket needs a short path"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} run {address} "$@"\n')
-    program.chmod(0o755)
+    address, script = folder / "socket", Path(__file__).resolve()
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} run {address} "$@"\n')
+    (folder / "python").chmod(0o755)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -71,7 +88,6 @@ def start_server(folder, owner):
     while not address.exists():
         assert server.poll() is None, (folder / "log").read_text()
         time.sleep(POLL)
-    return program
 
 
 def serve(address, owner):
@@ -89,8 +105,9 @@ def serve(address, owner):
             if os.fork() == 0:
                 server.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                handle(connection, Path(address).with_name("python"))
+                handle(connection)
             connection.close()
+    shutil.rmtree(Path(address).parent)
 
 
 def is_alive(pid):
@@ -101,7 +118,7 @@ def is_alive(pid):
     return True
 
 
-def handle(connection, program):
+def handle(connection):
     """Fork once more: the command is run in one process, the other one waits for it."""
     size, streams, *_ = socket.recv_fds(connection, 4, 3)
     asked = json.loads(receive(connection, int.from_bytes(size, "big")))
@@ -112,7 +129,7 @@ def handle(connection, program):
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        os._exit(exit_code(lambda: run(asked["arguments"], asked["environment"], asked["folder"], program)))
+        os._exit(exit_code(lambda: run(asked["arguments"], asked["environment"], asked["folder"])))
     for stream in streams:
         os.close(stream)
     connection.sendall(pid.to_bytes(4, "big"))
@@ -146,11 +163,11 @@ def exit_code(command):
     return code & 255
 
 
-def run(arguments, environment, folder, program):
+def run(arguments, environment, folder):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.executable = str(program)
+    sys.executable = str(Path(sys.argv[2]).with_name("python"))
     sys.modules["numpy"].random.seed()
     sys.path[0:1] = [path for path in environment.get("PYTHONPATH", "").split(":") if path and path not in sys.path]
     first, *rest = arguments
@@ -181,7 +198,7 @@ def receive(connection, size):
 
 def stand_for(address, arguments):
     """Take the place of the command: pass signals on to it and end as it does."""
-    command = Command(address, arguments)
+    command = Command(arguments, address=address)
     for number in FORWARDED:
         signal.signal(number, lambda number, _: command.send_signal(number))
     code = command.wait()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_content import read_all
+from prepared_python import python
 from tolerances import WEIGHTS
 from transformers import AutoModelForImageTextToText
 
@@ -69,7 +70,7 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def run(once, python, rank_environment):
+def run(once, rank_environment):
     """RUN with the given arguments, once for all tests that ask for the same."""
 
     def make(arguments, ranks=1):
@@ -77,7 +78,7 @@ def run(once, python, rank_environment):
 
         def train(folder):
             (folder / "run.py").write_text(RUN)
-            command = [python, str(folder / "run.py"), str(folder / "rank"), *arguments]
+            command = [python(), str(folder / "run.py"), str(folder / "rank"), *arguments]
             command += [f"--output_dir={folder}", f"--trainer.devices={ranks}", "--trainer.accelerator=cpu"]
             process = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=200)
             assert process.returncode == 0, process.stderr[-3000:]
@@ -180,7 +181,7 @@ def test_a_checkpoint_is_gone_on_with_by_other_ranks(arguments, run, first, seco
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_shards_are_written_while_training_goes_on(arguments, tmp_path, python, rank_environment):
+def test_shards_are_written_while_training_goes_on(arguments, tmp_path, rank_environment):
     extra = [
         "--trainer.devices=2",
         "--trainer.accelerator=cpu",
@@ -195,7 +196,7 @@ def test_shards_are_written_while_training_goes_on(arguments, tmp_path, python, 
         "--trainer.max_steps=3",
     ]
     done = subprocess.run(
-        [python, str(ROOT / "train.py"), *arguments, *extra],
+        [python(), str(ROOT / "train.py"), *arguments, *extra],
         env=rank_environment,
         capture_output=True,
         text=True,
@@ -234,12 +235,12 @@ train.main(sys.argv[1:])
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_a_rank_that_fails_alone_ends_the_run(arguments, tmp_path, python, rank_environment):
+def test_a_rank_that_fails_alone_ends_the_run(arguments, tmp_path, rank_environment):
     """It says why, saves what there is, and waits for nobody."""
     (tmp_path / "fail.py").write_text(FAIL)
     extra = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=0"]
     done = subprocess.run(
-        [python, str(tmp_path / "fail.py"), *arguments, *extra],
+        [python(), str(tmp_path / "fail.py"), *arguments, *extra],
         env=rank_environment,
         capture_output=True,
         text=True,
