@@ -27,6 +27,22 @@ ROOT = Path(__file__).parents[1]
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Each worker gets an equal part of the list: slow tests come first in each, so that no worker is left alone with them."""
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    if count == 1:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("distributed")]
+    others = [item for item in items if item not in slow]
+    parts = [slow[number::count] for number in range(count)]
+    size = -(-len(items) // count)
+    for part in parts:
+        room = size - len(part)
+        part += others[:room]
+        others = others[room:]
+    items[:] = [item for part in parts for item in part]
+
+
 @pytest.fixture(scope="session", params=sorted(FAMILIES))
 def family(request):
     return request.param

@@ -32,15 +32,16 @@ POLL = 0.02  # seconds
 
 
 class Command:
-    """What a fork does, with the names of subprocess.Popen; `pid` is the fork's, which leads a process group of its own. It is killed where the process that has started it ends."""
+    """A fork, with the names of subprocess.Popen; `pid` is that of its process, which leads a process group of its own. It is
+    killed where the process that has started it ends."""
 
     def __init__(self, arguments, *, address=None, env=None, cwd=None, stdin=0, stdout=1, stderr=2):
         self.returncode = None
         address = address or Path(python()).with_name("socket")
         self.connection = socket.socket(socket.AF_UNIX)
         self.connection.connect(str(address))
-        asked = {"arguments": list(map(str, arguments)), "environment": dict(env or os.environ), "folder": str(cwd or os.getcwd())}
-        message = json.dumps(asked).encode()
+        folder = str(cwd or os.getcwd())
+        message = json.dumps([list(map(str, arguments)), dict(env or os.environ), folder]).encode()
         socket.send_fds(self.connection, [len(message).to_bytes(4, "big")], [stdin, stdout, stderr])
         self.connection.sendall(message)
         self.pid = int.from_bytes(receive(self.connection, 4), "big")
@@ -121,7 +122,7 @@ def is_alive(pid):
 def handle(connection):
     """Fork once more: the command is run in one process, the other one waits for it."""
     size, streams, *_ = socket.recv_fds(connection, 4, 3)
-    asked = json.loads(receive(connection, int.from_bytes(size, "big")))
+    arguments, environment, folder = json.loads(receive(connection, int.from_bytes(size, "big")))
     pid = os.fork()
     if pid == 0:
         connection.close()
@@ -129,14 +130,14 @@ def handle(connection):
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        os._exit(exit_code(lambda: run(asked["arguments"], asked["environment"], asked["folder"])))
+        os._exit(exit_code(lambda: run(arguments, environment, folder)))
     for stream in streams:
         os.close(stream)
     connection.sendall(pid.to_bytes(4, "big"))
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
-            print(f"{usage.ru_utime + usage.ru_stime:.1f} s:", *asked["arguments"], flush=True)  # in the log
+            print(f"{usage.ru_utime + usage.ru_stime:.1f} s:", *arguments, flush=True)  # in the log
             connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
             os._exit(0)
         if select.select([connection], [], [], POLL)[0]:  # nothing is sent: it is closed

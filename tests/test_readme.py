@@ -4,11 +4,11 @@ every check that is made before a model is loaded. What they do is tested elsewh
 import re
 import shlex
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.evaluation.settings import resolve
 from taro.prepare.caption.__main__ import parse as parse_caption
@@ -35,7 +35,7 @@ def arguments_of(program):
 
 @cache
 def help_of(program):
-    done = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([python(), *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

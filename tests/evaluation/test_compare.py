@@ -1,9 +1,9 @@
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.samples import Sample
 from taro.evaluation.compare import compare_runs, main
@@ -110,7 +110,7 @@ def test_the_command(runs, tmp_path):
     folders = [write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)]
 
     def run(*arguments):
-        command = [sys.executable, "-m", "taro.evaluation.compare", *arguments]
+        command = [python(), "-m", "taro.evaluation.compare", *arguments]
         return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
 
     done = run(*folders, "--strict")

@@ -1,10 +1,10 @@
 import json
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.rows import Caption, Row, Sample
 from taro.data.samples import load_samples
@@ -338,7 +338,7 @@ def test_videos_are_found_again_from_where_the_output_is(tmp_path):
 
 def test_the_command_reports_problems_without_a_traceback(tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "taro.prepare.check", *map(str, arguments)]
+        command = [python(), "-m", "taro.prepare.check", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = run(tmp_path / "none.jsonl")

@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 from public_formats import (
     ACTIVITYNET,
     CHARADES,
@@ -137,7 +137,7 @@ def test_captions_are_of_the_same_file_and_clip_and_replace_none(tmp_path):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "taro.prepare.convert", *map(str, arguments)]
+    command = [python(), "-m", "taro.prepare.convert", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.jsonl import ResumeError, read_config
@@ -311,7 +311,7 @@ def test_an_output_of_others_is_kept(score, tmp_path):
 
 def run_command(arguments, **settings):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-m", "taro.prepare.difficulty", *arguments], env=environment, **settings)
+    return subprocess.Popen([python(), "-m", "taro.prepare.difficulty", *arguments], env=environment, **settings)
 
 
 @pytest.mark.slow

@@ -38,15 +38,17 @@ def test_evaluation_gives_the_native_answers(tiny_folder, synthetic, tmp_path):
         (folder / path.name).symlink_to(path)
     GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024).save(folder)
     rows = [json.loads(line) for line in (synthetic / "train.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["video"] = str(synthetic / row["video"])
     rows[1]["video"] = "missing.mp4"
-    (synthetic / "with_missing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "with_missing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = {}
     for engine in ("native", "vllm"):
         found[engine] = command.main(
             [
                 "--dataset=Synthetic",
                 f"--model={folder}",
-                f"--annotations={synthetic}/with_missing.jsonl",
+                f"--annotations={tmp_path}/with_missing.jsonl",
                 f"--output={tmp_path}/{engine}",
                 f"--engine={engine}",
                 "--max_tokens=12",

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from prepared_python import python
 
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
 from taro.models.families import ModelError
@@ -271,6 +271,6 @@ def test_an_output_of_others_is_kept(caption, tmp_path):
 @pytest.mark.slow
 def test_an_error_is_one_line(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "taro.prepare.caption", "--input=x.jsonl", "--output=y.jsonl", "--model=m"]
+    command = [python(), "-m", "taro.prepare.caption", "--input=x.jsonl", "--output=y.jsonl", "--model=m"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.strip() == "error: --input x.jsonl: no such file"
