@@ -24,7 +24,7 @@ from taro.ranges import GroupSize, PositiveInt
 from taro.rl.group import Group, group_log_probs, make_group, reference_log_probs, shuffled_log_probs
 from taro.rl.group_loss import TrainingGroup, group_loss
 from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
-from taro.rl.importance import MismatchWarning, measure_mismatch
+from taro.rl.importance import measure_mismatch
 from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
@@ -100,7 +100,7 @@ class GRPOModule(PolicyModule):
         self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
         self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
-        self.mismatch_warning = MismatchWarning()
+        self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
         self.logged: tuple[str, ...] = ()  # names
         self.updated_step = 0  # the last step, from 1, that has changed the weights
@@ -215,7 +215,7 @@ class GRPOModule(PolicyModule):
             mismatch = measure_mismatch(log_probs, group.rollout_log_probs, group.sampled_mask)
             if mismatch is not None:
                 log.add_mismatch(mismatch)
-                self.mismatch_warning.check(mismatch)
+                self.warned_of_mismatch = self.warned_of_mismatch or mismatch.warn()
             to_train.append(TrainingGroup(group, rewards, log_probs, ref))
         return to_train
 

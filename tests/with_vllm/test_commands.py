@@ -11,8 +11,9 @@ from taro.run import eval as command
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings
 
+
 def test_training_samples_from_the_weights_of_each_step(fit, arguments, steps):
-    """Constructed completions and then free ones, at a large learning rate: an engine that kept older weights would be far off."""
+    """Constructed completions, then free ones. At a large learning rate an engine that kept older weights would be far off."""
     arguments = [*arguments, "--model.engine=vllm", "--model.sampling.max_tokens=140", "--model.optimizer.learning_rate=3e-3"]
     cli = fit([*arguments, "--curriculum.warmup_epochs=1", "--trainer.limit_val_batches=0"], steps)
     assert cli.trainer.global_step == 6 and steps.column("taro/constructed_fraction") == [1.0] * 3 + [0.0] * 3
