@@ -71,7 +71,8 @@ def test_training_commands_pass_all_checks(line, equipped, synthetic, tiny_folde
         f"--model.name_or_path={tiny_folder}",
         *(f"--data.{split}_file={synthetic}/{split}.jsonl" for split in ("train", "validation", "test")),
     ]
-    parse([*shlex.split(line), *local])
+    cli = parse([*shlex.split(line), *local])
+    assert cli.folder.parent == tmp_path and cli.model.name_or_path == tiny_folder
 
 
 @pytest.mark.parametrize("line", arguments_of("eval.py"))

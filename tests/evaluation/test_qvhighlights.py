@@ -413,4 +413,4 @@ def test_command_says_what_is_wrong_without_a_traceback(tmp_path):
 
 def test_the_scorer_needs_no_framework():
     code = "import sys, taro.evaluation.qvhighlights; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
