@@ -27,20 +27,25 @@ ROOT = Path(__file__).parents[1]
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Each worker gets an equal part of the list: slow tests come first in each, so that no worker is left alone with them."""
+    """What trains is slow. Each worker gets an equal part of the list to begin with, its share of the slow tests first: at
+    the end there are short ones to share."""
+    slow, others = [], []
+    for item in items:
+        if "fit" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+        marked = item.get_closest_marker("slow") or item.get_closest_marker("distributed")
+        (slow if marked else others).append(item)
     count = getattr(config, "workerinput", {}).get("workercount", 1)
-    if count == 1:
-        return
-    slow = [item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("distributed")]
-    others = [item for item in items if item not in slow]
-    parts = [slow[number::count] for number in range(count)]
-    size = -(-len(items) // count)
-    for part in parts:
-        room = size - len(part)
-        part += others[:room]
-        others = others[room:]
-    items[:] = [item for part in parts for item in part]
+    if count > 1:
+        size, ordered = -(-len(items) // count), []
+        for number in range(count):
+            part = slow[number::count]
+            room = size - len(part)
+            ordered += part + others[:room]
+            others = others[room:]
+        items[:] = ordered
 
 
 @pytest.fixture(scope="session", params=sorted(FAMILIES))

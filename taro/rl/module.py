@@ -29,7 +29,7 @@ from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
-from taro.rl.update import learning_rate, make_optimizer, refuse_skipped, sum_and_clip
+from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
 from taro.rl.usage import peak_memory
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, VLLMServerSettings, VLLMSettings
 from taro.rollout.start import start_training_engine
@@ -280,5 +280,11 @@ class GRPOModule(PolicyModule):
             self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A batch without an update has been written down by now."""
-        refuse_skipped(self.skipped_in_a_row, self.optimizer_settings.most_skipped)
+        """Raises FloatingPointError after too many updates in a row without a finite gradient; their batches are written down
+        by now."""
+        if self.skipped_in_a_row >= self.optimizer_settings.most_skipped:
+            raise FloatingPointError(
+                f"the gradient was not finite in {self.skipped_in_a_row} updates in a row; the weights are those from before. "
+                "Look at the batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set "
+                "trainer.precision to 32-true"
+            )

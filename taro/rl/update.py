@@ -51,15 +51,3 @@ def learning_rate(settings: OptimizerSettings, step: int, total_steps: float) ->
     left = max(0.0, total_steps - step) / max(1.0, total_steps - warmup)  # 1 - p
     height = left if settings.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
     return highest * (settings.final_share + (1 - settings.final_share) * height)
-
-
-def refuse_skipped(in_a_row: int, most: int) -> None:
-    """
-    Raises:
-        FloatingPointError: too many updates in a row had to be left out.
-    """
-    if in_a_row >= most:
-        raise FloatingPointError(
-            f"the gradient was not finite in {in_a_row} updates in a row; the weights are those from before. Look at the "
-            "batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set trainer.precision to 32-true"
-        )

@@ -22,11 +22,6 @@ def test_probability_of_each_step(epochs, schedule, expected):
     assert [callback.probability(step, steps_per_epoch=4) for step in range(9)] == expected
 
 
-def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"curriculum\.schedule = 'cosine', allowed: epochs, linear"):
-        CurriculumCallback(schedule="cosine")
-
-
 @pytest.mark.slow
 def test_training_switches_with_the_epoch(fit, arguments, scripted, steps):
     fit([*arguments, *PLAIN, "--curriculum.warmup_epochs=1"], steps)

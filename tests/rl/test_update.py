@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from taro.rl.settings import OptimizerSettings
-from taro.rl.update import learning_rate, make_optimizer, refuse_skipped, sum_and_clip
+from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
 
 
 def parameter(*gradient):
@@ -56,9 +56,3 @@ def test_one_value_makes_the_gradient_not_finite(value):
 def test_the_optimizer_has_the_settings():
     (group,) = make_optimizer([parameter(1.0)], OptimizerSettings(learning_rate=0.5, weight_decay=0.25)).param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
-
-
-def test_the_run_ends_at_the_limit():
-    refuse_skipped(2, most=3)
-    with pytest.raises(FloatingPointError, match="not finite in 3 updates in a row"):
-        refuse_skipped(3, most=3)
