@@ -4,6 +4,7 @@ changes one takes `own_policy`."""
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -78,6 +79,7 @@ def once(tmp_path_factory):
         folder, done = base / f"once-{name}", base / f"once-{name}.done"
         with FileLock(base / f"once-{name}.lock"):
             if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 fill(folder)
                 done.touch()

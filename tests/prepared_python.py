@@ -67,17 +67,24 @@ def python():
     if PROGRAM not in os.environ:
         owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
         folder = Path(tempfile.gettempdir(), f"taro-python-{owner}")
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        assert folder.stat().st_uid == os.getuid(), f"{folder} is another user's"
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / "socket").exists():
+            if not answers(folder / "socket"):
                 start_server(folder, owner)
         os.environ[PROGRAM] = str(folder / "python")
     return os.environ[PROGRAM]
 
 
+def answers(address):
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(address)) == 0
+
+
 def start_server(folder, owner):
     address, script = folder / "socket", Path(__file__).resolve()
+    address.unlink(missing_ok=True)
     (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -IS {script} run {address} "$@"\n')
     (folder / "python").chmod(0o755)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
@@ -122,27 +129,30 @@ def is_alive(pid):
 def handle(connection):
     """Fork once more: the command is run in one process, the other one waits for it."""
     size, streams, *_ = socket.recv_fds(connection, 4, 3)
+    if not size:  # somebody has asked whether there is a server
+        os._exit(0)
     arguments, environment, folder = json.loads(receive(connection, int.from_bytes(size, "big")))
     pid = os.fork()
     if pid == 0:
-        connection.close()
         os.setsid()
+        connection.sendall(os.getpid().to_bytes(4, "big"))
+        connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
         os._exit(exit_code(lambda: run(arguments, environment, folder)))
     for stream in streams:
         os.close(stream)
-    connection.sendall(pid.to_bytes(4, "big"))
-    while True:
+    ended = 0
+    while not ended:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
-        if ended:
-            print(f"{usage.ru_utime + usage.ru_stime:.1f} s:", *arguments, flush=True)  # in the log
-            connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
-            os._exit(0)
-        if select.select([connection], [], [], POLL)[0]:  # nothing is sent: it is closed
+        if not ended and select.select([connection], [], [], POLL)[0]:  # nothing is sent: it is closed
             os.killpg(pid, signal.SIGKILL)
-            os._exit(0)
+            ended, status, usage = os.wait4(pid, 0)
+    print(f"{usage.ru_utime + usage.ru_stime:.1f} s:", *arguments, flush=True)  # in the log
+    with contextlib.suppress(OSError):
+        connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+    os._exit(0)
 
 
 def exit_code(command):
