@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from filelock import FileLock
+from transformers import PreTrainedConfig
 
 from taro.data.samples import save_samples
 from taro.models.families import FAMILIES
@@ -25,6 +26,8 @@ from taro.synthetic.world import WorldSettings, draw_scene, make_split, write_vi
 from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]
+# transformers words each config that it reads for a line of its log that is not shown: a fifth of a short training.
+PreTrainedConfig.__repr__ = object.__repr__
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
