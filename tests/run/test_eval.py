@@ -3,13 +3,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from prepared_python import python
 
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.evaluation.predictions import EvaluationError, Prediction
@@ -148,7 +148,7 @@ def test_a_killed_evaluation_gives_the_same_file(model, damaged, tmp_path):
     arguments = ["--dataset=Synthetic", f"--model={model}", f"--annotations={damaged}", "--max_tokens=150", "--batch_size=1"]
     whole = command.main([*arguments, f"--output={tmp_path}/whole", "--workers=0"])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    started = [sys.executable, str(ROOT / "eval.py"), *arguments, f"--output={tmp_path}/killed", "--workers=1"]
+    started = [python(), str(ROOT / "eval.py"), *arguments, f"--output={tmp_path}/killed", "--workers=1"]
     path, metrics = tmp_path / "killed" / "predictions.jsonl", tmp_path / "killed" / "metrics.json"
     with subprocess.Popen(started, env=environment, start_new_session=True) as process:
         while not path.is_file() or path.read_bytes().count(b"\n") < 4:  # the first one has no video
@@ -327,7 +327,7 @@ def test_errors_come_before_the_model(evaluate, monkeypatch, tmp_path, arguments
 
 def test_an_error_is_one_line(tiny_folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, str(ROOT / "eval.py"), "--dataset=Nothing", f"--model={tiny_folder}"]
+    arguments = [python(), str(ROOT / "eval.py"), "--dataset=Nothing", f"--model={tiny_folder}"]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --dataset Nothing: unknown, allowed: ") and done.stderr.count("\n") == 1
