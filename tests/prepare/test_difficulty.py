@@ -173,7 +173,7 @@ def test_a_killed_scoring_gives_the_same_file(score, model, synthetic, tmp_path)
     arguments = [f"--model={model}", f"--input={synthetic}/train.jsonl", f"--output={tmp_path}/killed.jsonl", *flags]
     path = tmp_path / "killed.difficulty" / "answers.jsonl"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "taro.prepare.difficulty", *arguments]
+    command = [python(), "-m", "taro.prepare.difficulty", *arguments]
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         while not path.is_file() or path.read_bytes().count(b"\n") < 2:
             assert process.poll() is None
