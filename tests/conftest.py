@@ -12,7 +12,6 @@ import torch
 
 from taro.data.samples import save_samples
 from taro.models.families import FAMILIES
-from taro.models.patches import frames_to_patches
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.rollout import RolloutGroup
@@ -20,6 +19,7 @@ from taro.run.cli import parse
 from taro.synthetic.architecture import TINY_PROMPT, save_random
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import WorldSettings, draw_scene, make_split, write_video
+from taro.video.geometry import frames_to_patches
 from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]

@@ -18,9 +18,8 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreT
 from taro.distributed import global_rank
 from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout, leave_out_cudnn
 from taro.models.families import Family, Mask, load_config, load_geometry, placeholder_ids, torch_dtype
-from taro.models.patches import frames_to_patches
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
-from taro.video.geometry import PatchGeometry
+from taro.video.geometry import PatchGeometry, frames_to_patches
 
 
 @dataclass(frozen=True)

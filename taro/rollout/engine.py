@@ -33,13 +33,6 @@ class SamplingSettings:
     max_tokens: PositiveInt = 1024
     repetition_penalty: PositiveFloat = 1.0
 
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.max_tokens < 1 or self.repetition_penalty <= 0:
-            raise ValueError(
-                "sampling needs temperature >= 0, max_tokens >= 1 and repetition_penalty > 0, got "
-                f"{self.temperature}, {self.max_tokens} and {self.repetition_penalty}"
-            )
-
 
 @dataclass(frozen=True)
 class RolloutPrompt:
@@ -49,10 +42,6 @@ class RolloutPrompt:
     prefixes: tuple[tuple[int, ...], ...]  # for each of the G completions the token ids that it starts with, or ()
     seeds: tuple[int, ...]  # (G) one for each completion: the same seed draws the same completion
     features: VisionFeatures | None = None  # of the video, where the caller has them already
-
-    def __post_init__(self) -> None:
-        if not self.prefixes or len(self.prefixes) != len(self.seeds):
-            raise ValueError(f"got {len(self.prefixes)} prefixes and {len(self.seeds)} seeds, needs one of each a completion")
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from taro.models.patches import frames_to_patches
-from taro.video.geometry import CLIP_MEAN, CLIP_STD, PatchGeometry, resize_frames
+from taro.video.geometry import CLIP_MEAN, CLIP_STD, PatchGeometry, frames_to_patches, resize_frames
 
 QWEN25 = PatchGeometry()
 QWEN3 = PatchGeometry(patch_size=16, image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))

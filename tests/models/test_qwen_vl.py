@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from taro.models.patches import frames_to_patches
 from taro.models.qwen_vl import QwenVL
+from taro.video.geometry import frames_to_patches
 
 SIZES = [(2, 2), (3, 5), (6, 7)]  # tokens; the last is larger than Qwen2.5-VL's attention window of 4 x 4
 

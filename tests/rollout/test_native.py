@@ -8,8 +8,8 @@ from tolerances import LOG_PROBS
 from taro.models.families import PLACEHOLDERS
 from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import pack_group
-from taro.models.patches import frames_to_patches
 from taro.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.video.geometry import frames_to_patches
 
 NEVER = -1  # an end token that is never drawn
 PREFIXES = ((5, 6, 7), (), (8,), (9, 10, 11, 12, 13))
@@ -254,15 +254,3 @@ def test_weights_are_the_policys_current_ones(own_policy, prompts):
 def test_no_gradient_is_kept(own_policy, prompts):
     [group] = generate(own_policy, [request(prompts[0])], max_tokens=2)
     assert not group.log_probs[0].requires_grad and own_policy.training
-
-
-@pytest.mark.parametrize("settings", [{"temperature": -0.1}, {"max_tokens": 0}])
-def test_bad_sampling_settings(settings):
-    with pytest.raises(ValueError, match="temperature >= 0, max_tokens >= 1 and repetition_penalty > 0"):
-        SamplingSettings(**settings)
-
-
-@pytest.mark.parametrize(("prefixes", "seeds"), [((), ()), (((),), (1, 2)), (((), ()), (1,))])
-def test_prefixes_and_seeds_must_pair(prompts, prefixes, seeds):
-    with pytest.raises(ValueError, match=f"got {len(prefixes)} prefixes and {len(seeds)} seeds"):
-        RolloutPrompt(prompts[0], prefixes, seeds)

@@ -164,8 +164,8 @@ def test_a_group_that_is_refused_halfway_leaves_nothing_behind(engine, engine_mo
 def test_every_generation_is_checked_where_that_is_asked_for(engine, many_prompts, monkeypatch):
     checked = []
     monkeypatch.setattr(engine, "settings", replace(engine.settings, check_every=1))
-    positions = engine._positions
-    monkeypatch.setattr(engine, "_positions", lambda rendered: checked.append(1) or positions(rendered))
+    positions = engine.reader._positions
+    monkeypatch.setattr(engine.reader, "_positions", lambda *asked: checked.append(1) or positions(*asked))
     for _ in range(3):
         engine.generate([RolloutPrompt(many_prompts[0], ((),), (0,))], SamplingSettings(1.0, 2))
     assert len(checked) == 3
