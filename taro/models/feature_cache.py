@@ -49,16 +49,6 @@ class FeatureCache:
             raise ValueError("features can be kept for a frozen tower only: freeze it first")
         return weights_fingerprint(self.tower)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.tower.parameters()).device
-
-    @property
-    def precision(self) -> str:
-        """In which the tower computes."""
-        kind = self.device.type
-        return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "as the weights"
-
     def features(
         self,
         path: str,
@@ -80,17 +70,16 @@ class FeatureCache:
         if identity is None:
             return compute()
         identity = f"{identity}, frames {hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}"
-        tower = {"tower": self.fingerprint, "precision": self.precision}
+        device = next(self.tower.parameters()).device
+        precise = not torch.is_autocast_enabled(device.type)
+        precision = "as the weights" if precise else str(torch.get_autocast_dtype(device.type))
+        tower = {"tower": self.fingerprint, "precision": precision}
         key = video_key("features", path, clip, settings, self.geometry, **tower)
         entry = self.cache.get(key, identity)
         if entry is not None:
-            deepstack = tuple(entry.tensors[_layer_name(number)] for number in range(len(entry.tensors) - 1))
-            return VisionFeatures(entry.tensors["embeds"], deepstack).to(self.device)
+            embeds, *deepstack = (entry.tensors[str(number)] for number in range(len(entry.tensors)))
+            return VisionFeatures(embeds, tuple(deepstack)).to(device)
         features = compute()
-        layers = {_layer_name(number): layer for number, layer in enumerate(features.deepstack)}
-        self.cache.put(key, identity, {"embeds": features.embeds} | layers)
+        tensors = (features.embeds, *features.deepstack)
+        self.cache.put(key, identity, {str(number): tensor for number, tensor in enumerate(tensors)})
         return features
-
-
-def _layer_name(number: int) -> str:
-    return f"deepstack.{number}"
