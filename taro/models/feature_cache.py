@@ -27,13 +27,7 @@ def weights_fingerprint(tower: nn.Module) -> str:
 
 
 class FeatureCache:
-    """Features of one tower, whose weights must not change any more.
-
-    Args:
-        cache: where they are.
-        tower: in its final weights and dtype when features are first asked for.
-        geometry: how the tower's frames are cut.
-    """
+    """Features of one tower, whose weights and dtype must not change once features were asked for."""
 
     def __init__(self, cache: TensorCache, tower: nn.Module, geometry: PatchGeometry) -> None:
         self.cache, self.tower, self.geometry = cache, tower, geometry
@@ -57,14 +51,9 @@ class FeatureCache:
         frames: Tensor,
         compute: Callable[[], VisionFeatures],
     ) -> VisionFeatures:
-        """The kept features of a video, or else those that `compute` gives, which are kept.
+        """The kept features of a video, or else those that `compute` gives, which are kept unless there is no file at `path`.
 
-        Args:
-            path: of the video file. Where it is not there, nothing is kept.
-            clip: the part of it.
-            settings: with which its frames were taken.
-            frames: (F, 3, H, W) uint8 that are to be encoded. They may be older than the file, so they count too.
-            compute: encodes them.
+        `frames` (F, 3, H, W) uint8 are those to be encoded. They may be older than the file, so they count too.
         """
         identity = file_identity(path)
         if identity is None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
+from taro.models.attention import FLEX, SHARED_PREFIX
 
 BLOCK = 128  # tokens to the side of a block of FlexAttention's masks
 
@@ -44,18 +45,16 @@ class PackedGroup:
         order = torch.arange(len(self.segment_ids), device=self.segment_ids.device)
         return ((query == key) | (key == 0)) & (order[:, None] >= order[None, :])
 
-    def layout(self) -> GroupLayout:
-        """The same as `attention_mask`, as `shared_prefix_attention` takes it."""
-        rows, columns = self.response_mask.shape
-        column = torch.arange(columns, device=self.input_ids.device)
-        own = column[:, None] >= column[None, :]  # (C, C)
-        return GroupLayout(
-            prompt_length=self.prompt_length,
-            slots=self.response_mask.flatten().nonzero()[:, 0],
-            rows=rows,
-            columns=columns,
-            allowed=torch.cat([own.new_ones(columns, self.prompt_length), own], dim=1),
-        )
+    @cached_property
+    def slots(self) -> Tensor:
+        """(S - P,) place of each completion token in the padded (G, C) grid, row by row."""
+        return self.response_mask.flatten().nonzero()[:, 0]
+
+    @property
+    def allowed(self) -> Tensor:
+        """(C, P + C) bool, what the completion token in this column sees: the prompt, and its row up to itself."""
+        columns = self.response_mask.shape[1]
+        return self.response_mask.new_ones(columns, self.prompt_length + columns).tril(self.prompt_length)
 
     def seen_places(self, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """The same, of a group that begins at this place of a pack: where each token's segment begins, all of which it sees up
@@ -122,7 +121,7 @@ class Pack:
     def attention_inputs(self, attention: str) -> dict[str, Any]:
         """What the decoder needs to keep groups and completions apart, by the name of its attention."""
         if attention == SHARED_PREFIX:
-            return {"group_layouts": tuple(group.layout() for group in self.groups)}
+            return {"packed_groups": self.groups}
         return {"attention_mask": self.block_mask() if attention == FLEX else self.attention_mask()[None, None]}
 
     def attention_mask(self) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreTrainedModel
 
 from taro.distributed import global_rank
-from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout, leave_out_cudnn
+from taro.models.attention import FLEX, SHARED_PREFIX, leave_out_cudnn
 from taro.models.families import Family, Mask, load_config, load_geometry, placeholder_ids, torch_dtype
+from taro.models.packing import PackedGroup
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
 from taro.video.geometry import PatchGeometry, frames_to_patches
 
@@ -147,7 +148,7 @@ class QwenVL(nn.Module):
         features: VisionFeatures | None = None,
         video_mask: Tensor | None = None,
         cache: Cache | None = None,
-        group_layouts: Sequence[GroupLayout] = (),
+        packed_groups: Sequence[PackedGroup] = (),
     ) -> Tensor:
         """The decoder's last hidden states, (B, L, D).
 
@@ -157,7 +158,7 @@ class QwenVL(nn.Module):
             attention_mask: None (causal), (B, K) bool over padding, (1, 1, L, K) bool, or a BlockMask with `flex` attention.
             features: of the videos, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
             cache: keys and values so far; grows by L.
-            group_layouts: of a pack, in place of its mask, with `shared_prefix` attention.
+            packed_groups: of a pack, in place of its mask, with `shared_prefix` attention.
         """
         embeds = self.decoder.embed_tokens(input_ids)  # (B, L, D)
         if features is not None:
@@ -171,7 +172,7 @@ class QwenVL(nn.Module):
             deepstack=features.deepstack if features is not None else (),
             past_key_values=cache,
             use_cache=cache is not None,
-            group_layouts=group_layouts,
+            packed_groups=packed_groups,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -74,13 +74,8 @@ def start_training_engine(
     vllm: VLLMSettings,
     vllm_server: VLLMServerSettings,
 ) -> RolloutEngine:
-    """What makes rollouts for a policy in training.
-
-    Args:
-        engine: `native`, the policy itself; `vllm` or `vllm_server`, which get its weights later.
-        max_model_len: tokens of the longest prompt and completion.
-        rows: completions that the native engine decodes together.
-    """
+    """What makes rollouts for a policy in training: `native`, the policy itself; `vllm` or `vllm_server`, which get its weights
+    later. `rows` completions are decoded together by the native engine, of at most `max_model_len` tokens with their prompt."""
     if engine == "native":
         return NativeEngine(policy, builder.end_ids, rows)
     model = EngineModel.of(builder, max_model_len=max_model_len, dtype=dtype, device=device)

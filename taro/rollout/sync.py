@@ -14,12 +14,7 @@ from taro.rollout.engine import EngineError, RolloutEngine, RolloutGroup, Rollou
 
 
 class SyncedEngine:
-    """Hands the weights over when they have changed, and replaces an engine that fails.
-
-    Args:
-        engine: what generates.
-        policy: whose weights it needs.
-    """
+    """Hands the policy's weights to an engine when they have changed, and replaces one that fails."""
 
     def __init__(self, engine: RolloutEngine, policy: QwenVL) -> None:
         self.engine, self.policy = engine, policy

@@ -56,10 +56,6 @@ class VLLMSettings:
 class VLLMEngine:
     """Samples with vLLM, whose weights are those of the last `sync`.
 
-    Args:
-        model: what is sampled from.
-        settings: vLLM's.
-
     Raises:
         EngineError: vLLM is not installed, or can't load the model.
     """

@@ -57,13 +57,7 @@ class EngineModel:
 
 
 class PromptReader:
-    """vLLM's own reading of prompts, compared with the trainer's.
-
-    Args:
-        model: whose prompts are read.
-        config: vLLM's.
-        renderer: the engine's; None: one of its own.
-    """
+    """vLLM's own reading of prompts, compared with the trainer's; by an engine's renderer, or by one of its own."""
 
     def __init__(self, model: EngineModel, config: Any, renderer: Any = None) -> None:
         from vllm.model_executor.model_loader import get_model_cls

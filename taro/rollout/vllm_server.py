@@ -1,24 +1,5 @@
 """Rollouts by a vLLM server on other GPUs: vLLM's own OpenAI-compatible server, its own endpoints and nothing of ours in it.
-
-Start it before the training, with the training's `model.name_or_path`:
-
-    VLLM_SERVER_DEV_MODE=1 vllm serve Qwen/Qwen3-VL-4B-Instruct --port 8000 --dtype bfloat16 --max-model-len 16384 \\
-        --enable-scale-out --logprobs-mode processed_logprobs --limit-mm-per-prompt '{"image": 1, "video": 1}' \\
-        --weight-transfer-config '{"backend": "nccl"}'
-
-`VLLM_SERVER_DEV_MODE=1` serves the endpoints that take weights and reset caches: whoever reaches the port can use them, and
-an API key does not guard them, so keep it inside the cluster. `--enable-scale-out` serves `/inference/v1/generate`, which takes
-token ids and pixels. `--logprobs-mode` gives the log-probs of the distribution that is sampled from. The dtype is the one that
-the policy computes in; the last line is not needed with `weights: folder`.
-
-A prompt's video is sent once for its group where the server keeps videos. It does unless it is started with
-`--mm-processor-cache-gb 0`, another type of that cache, or several engines or API servers behind one address: then the video is
-sent with each completion.
-
-What was not run: `weights: nccl` is written by vLLM's documented API and needs GPUs on both sides; tests run `folder`. A server
-on a CPU (for tests) keeps a packed copy of a head that is tied to the embeddings, which vLLM doesn't renew when it reloads
-weights: there, use a model without tied embeddings. Servers on GPUs are not concerned.
-"""
+docs/rollouts.md has the command that starts it."""
 
 from __future__ import annotations
 
@@ -57,7 +38,7 @@ NO_LOG_PROB = -9999.0  # what the server says where it has none
 
 @dataclass(frozen=True)
 class VLLMServerSettings:
-    """A vLLM server that is running already; see taro/rollout/vllm_server.py for how to start it.
+    """A vLLM server that is running already; see docs/rollouts.md for how to start it.
 
     Args:
         url: of the server.
@@ -84,10 +65,6 @@ class VLLMServerEngine:
     Prompts are rendered here, by vLLM's own renderer, and compared with the trainer's; the server gets token ids and pixels
     and never a text or an image file. With several ranks all of them call `sync`: rank 0 alone talks about weights.
 
-    Args:
-        model: what is sampled from.
-        settings: where the server is, and how it gets weights.
-
     Raises:
         EngineError: vLLM is not installed here, too, or the server can't be reached or was started for shorter prompts.
         ValueError: `folder` is missing.
@@ -97,9 +74,7 @@ class VLLMServerEngine:
 
     def __init__(self, model: EngineModel, settings: VLLMServerSettings = VLLMServerSettings()) -> None:
         if not vllm_is_installed():
-            raise EngineError(
-                "the engine vllm_server reads prompts with vLLM, here, too: pip install -e '.[vllm]', or take the engine native"
-            )
+            raise EngineError("the engine vllm_server needs vLLM here, too: pip install -e '.[vllm]', or take native")
         self.model, self.settings = model, settings
         self.server = Server(settings)
         (served,) = self.server.ask("GET", "/v1/models")["data"][:1]
@@ -246,11 +221,7 @@ def _on_all_ranks(step: Callable[[], object]) -> None:
 
 
 class Server:
-    """The vLLM server, which is asked for things.
-
-    Args:
-        settings: its url, the longest that it may take, and the variable that holds its API key.
-    """
+    """The vLLM server, which is asked for things."""
 
     def __init__(self, settings: VLLMServerSettings) -> None:
         self.settings = settings

@@ -81,13 +81,7 @@ def _contiguous(rendered: dict[str, Any]) -> tuple[str, Sequence[Any], Sequence[
 
 
 class GroupVideo:
-    """The video of one group, whose requests are made by the threads of a pool.
-
-    Args:
-        server: asked.
-        features: the video as the server takes it.
-        given_up: nothing more is to be asked.
-    """
+    """The video of one group, whose requests are made by the threads of a pool; none more once `given_up` is set."""
 
     def __init__(self, server: Any, features: dict[str, Any], given_up: threading.Event) -> None:
         self.server, self.features, self.given_up, self.sent = server, features, given_up, None

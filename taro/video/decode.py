@@ -215,7 +215,8 @@ def _converted(frame: av.VideoFrame, reformatter: VideoReformatter, scale: Scale
 @contextmanager
 def _decord_process(file: VideoFile, request: dict, log: IO[bytes]) -> Iterator[IO[bytes]]:
     """Run `decord_process.py` for a request; gives its output, kills it when the file's time is over or at exit."""
-    with subprocess.Popen([sys.executable, str(DECORD_PROCESS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
+    command, pipe = [sys.executable, str(DECORD_PROCESS)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log) as process:
         timer = threading.Timer(file.seconds_left, process.kill)
         timer.start()
         try:

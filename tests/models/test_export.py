@@ -5,11 +5,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from taro.models.checkpoint import CheckpointError
-from taro.models.export import ExportError, export_policy, load_policy_weights, main
+from taro.models.export import ExportError, export_policy, main
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.synthetic.architecture import save_random
 
 
 @pytest.fixture
@@ -116,22 +114,3 @@ def test_a_folder_of_other_things_is_not_replaced(own_policy, model_folder, tmp_
     with pytest.raises(ExportError, match="holds files that are no model's: choose another folder"):
         export_policy(own_policy, model_folder, tmp_path, None)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-
-
-def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
-    other = QwenVL.from_pretrained(str(save_random(tmp_path / "other", "qwen3_vl")))
-    other.freeze_tower()
-    with pytest.raises(CheckpointError, match=r"last.ckpt has \d+ weights that do not fit the model"):
-        load_policy_weights(other, trained[1])
-
-
-def test_loading_goes_back_to_the_checkpoint(trained):
-    cli, path = trained
-    policy = cli.model.policy
-    wanted = {name: value.clone() for name, value in policy.state_dict().items()}
-    with torch.no_grad():
-        for parameter in policy.decoder.parameters():
-            parameter.zero_()
-    load_policy_weights(policy, path)
-    for name, value in policy.state_dict().items():
-        assert torch.equal(value, wanted[name]), name

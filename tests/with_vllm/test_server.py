@@ -1,4 +1,4 @@
-"""A real vLLM server, started as a user starts it. The model's embeddings are not tied: see vllm_server.py on CPU servers."""
+"""A real vLLM server, started as a user starts it. The model's embeddings are not tied: see docs/rollouts.md on CPU servers."""
 
 import json
 import socket
