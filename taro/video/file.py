@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -35,18 +34,11 @@ class VideoError(TaroError):
         return f"{self.path}: {self.reason}"
 
 
-@dataclass(frozen=True)
 class VideoFile:
-    """A file, which may not exist, and how long may be spent on it; made by `limited`."""
+    """A file, which may not exist, to be read from now on for at most `timeout` seconds."""
 
-    path: Path
-    timeout: float  # seconds allowed
-    end: float  # when they are over, by `time.monotonic`
-
-    @classmethod
-    def limited(cls, path: Path, timeout: float) -> "VideoFile":
-        """A file to be read from now on for at most `timeout` seconds."""
-        return cls(path, timeout, time.monotonic() + timeout)
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path, self.timeout, self.end = path, timeout, time.monotonic() + timeout
 
     @property
     def seconds_left(self) -> float:

@@ -57,7 +57,7 @@ class FrameCache:
         Raises VideoError where the system does not answer about the file within `settings.timeout`.
         """
         # Before the file is read: what changes meanwhile is noticed next time.
-        identity = VideoFile.limited(Path(path), settings.timeout).within_limit(partial(file_identity, path))
+        identity = VideoFile(Path(path), settings.timeout).within_limit(partial(file_identity, path))
         if identity is None:
             return load()
         key = video_key("frames", path, clip, settings, geometry)

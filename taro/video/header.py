@@ -21,7 +21,7 @@ def read_duration(path: Path) -> float:
     Raises VideoError where the file is missing or empty, can't be opened within TIMEOUT, or holds no pictures or no duration.
     Damage behind the header is not seen.
     """
-    file = VideoFile.limited(path, TIMEOUT)
+    file = VideoFile(path, TIMEOUT)
 
     def read() -> float:
         with file.opened() as (container, stream):

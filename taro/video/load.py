@@ -82,7 +82,7 @@ def load_video(
     path = Path(path)
     if clip is not None and not (math.isfinite(clip[1]) and 0 <= clip[0] < clip[1]):
         raise VideoError(path, f"clip {clip[0]} to {clip[1]} s is not within a video: need 0 <= start < end")
-    file = VideoFile.limited(path, settings.timeout)
+    file = VideoFile(path, settings.timeout)
 
     def read() -> Video:
         index = read_index(file, None if clip is None else (float(clip[0]), float(clip[1])))

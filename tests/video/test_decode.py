@@ -65,7 +65,7 @@ def path(request, tmp_path_factory):
 
 def decode(path, wanted):
     """The pictures at these places, by place."""
-    file = VideoFile.limited(path, 60.0)
+    file = VideoFile(path, 60.0)
     return dict(decode_pyav(file, read_index(file, None), wanted, None))
 
 
@@ -93,7 +93,7 @@ def test_left_out_pictures_change_nothing(path):
     by_pts = dict(plain)
     clips = [None] * 8 + [(start, start + draw.uniform(1.0, 1.8)) for start in (0.0, 0.4, 0.9, 1.3, 1.7)]
     for clip in clips:
-        file = VideoFile.limited(path, 60.0)
+        file = VideoFile(path, 60.0)
         index = read_index(file, clip)
         total = len(index.pts)
         wanted = sorted({0, total - 1, *draw.choices(range(total), k=draw.choice([1, 3, 6, total // 3]))})
@@ -136,7 +136,7 @@ def test_damage_is_found_where_it_matters(path, tmp_path):
     damaged = tmp_path / "v.mp4"
     keyframe = [packet for packet in read_packets(path) if packet.is_keyframe][2]
     damage(path, keyframe, damaged)
-    index = read_index(VideoFile.limited(damaged, 60.0), None)
+    index = read_index(VideoFile(damaged, 60.0), None)
     place = int(np.searchsorted(index.pts, keyframe.pts))
     with pytest.raises(VideoError, match=r"damaged|cannot be decoded"):
         decode(damaged, [0, place, COUNT - 1])
@@ -172,7 +172,7 @@ def test_no_picture_shows_damage(path, tmp_path, monkeypatch):
 def test_decord_is_not_believed_where_it_patches_up(path, tmp_path):
     """It gives such pictures as if nothing were wrong."""
     pytest.importorskip("decord")
-    file = VideoFile.limited(tmp_path / "v.mp4", 60.0)
+    file = VideoFile(tmp_path / "v.mp4", 60.0)
     for packet in read_packets(path, 200)[4:20:5]:
         damage(path, packet, file.path)
         with pytest.raises(VideoError, match="is damaged, decord's decoder reports: concealing"):

@@ -195,7 +195,7 @@ def test_pictures_too_large_for_the_memory(tmp_path, monkeypatch):
 def test_pictures_larger_than_the_header_says(tmp_path, monkeypatch):
     small, large = (write_noise(tmp_path / f"{size[0]}.ts", size=size) for size in ((64, 48), (128, 96)))
     (tmp_path / "v.ts").write_bytes(small.read_bytes() + large.read_bytes())
-    video = VideoFile.limited(tmp_path / "v.ts", 60.0)
+    video = VideoFile(tmp_path / "v.ts", 60.0)
     monkeypatch.setattr(file, "MOST_PIXELS", 64 * 48)
     with pytest.raises(VideoError, match="cannot be decoded"), video.opened() as (container, stream):
         for frame in container.decode(stream):
@@ -246,7 +246,7 @@ def test_a_hole_is_found(tmp_path, codec):
 def test_messages_cannot_block(tmp_path):
     """Another package, as torchvision, may have switched PyAV's logging on. Its callback needs the GIL, in threads that PyAV
     waits for with the GIL held when it stops a decoder: where they report damage just then, nothing goes on."""
-    file = VideoFile.limited(write_noise(tmp_path / "v.mp4"), 60.0)
+    file = VideoFile(write_noise(tmp_path / "v.mp4"), 60.0)
     av.logging.set_level(av.logging.ERROR)
     try:
         with file.opened():

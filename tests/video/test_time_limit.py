@@ -38,7 +38,7 @@ def wait_until(condition, seconds=20.0):
 
 @pytest.fixture
 def file(tmp_path):
-    return VideoFile.limited(tmp_path / "v.mp4", 60.0)
+    return VideoFile(tmp_path / "v.mp4", 60.0)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_call_that_blocks_is_given_up(blocked, backend):
 def test_an_endless_search_ends(tmp_path):
     """libav looks for the next picture in 64 GB of nothing, within one call."""
     path = write_second(tmp_path / "v.mkv")
-    file = VideoFile.limited(path, 60.0)
+    file = VideoFile(path, 60.0)
     thread = file.within_limit(threading.get_ident)
     try:
         os.truncate(path, 2**36)
@@ -98,9 +98,9 @@ class Clock:
 @pytest.mark.parametrize("step", ["list the pictures", "list those of a clip", "decode some", "decode all"])
 def test_what_is_only_long_notices_by_itself(tmp_path, monkeypatch, step):
     path = write_second(tmp_path / ("v.avi" if step == "decode all" else "v.mp4"))
-    index = read_index(VideoFile.limited(path, 60.0), None)
+    index = read_index(VideoFile(path, 60.0), None)
     monkeypatch.setattr("taro.video.file.time", Clock())
-    file = VideoFile.limited(path, 15.0)
+    file = VideoFile(path, 15.0)
     with pytest.raises(VideoError, match="is not read within 15 s"):
         if step.startswith("list"):
             read_index(file, None if step == "list the pictures" else (0.1, 0.9))

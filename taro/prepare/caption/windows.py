@@ -109,7 +109,7 @@ class _Windows(IterableDataset):
                 yield ReadWindow(video, failure=f"VideoError: {error}")
 
     def _read(self, video: SourceVideo) -> Iterator[ReadWindow]:
-        file = VideoFile.limited(Path(video.path), self.settings.timeout)
+        file = VideoFile(Path(video.path), self.settings.timeout)
         index = file.within_limit(lambda: read_index(file, video.clip))
         duration = min(index.duration, video.duration)  # what is stated may be longer than the file, or not known (nan)
         windows = cut_windows(duration, self.length, self.overlap)
