@@ -4,6 +4,7 @@ changes one takes `own_policy`."""
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -221,6 +222,12 @@ def video_file(scenes, tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "scene.mp4"
     write_video(scenes[0], path)
     return path
+
+
+@pytest.fixture
+def video_path(video_file, tmp_path):
+    """A copy that a test may change."""
+    return str(shutil.copy2(video_file, tmp_path / "scene.mp4"))
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,8 @@ N merged video patches, D hidden, B rows, L tokens of this call, K tokens with t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,29 +56,28 @@ class QwenVL(nn.Module):
         self.register_buffer("suppressed_ids", torch.tensor(suppressed_ids, dtype=torch.long), persistent=False)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX) -> QwenVL:
-        """Load a folder or hub name. `attention` is `shared_prefix`, `flex`, or the name of one of transformers' own.
+    def from_pretrained(
+        cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX, *, weights: bool = True
+    ) -> QwenVL:
+        """Load a folder or hub name.
+
+        Args:
+            attention: `shared_prefix`, `flex`, or the name of one of transformers' own.
+            weights: False: parameters are on the meta device, where they take no memory.
 
         Raises:
             ModelError: it is not a Qwen2.5-VL or Qwen3-VL model.
         """
-        load = partial(AutoModelForImageTextToText.from_pretrained, name_or_path)
-        return cls._make(name_or_path, dtype, attention, lambda config, **settings: load(config=config, **settings))
-
-    @classmethod
-    def without_weights(cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX) -> QwenVL:
-        """The same, with parameters on the meta device, where they take no memory. Raises as `from_pretrained`."""
-        with parameters_on_meta():
-            return cls._make(name_or_path, dtype, attention, AutoModelForImageTextToText.from_config)
-
-    @classmethod
-    def _make(cls, name_or_path: str, dtype: str, attention: str, make: Callable[..., PreTrainedModel]) -> QwenVL:
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(AutoTokenizer.from_pretrained(name_or_path))
         # The tower never sees a group.
-        tower = "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention
-        attentions = {"text_config": attention, "vision_config": tower}
-        model = make(config, dtype=torch_dtype(dtype), attn_implementation=attentions)
+        attentions = {"text_config": attention, "vision_config": "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention}
+        settings = {"dtype": torch_dtype(dtype), "attn_implementation": attentions}
+        if weights:
+            model = AutoModelForImageTextToText.from_pretrained(name_or_path, config=config, **settings)
+        else:
+            with parameters_on_meta():
+                model = AutoModelForImageTextToText.from_config(config, **settings)
         return cls(model.eval(), family, load_geometry(name_or_path, config, family), suppressed)
 
     @property

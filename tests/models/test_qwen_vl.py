@@ -27,7 +27,7 @@ def assert_same(got, expected):
 def test_cudnn_makes_no_plans(model_folder):
     """It would, for every new shape, wherever there is a model: in training, decoding, evaluation, captions, benchmarks."""
     torch.backends.cuda.enable_cudnn_sdp(True)
-    QwenVL.without_weights(model_folder)
+    QwenVL.from_pretrained(model_folder, weights=False)
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 

@@ -32,19 +32,6 @@ def write_noise(path, *, codec="libx264", size=(64, 48), pictures=25, bit_rate=1
 # No video, or not a whole one ------------------------------------------------------------------------------------
 
 
-def pipe(path):
-    os.mkfifo(path)
-
-
-def loop(path):
-    path.symlink_to(path)
-
-
-def below_a_file(path):
-    path.touch()
-    return path / "v.mp4"
-
-
 def picture(path):
     with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
         stream = container.add_stream("png", rate=1)
@@ -57,52 +44,25 @@ def playlist(path):
     path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nhttp://localhost:9/part0.ts\n#EXT-X-ENDLIST\n")
 
 
-def device(path):
-    return Path("/dev/zero")
-
-
-def no_path(path):
-    return Path("no\0path.mp4")
-
-
-def long_name(path):
-    return path.with_name(300 * "v")
-
-
-def missing(path):
-    pass
-
-
-def empty(path):
+def below_a_file(path):
     path.touch()
+    return path / "v.mp4"
 
 
-def text(path):
-    path.write_text("not a video\n" * 200)
+def sound_only(path):
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 8000, 8000, "NONE", ""))
+        sound.writeframes(bytes(16000))
 
 
-def folder(path):
-    path.mkdir()
+def cut(share_or_bytes, suffix=".mp4", **options):
+    """Makes a video of two seconds of which this share is left, or this many bytes (below 0) are missing."""
 
+    def make(path):
+        data = write_video(path.with_suffix(suffix), steady(50), options=options).read_bytes()
+        path.write_bytes(data[: int(share_or_bytes if share_or_bytes < 0 else share_or_bytes * len(data))])
 
-def without_moov(path):
-    write_video(path, steady(50))
-    path.write_bytes(path.read_bytes()[:-800])
-
-
-def cut_short(path):
-    write_video(path, steady(50), options={"movflags": "faststart"})
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
-
-
-def last_picture_cut(path):
-    write_video(path, steady(50), options={"movflags": "faststart"})
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def matroska_cut_short(path):
-    write_video(path.with_suffix(".mkv"), steady(50))
-    path.write_bytes(path.with_suffix(".mkv").read_bytes()[:-1200])
+    return make
 
 
 def garbled(path):
@@ -110,47 +70,37 @@ def garbled(path):
     overwrite(write_video(path, steady(50)), range(12, 20))
 
 
-def sound_only(path):
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes(bytes(16000))
-
-
+cut_short = cut(0.8, movflags="faststart")
 BAD_FILES = {
-    pipe: "is not a file",
-    loop: "cannot be decoded",
-    below_a_file: "does not exist",
-    picture: "is a picture, not a video",
-    playlist: "cannot be decoded",
-    device: "is not a file",
-    no_path: "does not exist",
-    long_name: "cannot be decoded",
-    missing: "does not exist",
-    empty: "is empty",
-    folder: "is not a file",
-    text: "cannot be decoded",
-    without_moov: "cannot be decoded",
-    cut_short: r"is truncated: \d+ of 50 pictures",
-    last_picture_cut: "cannot be decoded|cannot read it",
-    matroska_cut_short: "is truncated: its pictures end at",
-    garbled: "cannot be decoded|damaged|cannot read it",
-    sound_only: "has no picture stream",
+    "pipe": (os.mkfifo, "is not a file"),
+    "loop": (lambda path: path.symlink_to(path), "cannot be decoded"),
+    "below a file": (below_a_file, "does not exist"),
+    "picture": (picture, "is a picture, not a video"),
+    "playlist": (playlist, "cannot be decoded"),
+    "device": (lambda path: Path("/dev/zero"), "is not a file"),
+    "no path": (lambda path: Path("no\0path.mp4"), "does not exist"),
+    "long name": (lambda path: path.with_name(300 * "v"), "cannot be decoded"),
+    "missing": (lambda path: None, "does not exist"),
+    "empty": (lambda path: path.touch(), "is empty"),
+    "folder": (lambda path: path.mkdir(), "is not a file"),
+    "text": (lambda path: path.write_text("not a video\n" * 200) and None, "cannot be decoded"),
+    "without moov": (cut(-800), "cannot be decoded"),
+    "cut short": (cut_short, r"is truncated: \d+ of 50 pictures"),
+    "last picture cut": (cut(-1, movflags="faststart"), "cannot be decoded|cannot read it"),
+    "matroska cut short": (cut(-1200, ".mkv"), "is truncated: its pictures end at"),
+    "garbled": (garbled, "cannot be decoded|damaged|cannot read it"),
+    "sound only": (sound_only, "has no picture stream"),
 }
-
-
-BY_DECODERS = (last_picture_cut, garbled)  # the others are found before a backend is asked
+BY_DECODERS = ("last picture cut", "garbled")  # the others are found before a backend is asked
 
 
 @pytest.mark.parametrize(
-    ("make", "backend"),
-    [(make, "pyav") for make in BAD_FILES] + [(make, "decord") for make in BY_DECODERS],
-    ids=lambda value: getattr(value, "__name__", value),
+    ("name", "backend"), [*((name, "pyav") for name in BAD_FILES), *((name, "decord") for name in BY_DECODERS)]
 )
-def test_bad_file(tmp_path, make, backend):
+def test_bad_file(tmp_path, name, backend):
+    make, message = BAD_FILES[name]
     path = make(tmp_path / "v.mp4") or tmp_path / "v.mp4"
-    with pytest.raises(VideoError, match=BAD_FILES[make]) as caught:
+    with pytest.raises(VideoError, match=message) as caught:
         load(path, backend=backend)
     error = pickle.loads(pickle.dumps(caught.value))  # as workers send it
     assert (error.path, str(error)) == (str(path), f"{path}: {caught.value.reason}")
