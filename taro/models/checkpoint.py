@@ -7,6 +7,7 @@ Its tensors are the trained weights, `model.NAME`, and the optimizer's state of 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -139,6 +140,8 @@ def reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
+    if quoted := re.search(r'message: "([^"]+)"', str(error)):  # by safetensors
+        return quoted[1]
     text = " ".join(f"{type(error).__name__} {error}".split())
     # Of another rank's error only its text arrives, which for PyTorch's writer does not say what was wrong.
     return f"no space left, or another error of the file system: {text}" if "inline_container" in text else text

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from taro.distributed import global_rank
 from taro.errors import TaroError, clean_exit
 from taro.files import PART, publish, remove
 from taro.models.adapters import LoRASettings, add_adapters
-from taro.models.checkpoint import read_into, read_run
+from taro.models.checkpoint import read_into, read_run, reason
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 
@@ -63,7 +62,7 @@ def export_policy(
     except (OSError, SafetensorError) as error:
         if writes:
             shutil.rmtree(part, ignore_errors=True)
-        raise ExportError(f"{output} can't be written ({_reason(error)})") from error
+        raise ExportError(f"{output} can't be written ({reason(error)})") from error
 
 
 def _add_companions(folder: Path, source: str) -> None:
@@ -72,12 +71,6 @@ def _add_companions(folder: Path, source: str) -> None:
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if found is not None and not (folder / name).exists():
             shutil.copy(found, folder / name)
-
-
-def _reason(error: Exception) -> str:
-    """The system's own words, which safetensors puts into a text: `... message: "No space left on device" ...`."""
-    quoted = re.search(r'message: "([^"]+)"', str(error))
-    return getattr(error, "strerror", None) or (quoted[1] if quoted else " ".join(str(error).split()))
 
 
 def export_command(checkpoint: str | Path, output: Path) -> str:
