@@ -58,17 +58,17 @@ class FeatureCache:
         identity = file_identity(path)
         if identity is None:
             return compute()
-        identity = f"{identity}, frames {hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}"
+        shown = {"file": identity, "frames": hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}
         device = next(self.tower.parameters()).device
         precise = not torch.is_autocast_enabled(device.type)
         precision = "as the weights" if precise else str(torch.get_autocast_dtype(device.type))
         tower = {"tower": self.fingerprint, "precision": precision}
-        key = video_key("features", path, clip, settings, self.geometry, **tower)
-        entry = self.cache.get(key, identity)
-        if entry is not None:
-            embeds, *deepstack = (entry.tensors[str(number)] for number in range(len(entry.tensors)))
+        key = video_key("features", path, clip, settings, self.geometry, **shown, **tower)
+        kept = self.cache.get(key)
+        if kept is not None:
+            embeds, *deepstack = (kept[str(number)] for number in range(len(kept)))
             return VisionFeatures(embeds, tuple(deepstack)).to(device)
         features = compute()
         tensors = (features.embeds, *features.deepstack)
-        self.cache.put(key, identity, {str(number): tensor for number, tensor in enumerate(tensors)})
+        self.cache.put(key, {str(number): tensor for number, tensor in enumerate(tensors)})
         return features

@@ -22,7 +22,7 @@ VERSION = 3  # to be raised when the code takes other frames than before with th
 def video_key(
     kind: str, path: str, clip: tuple[float, float] | None, settings: VideoSettings, geometry: PatchGeometry, **more: str
 ) -> str:
-    """Text with all that decides what `kind` holds, but for the file's content."""
+    """Text with all that decides what `kind` holds: the arguments, and what of the file's state is in `more`."""
     values = asdict(settings)
     del values["timeout"]  # decides whether there are frames, not which
     parts = {"kind": kind, "version": VERSION, "video": os.path.abspath(path), "clip": clip, "settings": values}
@@ -60,12 +60,11 @@ class FrameCache:
         identity = VideoFile(Path(path), settings.timeout).within_limit(partial(file_identity, path))
         if identity is None:
             return load()
-        key = video_key("frames", path, clip, settings, geometry)
-        entry = self.cache.get(key, identity)
-        if entry is not None:
-            kept = entry.tensors
+        key = video_key("frames", path, clip, settings, geometry, file=identity)
+        kept = self.cache.get(key)
+        if kept is not None:
             return Video(kept["frames"], kept["timestamps"], kept["fps"].item(), kept["duration"].item())
         video = load()
         numbers = {name: torch.tensor(getattr(video, name), dtype=torch.float64) for name in ("fps", "duration")}
-        self.cache.put(key, identity, {"frames": video.frames, "timestamps": video.timestamps} | numbers)
+        self.cache.put(key, {"frames": video.frames, "timestamps": video.timestamps} | numbers)
         return video
