@@ -173,7 +173,7 @@ def assert_trained(folder):
 @pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])
 def test_a_shipped_config_trains_a_tiny_model(config, family, shortened, tmp_path, monkeypatch):
     # A random model earns nothing.
-    monkeypatch.setattr("taro.rl.group_rewards.format_reward", lambda text: stable_seed(text) % 5 / 4)
+    monkeypatch.setattr("taro.rl.rewards.parts.format_reward", lambda text: stable_seed(text) % 5 / 4)
     train.main([*shortened(config, family), "--trainer.devices=1"])
     assert_trained(tmp_path / config)
 
@@ -182,11 +182,11 @@ AS_ON_GPUS = """
 import sys
 from types import SimpleNamespace
 from lightning.pytorch.loops import utilities
-import taro.rl.group_rewards
+import taro.rl.rewards.parts
 from taro.run import train
 from taro.seeds import stable_seed
 
-taro.rl.group_rewards.format_reward = lambda text: stable_seed(text) % 5 / 4
+taro.rl.rewards.parts.format_reward = lambda text: stable_seed(text) % 5 / 4
 
 # Lightning evaluates in inference mode unless the backend is exactly gloo, and that of GPUs is not.
 utilities.dist = SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl")
