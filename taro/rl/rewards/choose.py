@@ -172,12 +172,12 @@ def _columns(function: Callable[..., Any], group: Sequence[Completion], messages
 
 
 def import_path(path: str) -> Any:
-    """What `module.name` is, with modules of the current folder, too. Raises RewardError."""
-    module, _, name = path.rpartition(".")
+    """What `module.name`, or `module:name`, is, with modules of the current folder, too. Raises RewardError."""
+    module, _, name = path.replace(":", ".").rpartition(".")
     if not module:
         raise RewardError(
             f"there is no reward {path!r}{did_you_mean(path, REWARDS)} (there are {', '.join(REWARDS)}, and those of your own "
-            "by their import path, module.function)"
+            "by their import path: module.function, or module:function, which can be a part of a flag)"
         )
     if os.getcwd() not in sys.path:  # of a command that is installed, and of a script in another folder
         sys.path.append(os.getcwd())

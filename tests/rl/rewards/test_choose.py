@@ -95,7 +95,8 @@ class Length:
 def test_a_reward_of_ones_own(complete, own, name, settings, expected):
     group = [complete("abc", answer="de", sources=["x", "y"]), complete("de", answer="de", sources=["x", "y"])]
     module = own(OWN)
-    assert ChosenReward.make(f"{module}.{name}", settings)(group) == expected
+    for path in (f"{module}.{name}", f"{module}:{name}"):
+        assert ChosenReward.make(path, settings)(group) == expected
 
 
 @pytest.mark.parametrize(
