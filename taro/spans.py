@@ -20,6 +20,11 @@ def temporal_iou(span: Span | None, truth: Span) -> float:
     return intersection / (max(end, true_end) - min(start, true_start))  # spans that meet: the hull is the union
 
 
+def best_iou(span: Span | None, truths: Iterable[Span]) -> float:
+    """IoU with the true span that fits best, of one or more."""
+    return max(temporal_iou(span, truth) for truth in truths)
+
+
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
     """The union of spans as disjoint ones in order of time: those that overlap, nest or touch become one.
 

@@ -78,7 +78,7 @@ def test_training_commands_pass_all_checks(line, equipped, synthetic, tiny_folde
 def test_evaluation_commands_pass_all_checks(line, equipped, synthetic):
     annotations = f"--annotations={synthetic}/test.jsonl"
     settings = evaluation.parse([*shlex.split(line.replace("--limit N", "--limit 2")), annotations])
-    assert resolve(settings).benchmark.name == (settings.dataset or "test")
+    assert resolve(settings).name == (settings.dataset or "test")
 
 
 @pytest.mark.parametrize("line", arguments_of("taro.run.memory_plan"))

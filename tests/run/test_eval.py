@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from taro.data.samples import SampleError, load_samples, save_samples
-from taro.evaluation.predictions import EvaluationError, read_predictions
+from taro.evaluation.predictions import EvaluationError, Prediction
 from taro.evaluation.report import print_report
 from taro.jsonl import ResumeError, read_config
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
+from taro.rows import read_objects
 from taro.run import eval as command
 from taro.run import train
 from taro.synthetic.architecture import TINY_PROMPT
@@ -75,7 +76,7 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
     assert evaluation.metrics["samples"] == 6 and evaluation.metrics["failed"] == 3
     expected = [sample.id for sample in load_samples(damaged)]
     rows = read_rows(tmp_path / "out" / "predictions.jsonl")
-    assert list(read_predictions({row["id"]: row for row in rows}).values()) == evaluation.predictions
+    assert list(read_objects(Prediction, {row["id"]: row for row in rows}, "prediction").values()) == evaluation.predictions
     assert [row["id"] for row in rows] == expected
     for row, name in zip(rows, ("missing", "empty", "truncated"), strict=False):
         assert f"{name}.mp4" in row["reason"] and row["seconds"] == 0.0
@@ -229,11 +230,6 @@ def test_another_model_or_other_samples_under_the_same_names(evaluate, model, sy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch_size=0"], "^--batch_size 0: must be at least 1$"),
-        (["--limit=0"], "--limit 0: must be at least 1"),
-        (["--workers=-1"], "--workers -1: must be at least 0"),
-        (["--resamples=0"], "--resamples 0: must be at least 1"),
-        (["--repetition_penalty=0"], r"--repetition_penalty 0\.0: must be above 0"),
         (["--device=gpu"], "--device gpu: must be auto, cpu, cuda or cuda:N"),
         (["--device=cuda:"], "--device cuda:: must be auto, cpu, cuda or cuda:N"),
         (["--device=cuda:99"], "--device cuda:99: .* GPUs are there"),
@@ -245,13 +241,28 @@ def test_what_can_not_be_asked_for(evaluate, synthetic, arguments, message):
         evaluate(f"--annotations={synthetic}/train.jsonl", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("batch_size", "0", "a whole number, at least 1"),
+        ("limit", "0", "a whole number, at least 1"),
+        ("workers", "-1", "a whole number, at least 0"),
+        ("resamples", "0", "a whole number, at least 1"),
+        ("repetition_penalty", "0", "a number above 0"),
+    ],
+)
+def test_numbers_out_of_their_range(evaluate, capsys, name, value, said):
+    with pytest.raises(SystemExit):
+        evaluate(f"--{name}={value}")
+    assert capsys.readouterr().err.startswith(f"error: {name} = {value}: must be {said} (eval.py --help")
+
+
 def test_all_that_can_not_be_is_said_at_once(evaluate):
     with pytest.raises(EvaluationError) as error:
-        evaluate("--annotations=nowhere.jsonl", "--limit=0", "--shard=2/2")
+        evaluate("--annotations=nowhere.jsonl", "--shard=2/2")
     assert str(error.value).splitlines() == [
         "can't evaluate:",
         "- --annotations nowhere.jsonl: no such samples file",
-        "- --limit 0: must be at least 1",
         "- --shard 2/2: give i/n with 0 <= i < n, as in 0/8",
         "- --shard needs --output, the folder that the shards share",
     ]

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 from taro.data.before_run import look_for_videos
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.errors import clean_exit
-from taro.evaluation.fingerprints import describe_model
+from taro.evaluation.questions import describe_model
 from taro.jsonl import ResumableFolder, Shard
 from taro.models.prompt import PromptBuilder
 from taro.prepare.caption.assembly import caption_videos
