@@ -203,19 +203,3 @@ _ConfigDumper.add_representer(
 
 def _line(row: Row) -> bytes:
     return json.dumps(row).encode() + b"\n"  # ASCII: no character in it that some readers take for the end of a line
-
-
-def file_problems(input: str, target: str, video_root: str | None, *, resumed: bool) -> Iterator[str]:
-    """What of the flags --input, --output and --video_root of a command that rewrites a samples file can't work; `resumed`: an
-    output that is there is the command's own."""
-    output = Path(target)
-    if not Path(input).is_file():
-        yield f"--input {input}: no such file"
-    if output.suffix != ".jsonl":
-        yield f"--output {output}: must end in .jsonl"
-    elif output.resolve() == Path(input).resolve():
-        yield f"--output {output}: is the input; choose another"
-    elif output.exists() and not resumed:
-        yield f"--output {output}: exists already; choose another, or delete it"
-    if video_root is not None and not Path(video_root).is_dir():
-        yield f"--video_root {video_root}: no such folder"

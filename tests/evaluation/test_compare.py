@@ -1,10 +1,10 @@
 import random
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.samples import Sample
 from taro.evaluation.compare import compare_runs, main
@@ -107,6 +107,6 @@ def test_an_unfinished_run(runs, tmp_path):
 
 
 def test_an_error_of_the_command_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "taro.evaluation.compare", str(tmp_path), str(tmp_path / "nowhere")]
+    command = [python(), "-m", "taro.evaluation.compare", str(tmp_path), str(tmp_path / "nowhere")]
     failed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
