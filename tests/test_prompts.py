@@ -170,7 +170,9 @@ def test_parse_answer_takes_the_last_closed_block(text, span):
     assert prompts.parse_answer(text) == span
 
 
-READERS = (prompts.parse_answer, prompts.timestamp_spans, prompts.reasoning_has_timestamp, prompts.has_format)
+READERS = (
+    prompts.parse_answer, prompts.parse_spans, prompts.timestamp_spans, prompts.reasoning_has_timestamp, prompts.has_format,
+)  # fmt: skip
 UNITS = ["1", " ", "1 ", "1s to ", "1.", ".", "-", "from ", "from 1 ", "<answer>", "<think>", "</answer>", "1:", "1,", "s",
          "to ", "<answer>1 to 2", "<think>1s to 2s</think>"]  # fmt: skip
 
@@ -264,3 +266,35 @@ def test_timestamp_spans_are_the_numbers_of_ranges(reasoning, numbers):
 )
 def test_reasoning_has_timestamp(text, expected):
     assert prompts.reasoning_has_timestamp(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "spans"),
+    [
+        ("2.0s to 6.0s", [(2.0, 6.0)]),
+        ("1 to 2 and 3 to 4", [(1.0, 2.0), (3.0, 4.0)]),
+        ("1-2 3-4", [(1.0, 2.0), (3.0, 4.0)]),
+        ("6 to 2, 3 to 3", [(6.0, 2.0), (3.0, 3.0)]),  # as written
+        ("1 to 2 to 3", [(1.0, 2.0)]),
+        ("none", []),
+        (" The event does not occur in the video.\n", []),
+        ("No such event.", []),
+        ("[]", []),
+        ("none of these, 2 to 6", [(2.0, 6.0)]),
+        ("2", None),
+        ("1:05 to 1:09", None),
+        ("", None),
+        ("soon", None),
+        (f"{'9' * 400} to 3", None),
+    ],
+)
+def test_parse_spans(answer, spans):
+    assert prompts.parse_spans(f"<think>0 to 1</think><answer>{answer}</answer>") == spans
+
+
+def test_an_answer_is_the_last_closed_block():
+    assert prompts.parse_spans("2 to 6") is None and prompts.answer_text("<answer>2 to 6") is None
+    text = "<answer>none</answer><answer>2 to 6</answer><answer>7 to 8"
+    assert prompts.answer_text(text) == "2 to 6" and prompts.parse_spans(text) == [(2.0, 6.0)]
+    assert prompts.spans_in("From 0 to 1, <answer>2 - 6</answer>") == [(0.0, 1.0), (2.0, 6.0)]
+    assert prompts.numbers_in("7 s, 3.50 and 17.0; not 1:05") == [7.0, 3.5, 17.0]

@@ -27,6 +27,7 @@ from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
 from taro.rl.importance import measure_mismatch
 from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
+from taro.rl.rewards.choose import TARO, Rewards
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
 from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
@@ -44,7 +45,8 @@ class GRPOModule(PolicyModule):
         group_size: completions per prompt (G).
         sampling: of training rollouts.
         evaluation_max_tokens: of the greedy completions of validation and test.
-        temporal_reward: the temporal-sensitivity reward; None trains without it.
+        rewards: by name, each with its weight, or with `weight` and its settings (docs/rewards.md).
+        temporal_reward: the temporal-sensitivity reward, which is added; None trains without it.
         advantages: how rewards become advantages.
         loss: surrogate and KL.
         optimizer: AdamW.
@@ -70,6 +72,7 @@ class GRPOModule(PolicyModule):
         group_size: GroupSize = 8,
         sampling: SamplingSettings = SamplingSettings(),
         evaluation_max_tokens: PositiveInt = 1024,
+        rewards: dict[str, float | dict[str, Any]] = TARO,
         temporal_reward: TemporalRewardSettings | None = TemporalRewardSettings(),
         advantages: AdvantageSettings = AdvantageSettings(),
         loss: LossSettings = LossSettings(),
@@ -85,6 +88,7 @@ class GRPOModule(PolicyModule):
         rollout_rows: PositiveInt = 128,
         feature_cache: DiskCacheSettings | None = None,
     ) -> None:
+        chosen = Rewards(rewards)  # before a model is loaded
         super().__init__(
             name_or_path,
             dtype,
@@ -97,7 +101,7 @@ class GRPOModule(PolicyModule):
         self.automatic_optimization = False
         self.group_size, self.pack_tokens = group_size, pack_tokens
         self.sampling, self.greedy = sampling, SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
-        self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
+        self.rewards, self.temporal_reward, self.advantages, self.loss = chosen, temporal_reward, advantages, loss
         self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
         self.warned_of_mismatch = False
@@ -210,7 +214,7 @@ class GRPOModule(PolicyModule):
         for group, own, other, ref in zip(pack, current, shuffled, reference, strict=True):
             log_probs = own.log_probs.detach()
             gaps = None if other is None else compute_gaps(group, log_probs, other, self.temporal_reward.tokens)
-            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages)
+            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages, self.rewards)
             log.add_group(group, rewards, own.entropy)
             mismatch = measure_mismatch(log_probs, group.rollout_log_probs, group.sampled_mask)
             if mismatch is not None:

@@ -18,6 +18,7 @@ from taro.models.families import ModelError, load_config, torch_dtype
 from taro.models.packing import largest_group
 from taro.progress import Plan
 from taro.prompts import build_request
+from taro.rl.rewards.choose import RewardError, Rewards
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
@@ -36,7 +37,7 @@ class ConfigError(TaroError):
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
-    parts = (_conflicts, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
+    parts = (_conflicts, _rewards, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
     return [problem for part in parts for problem in part(config)]
 
 
@@ -114,6 +115,14 @@ def _conflicts(config: Namespace) -> Iterator[str]:
                 f"data.grounding.{limit} = {allowed} leaves no room beside data.grounding.{video}.max_tokens = "
                 f"{settings.max_tokens}: raise the one or lower the other"
             )
+
+
+def _rewards(config: Namespace) -> Iterator[str]:
+    for name, value in config.model.rewards.items():
+        try:
+            Rewards({name: value})
+        except RewardError as error:
+            yield f"model.rewards: {error}"
 
 
 def _large_groups(config: Namespace) -> Iterator[str]:

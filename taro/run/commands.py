@@ -105,6 +105,10 @@ def memory_plan() -> None:
     _run("taro.run.memory_plan")
 
 
+def rewards() -> None:
+    _run("taro.rl.rewards")
+
+
 def score_qvhighlights() -> None:
     _run("taro.evaluation.qvhighlights")
 

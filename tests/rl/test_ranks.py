@@ -19,29 +19,27 @@ from taro.seeds import stable_seed
 ROOT = Path(__file__).parents[2]
 RUN = """
 import json, sys
-from dataclasses import replace
 import lightning as L
 import torch
 from taro.run.cli import parse
 from taro.models.weights import whole_weight
 from taro.rl.group import shuffled_log_probs
-from taro.rl.group_rewards import read_answers
 from taro.models.packing import plan_packs
 import taro.rl.module
 import taro.rl.passes
 import taro.rl.group_rewards
+import taro.rl.rewards.parts
 from taro.seeds import stable_seed
 
 # A random model earns nothing: each text gets a reward of its own, and all answers to some of the samples are right.
-taro.rl.group_rewards.format_reward = lambda text: stable_seed(text) % 5 / 4
+taro.rl.rewards.parts.format_reward = lambda text: stable_seed(text) % 5 / 4
 
 
-def half_right(group):
-    answers = read_answers(group)
-    return replace(answers, ious=torch.full_like(answers.ious, stable_seed(group.example.sample.id) % 2))
+def half_right(completions):
+    return torch.full((len(completions),), float(stable_seed(completions[0].sample.id) % 2))
 
 
-taro.rl.group_rewards.read_answers = half_right
+taro.rl.group_rewards.compute_ious = half_right
 shuffled, passes = [], []
 taro.rl.module.shuffled_log_probs = lambda *given: shuffled.append(len(given[1])) or shuffled_log_probs(*given)
 taro.rl.passes.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan

@@ -14,6 +14,7 @@ from prepared_python import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taro.run import train
+from taro.run.checks import ConfigError
 from taro.run.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
 from taro.run.commands import TRAIN
 from taro.seeds import stable_seed
@@ -173,7 +174,7 @@ def assert_trained(folder):
 @pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])
 def test_a_shipped_config_trains_a_tiny_model(config, family, shortened, tmp_path, monkeypatch):
     # A random model earns nothing.
-    monkeypatch.setattr("taro.rl.group_rewards.format_reward", lambda text: stable_seed(text) % 5 / 4)
+    monkeypatch.setattr("taro.rl.rewards.parts.format_reward", lambda text: stable_seed(text) % 5 / 4)
     train.main([*shortened(config, family), "--trainer.devices=1"])
     assert_trained(tmp_path / config)
 
@@ -182,11 +183,11 @@ AS_ON_GPUS = """
 import sys
 from types import SimpleNamespace
 from lightning.pytorch.loops import utilities
-import taro.rl.group_rewards
+import taro.rl.rewards.parts
 from taro.run import train
 from taro.seeds import stable_seed
 
-taro.rl.group_rewards.format_reward = lambda text: stable_seed(text) % 5 / 4
+taro.rl.rewards.parts.format_reward = lambda text: stable_seed(text) % 5 / 4
 
 # Lightning evaluates in inference mode unless the backend is exactly gloo, and that of GPUs is not.
 utilities.dist = SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl")
@@ -211,3 +212,19 @@ def test_one_default_of_each_setting(local, tmp_path):
     assert_in_force(cli, BASE_CONFIG)
     assert "Qwen2.5-VL-7B" in Path(BASE_CONFIG).read_text() and cli.config.name == "run"
     assert resolved_config(cli).count("\n") > 80
+
+
+def test_rewards_are_chosen_before_anything_is_loaded(arguments, tmp_path, monkeypatch):
+    (tmp_path / "own_rewards.py").write_text("def short(completion):\n    return 1.0\n")
+    (tmp_path / "own.yaml").write_text("model: {rewards: {museg: {form: released, weight: 0.5}, own_rewards.short: 2}}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def chosen(*extra):
+        return [(one.name, one.weight) for one in parse([*arguments, *extra]).model.rewards.chosen]
+
+    assert chosen() == [("format", 1.0), ("timestamp_iou", 1.0)]
+    assert chosen("--config=own.yaml", "--model.rewards.iou=3") == [("museg", 0.5), ("own_rewards.short", 2.0), ("iou", 3.0)]
+    assert chosen("--model.rewards={tempr1: 1}", "--model.rewards.own_rewards:short=1")[1] == ("own_rewards:short", 1.0)
+    with pytest.raises(ConfigError, match=r"no reward 'temp1'; did you mean tempr1\?(.|\n)*form = 'paper': allowed are"):
+        parse([*arguments, "--model.rewards={temp1: 1, museg: {form: paper}}"])

@@ -1,4 +1,4 @@
-"""The three rewards of a completion: format, timestamp IoU, temporal sensitivity. Times are seconds.
+"""TaRO (arXiv 2606.09248): format, timestamp IoU, temporal sensitivity. Times are seconds.
 
 Shapes: G completions of one prompt.
 """
