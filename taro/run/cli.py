@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line, with_found_configs
+from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line
 from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
 from taro.progress import Plan, ProgressBar, ProgressLines
@@ -174,11 +174,8 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
         SystemExit: help was asked for, or there is no such setting.
         ConfigError: settings that can't work.
     """
-    arguments = with_found_configs(sys.argv[1:] if arguments is None else arguments)
-    answer_at_once(TRAIN, arguments)
-    arguments = with_save_dir(arguments)
-    if not any(argument.split("=")[0] in ("--config", "-c") for argument in arguments):
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
+    files, others = answer_at_once(TRAIN, sys.argv[1:] if arguments is None else arguments)
+    arguments = [*(f"--config={file}" for file in files or [DEFAULT_CONFIG]), *with_save_dir(others)]
     return TaroCLI(
         GRPOModule,
         GroundingDataModule,

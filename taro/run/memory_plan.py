@@ -14,10 +14,8 @@ N ranks, L layers, S tokens of a pack, D hidden, I intermediate size, V vocabula
 from __future__ import annotations
 
 import argparse
-import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from taro.command_line import Parser, find_config, unknown_keys, unknown_names
+from taro.command_line import Parser, find_config
 from taro.errors import clean_exit
 from taro.models.families import load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
 from taro.run.commands import BASE_CONFIG, TRAIN
-from taro.signatures import REQUIRED
+from taro.signatures import NESTED, REQUIRED
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -153,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     args = parser.parse_args(arguments)
     files = [BASE_CONFIG, *args.config]
     overridden = [override.partition("=")[0] for override in args.overrides]
-    if problems := [*unknown_keys(TRAIN, map(Path, args.config)), *unknown_names(TRAIN, overridden)]:
+    problems = [f"{file}: {problem}" for file in args.config for problem in TRAIN.unknown(TRAIN.load(file))]
+    if problems := [*problems, *TRAIN.unknown(overridden)]:
         parser.error("; ".join(problems))
     defaults, given = _class_defaults(), OmegaConf.from_dotlist(args.overrides)
     settings = OmegaConf.merge(defaults, *(OmegaConf.load(file) for file in files), given)
@@ -176,13 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 def _class_defaults() -> DictConfig:
     """The defaults that stand in the classes, as far as a plan needs them; nothing is below a part that is off by default."""
     settings, off = OmegaConf.create({"trainer": {"strategy": "auto"}}), set()
-    for setting in TRAIN.settings:
-        section = setting.name.rpartition(".")[0]
-        if not setting.name.startswith(("model.", "data.grounding.")) or section in off or setting.default in ("", REQUIRED):
+    for name, setting in TRAIN.settings.items():
+        section = name.rpartition(".")[0]
+        if not name.startswith(("model.", "data.grounding.")) or section in off or setting.default in (NESTED, REQUIRED):
             continue
-        if setting.default == "None":
-            off.add(setting.name)
-        OmegaConf.update(settings, setting.name, ast.literal_eval(setting.default))
+        if setting.default is None:
+            off.add(name)
+        OmegaConf.update(settings, name, setting.default)
     return settings
 
 
