@@ -129,13 +129,13 @@ class TaroCLI(LightningCLI):
     @cached_property
     def plan(self) -> Plan:
         """Of the steps; known when the samples are read."""
-        data = self.datamodule
-        return Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.model.loss.updates)
+        return Plan.of(self.trainer, self.datamodule, self.model)
 
     def check_plan(self) -> None:
         """Raises ConfigError where settings do not fit the number of steps."""
         refuse(list_plan_problems(self.config, self.plan))
 
+    @cached_property
     def resume_point(self) -> ResumePoint | None:
         """Where the run goes on, None for a new run.
 

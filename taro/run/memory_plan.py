@@ -19,12 +19,11 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from taro.command_line import Parser, find_config
 from taro.errors import clean_exit
+from taro.messages import print_table
 from taro.models.families import load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
@@ -102,16 +101,11 @@ def plan(settings: DictConfig, config: PreTrainedConfig, gpus: int, gpu_gigabyte
     update = kept | {
         "gradients": trained * 4 if whole_gradients else trained * trained_bytes / ranks,
         "gathered weights": (shape.head * 2 + shape.tower + 2 * shape.layer) * computed if sharded else 0,
-        "activations": _activations(shape, model, largest_pack(settings), computed),
+        "activations": _activations(shape, model, max(model.pack_tokens, _largest_group(settings)), computed),
         "logits": HEAD_CHUNK * shape.vocabulary * 4 * 3,
     }
-    rollout = kept | _engine(shape, model, computed, gpu_gigabytes)
-    return {"update": _gib(update), "rollouts": _gib(rollout)}
-
-
-def largest_pack(settings: DictConfig) -> int:
-    """Tokens."""
-    return max(settings.model.pack_tokens, _largest_group(settings))
+    parts = {"update": update, "rollouts": kept | _engine(shape, model, computed, gpu_gigabytes)}
+    return {name: {what: size / GIB for what, size in sizes.items()} for name, sizes in parts.items()}
 
 
 def _largest_group(settings: DictConfig) -> int:
@@ -135,10 +129,6 @@ def _engine(shape: Shape, model: DictConfig, size: int, gpu_gigabytes: float) ->
     return {"gathered weights, without keys and values": (shape.decoder + shape.tower) * size}
 
 
-def _gib(parts: dict[str, float]) -> dict[str, float]:
-    return {name: value / GIB for name, value in parts.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     several = "as for train.py; several are stacked"
@@ -159,15 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     name = args.shape or settings.model.name_or_path
     config, _ = load_config(name)
     result = plan(settings, config, args.gpus, args.gpu_gigabytes)
-    rows = list(_rows(result, args.gpu_gigabytes))
+    columns, *rows = _rows(result, args.gpu_gigabytes)
     if args.markdown:
-        print("\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])))
+        print("\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)))
     else:
-        title = f"{name}, {args.gpus} GPU{'s' * (args.gpus > 1)} of {args.gpu_gigabytes:.0f} GiB"
-        table = Table(*rows[0], title=title)
-        for row in rows[1:]:
-            table.add_row(*row)
-        Console().print(table)
+        print(f"{name}, {args.gpus} GPU{'s' * (args.gpus > 1)} of {args.gpu_gigabytes:.0f} GiB")
+        print_table(columns, rows)
         print(_about_packs(settings))
     return result
 

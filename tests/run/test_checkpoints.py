@@ -117,7 +117,7 @@ def test_the_base_model_is_step_zero(tmp_path, score, best):
     """It has no checkpoint; links and what is kept are of those that there are. Its score is known after a restart."""
     for _ in range(2):
         checkpoints = Checkpoints(tmp_path)
-        checkpoints.read_earlier_scores()
+        checkpoints.read_scores()
         assert bool(checkpoints.scores) == (tmp_path / "scores.json").exists()
         checkpoints.scores[0] = score
         Run().train(checkpoints)

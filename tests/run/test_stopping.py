@@ -109,13 +109,13 @@ def test_slurm_is_as_everywhere(arguments, scripted, tmp_path, send, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", None)
     requeueing = []
-    take_over = StopOnSignal._take_over
+    start = StopOnSignal.on_train_start
 
-    def looking(self, trainer):
+    def looking(self, trainer, *args):
         requeueing.append(trainer._accelerator_connector.cluster_environment.auto_requeue)
-        take_over(self, trainer)
+        start(self, trainer)
 
-    monkeypatch.setattr(StopOnSignal, "_take_over", looking)
+    monkeypatch.setattr(StopOnSignal, "on_train_start", looking)
     send("training_step", 2, signal.SIGUSR1)
     with pytest.raises(RunStopped, match="stopped by SIGUSR1 after step 3"):
         train.main([*arguments, *LEARNING])
