@@ -13,7 +13,7 @@ import yaml
 
 from taro.errors import TaroError
 from taro.files import whole_file, write_text
-from taro.lock import FolderInUse, FolderLock
+from taro.lock import FolderInUse, lock_file
 from taro.messages import list_lines
 
 CONFIG_NAME = "config.yaml"
@@ -110,7 +110,7 @@ class ResumableFolder:
         except OSError as error:
             raise ResumeError(f"--output {folder}: no folder can be made there ({error.strerror})") from None
         try:
-            self.lock = FolderLock(self.folder / f".{self.path.stem}.lock", self.folder, "wait for its end")
+            self.lock = lock_file(self.folder / f".{self.path.stem}.lock", self.folder, "wait for its end")
         except FolderInUse as error:
             raise ResumeError(f"--output {error}") from None
         except OSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -42,8 +42,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: of the checkpoints (follows `output_dir` and `name`).
-        monitor: what a validation logs and the best step is chosen by; step 0 is the base model, which has no checkpoint.
-        mode: whether more of it is better (`max`), or less (`min`).
+        monitor: what a validation logs and the best step, that with most of it, is chosen by; step 0 is the base model, which
+            has no checkpoint.
         keep_last: newest checkpoints that are kept.
         keep_best: best checkpoints that are kept; one that is also among the last takes no room of its own.
         every_n_steps: save after so many steps, too; None: only before validations.
@@ -54,13 +54,12 @@ class Checkpoints(Checkpoint):
         self,
         folder: str,
         monitor: str = "vtg/mIoU",
-        mode: Literal["max", "min"] = "max",
         keep_last: PositiveInt = 2,
         keep_best: NonNegativeInt = 1,
         every_n_steps: PositiveInt | None = None,
         asynchronous: bool = False,
     ) -> None:
-        self.folder, self.monitor, self.mode = Path(folder), monitor, mode
+        self.folder, self.monitor = Path(folder), monitor
         self.keep_last, self.keep_best, self.every_n_steps = keep_last, keep_best, every_n_steps
         self.asynchronous = asynchronous
         self.resume_from: Path | None = None  # set before training
@@ -229,8 +228,7 @@ class Checkpoints(Checkpoint):
     @property
     def best_step(self) -> int | None:
         """Of those that there are, step 0 among them; None where nothing was validated."""
-        best = self._best([0, *list_checkpoints(self.folder)])
-        return best[0] if best else None
+        return next(iter(self._best([0, *list_checkpoints(self.folder)])), None)
 
     def read_scores(self, last: float = math.inf) -> None:
         """Those in the run's folder, of this metric and up to the step `last`."""
@@ -241,9 +239,8 @@ class Checkpoints(Checkpoint):
 
     def _best(self, steps: Iterable[int]) -> list[int]:
         """The steps whose validation is over, best first, of equal ones the later."""
-        sign = -1 if self.mode == "max" else 1
         scored = [step for step in steps if not math.isnan(self.scores.get(step, math.nan))]
-        return sorted(scored, key=lambda step: (sign * self.scores[step], -step))
+        return sorted(scored, key=lambda step: (self.scores[step], step), reverse=True)
 
     def _settle(self, trainer: L.Trainer) -> None:
         """Write down the scores, show which checkpoints are the last and the best, and delete those that are neither."""

@@ -160,6 +160,16 @@ class TaroCLI(LightningCLI):
         self.trainer.fit(self.model, self.datamodule)
 
 
+class SettingsAlone(TaroCLI):
+    """Its `config`, of which nothing is checked or made."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        self.config = parser.parse_args(args)
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
 def with_save_dir(arguments: Sequence[str]) -> list[str]:
     """The same arguments; a logger that can't be made without a folder gets the run's, unless it is told another."""
     text = " ".join(arguments).replace("=", " ")
@@ -167,7 +177,7 @@ def with_save_dir(arguments: Sequence[str]) -> list[str]:
     return [*arguments, *(["--trainer.logger.save_dir=."] if named and "save_dir" not in text else [])]
 
 
-def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
+def parse(arguments: Sequence[str] | None = None, kind: type[TaroCLI] = TaroCLI) -> TaroCLI:
     """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run.
 
     Raises:
@@ -176,7 +186,7 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
     """
     files, others = answer_at_once(TRAIN, sys.argv[1:] if arguments is None else arguments)
     arguments = [*(f"--config={file}" for file in files or [DEFAULT_CONFIG]), *with_save_dir(others)]
-    return TaroCLI(
+    return kind(
         GRPOModule,
         GroundingDataModule,
         args=arguments,

@@ -21,7 +21,7 @@ from taro.command_line import program
 from taro.evaluation.registry import load_benchmarks
 from taro.files import write_text
 from taro.jsonl import list_differences
-from taro.lock import FolderLock
+from taro.lock import lock_file
 from taro.messages import print_table
 from taro.progress import Plan
 from taro.run.checks import ENVIRONMENT, ConfigError
@@ -43,7 +43,7 @@ def lock_folder(folder: Path) -> AbstractContextManager[object]:
         return nullcontext()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return FolderLock(folder.with_name(f".{folder.name}.lock"), folder, "wait for its end, or give this run another name")
+        return lock_file(folder.with_name(f".{folder.name}.lock"), folder, "wait for its end, or give this run another name")
     except OSError as error:
         raise ConfigError(f"output_dir = {folder.parent}: can't be written to ({error.strerror})") from None
 

@@ -17,18 +17,16 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from jsonargparse import Namespace
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from taro.command_line import Parser, find_config
+from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.messages import print_table
 from taro.models.families import load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
-from taro.run.commands import BASE_CONFIG, TRAIN
-from taro.signatures import NESTED, REQUIRED
+from taro.run.cli import SettingsAlone, parse
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -81,15 +79,15 @@ def _count(module: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def plan(settings: DictConfig, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
+def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
     """GiB of each GPU, by what takes them, during the update and during rollouts."""
     model, shape = settings.model, Shape.of(config)
-    lora = OmegaConf.select(model, "lora")
+    lora = model.lora
     sharded = settings.trainer.strategy.startswith("fsdp2")
     ranks = gpus if sharded else 1
     own = BYTES[model.dtype]
     computed = 2 if settings.trainer.precision == "bf16-mixed" else own
-    trained = shape.decoder if lora is None else shape.adapters(config, OmegaConf.select(lora, "rank", default=64))
+    trained = shape.decoder if lora is None else shape.adapters(config, lora.rank)
     weights = (shape.decoder + shape.tower) * own + (0 if lora is None else trained * 4)
     trained_bytes = own if lora is None else 4
     kept = {
@@ -108,12 +106,12 @@ def plan(settings: DictConfig, config: PreTrainedConfig, gpus: int, gpu_gigabyte
     return {name: {what: size / GIB for what, size in sizes.items()} for name, sizes in parts.items()}
 
 
-def _largest_group(settings: DictConfig) -> int:
+def _largest_group(settings: Namespace) -> int:
     model = settings.model
     return largest_group(model.group_size, model.sampling.max_tokens, settings.data.grounding.max_prompt_tokens)
 
 
-def _activations(shape: Shape, model: DictConfig, tokens: int, size: int) -> float:
+def _activations(shape: Shape, model: Namespace, tokens: int, size: int) -> float:
     """Of a pack of so many tokens: what stays of each layer, and the inside of one (queries, keys, values, output, two norms,
     and the MLP's three products) in the backward pass."""
     inside = tokens * (8 * shape.hidden + 3 * shape.intermediate) * size
@@ -121,7 +119,7 @@ def _activations(shape: Shape, model: DictConfig, tokens: int, size: int) -> flo
     return inputs + inside if model.gradient_checkpointing else shape.layers * inside
 
 
-def _engine(shape: Shape, model: DictConfig, size: int, gpu_gigabytes: float) -> dict[str, float]:
+def _engine(shape: Shape, model: Namespace, size: int, gpu_gigabytes: float) -> dict[str, float]:
     if model.engine == "vllm":
         return {"vLLM (its share of the GPU)": model.vllm.gpu_memory_utilization * gpu_gigabytes * GIB}
     if model.engine == "vllm_server":
@@ -131,24 +129,17 @@ def _engine(shape: Shape, model: DictConfig, size: int, gpu_gigabytes: float) ->
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    several = "as for train.py; several are stacked"
-    parser.add_argument("--config", type=find_config, action="append", required=True, help=several)
+    parser.add_argument("--config", action="append", required=True, help="as for train.py; several are stacked")
     parser.add_argument("--gpus", type=int, default=8, help="of all nodes together")
     parser.add_argument("--gpu_gigabytes", type=float, default=80.0, help="memory of one")
     parser.add_argument("--shape", default=None, help="folder with a config.json, in place of model.name_or_path")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("overrides", nargs="*", help="settings, as model.pack_tokens=8192")
     args = parser.parse_args(arguments)
-    files = [BASE_CONFIG, *args.config]
-    overridden = [override.partition("=")[0] for override in args.overrides]
-    problems = [f"{file}: {problem}" for file in args.config for problem in TRAIN.unknown(TRAIN.load(file))]
-    if problems := [*problems, *TRAIN.unknown(overridden)]:
-        parser.error("; ".join(problems))
-    defaults, given = _class_defaults(), OmegaConf.from_dotlist(args.overrides)
-    settings = OmegaConf.merge(defaults, *(OmegaConf.load(file) for file in files), given)
+    own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
+    settings = parse(own, SettingsAlone).config
     name = args.shape or settings.model.name_or_path
-    config, _ = load_config(name)
-    result = plan(settings, config, args.gpus, args.gpu_gigabytes)
+    result = plan(settings, load_config(name)[0], args.gpus, args.gpu_gigabytes)
     columns, *rows = _rows(result, args.gpu_gigabytes)
     if args.markdown:
         print("\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)))
@@ -159,20 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     return result
 
 
-def _class_defaults() -> DictConfig:
-    """The defaults that stand in the classes, as far as a plan needs them; nothing is below a part that is off by default."""
-    settings, off = OmegaConf.create({"trainer": {"strategy": "auto"}}), set()
-    for name, setting in TRAIN.settings.items():
-        section = name.rpartition(".")[0]
-        if not name.startswith(("model.", "data.grounding.")) or section in off or setting.default in (NESTED, REQUIRED):
-            continue
-        if setting.default is None:
-            off.add(name)
-        OmegaConf.update(settings, name, setting.default)
-    return settings
-
-
-def _about_packs(settings: DictConfig) -> str:
+def _about_packs(settings: Namespace) -> str:
     group, budget = _largest_group(settings), settings.model.pack_tokens
     parts = "data.grounding.max_prompt_tokens + model.group_size * model.sampling.max_tokens"
     if group > budget:
@@ -188,5 +166,5 @@ def _rows(result: dict[str, dict[str, float]], available: float) -> Iterator[lis
 
 
 if __name__ == "__main__":
-    with clean_exit(OmegaConfBaseException):
+    with clean_exit():
         main()

@@ -18,7 +18,7 @@ from taro.models.export import ExportError, export_command, export_policy, load_
 from taro.progress import steps_done
 from taro.run.checkpoint_files import checkpoint_path
 from taro.run.cli import TaroCLI, parse, resolved_config
-from taro.run.failures import TooManyFailures
+from taro.run.failures import SignalWatch, TooManyFailures
 from taro.run.folder import (
     drop_records_after,
     keep_config,
@@ -37,7 +37,6 @@ from taro.run.folder import (
 from taro.run.records import RunRecords
 from taro.run.resume import describe_test
 from taro.run.stopping import RunStopped, StopOnSignal
-from taro.run.watch import SignalWatch
 
 warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")

@@ -50,7 +50,8 @@ def trainer_problems(trainer: Mapping[str, Any]) -> Iterator[str]:
     for name, (allowed, instead) in REFUSED.items():
         value = trainer.get(name)
         if not any(type(value) is type(one) and value == one for one in allowed):  # 1 is a batch, 1.0 is all of them
-            yield f"trainer.{name} = {json.dumps(value, default=str).strip('"')}: {instead}"
+            shown = json.dumps(value, default=str).strip('"')
+            yield f"trainer.{name} = {shown}: {instead}"
     for callback in as_list(trainer.get("callbacks")):
         name = class_name(callback)
         if name in REFUSED_CALLBACKS:

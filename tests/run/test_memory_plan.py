@@ -51,7 +51,7 @@ def test_what_settings_change():
     assert sixteen["update"]["gradients"] == eight["update"]["gradients"]
     each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
     assert each["update"]["gradients"] == pytest.approx(eight["update"]["gradients"] / 8)
-    short = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=8192", "model.group_size=1")
+    short = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=8192", "model.sampling.max_tokens=128")
     assert short["update"]["activations"] == pytest.approx(eight["update"]["activations"] / 2)
     alone = plan("qwen25_7b", "--gpus=1")
     assert sum(alone["update"].values()) > 80
