@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from taro.run.checks import ENVIRONMENT, ConfigError
 DISTRIBUTION = "taro-vtg"  # of this package, see setup.cfg
 PACKAGES = (DISTRIBUTION, "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
 SUMMARY, BEFORE, FAILED = "summary.json", "before.json", "failed.jsonl"
-NOT_SETTINGS = ("ckpt_path",)  # that is another in every resume
 
 
 def lock_folder(folder: Path) -> AbstractContextManager[object]:
@@ -49,44 +48,55 @@ def lock_folder(folder: Path) -> AbstractContextManager[object]:
 
 
 @rank_zero_only
-def prepare_folder(folder: Path, resuming: bool) -> None:
-    """Make the folder. An earlier run of the same name is kept, under a name with its time, unless it is gone on with."""
-    if folder.exists() and not resuming and any(folder.iterdir()):
+def prepare_folder(folder: Path, config: str, step: int | None) -> None:
+    """Make the folder, with every setting (`config.yaml`), the commit and the package versions (`environment.json`).
+
+    Args:
+        config: the settings as YAML.
+        step: that the run goes on after; None: an earlier run of the same name is kept, under a name with its time.
+    """
+    if step is not None:
+        _drop_records_after(folder, step)
+        _keep_config(folder, config, step)
+    elif folder.exists() and any(folder.iterdir()):
         named = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         numbered = (named.with_name(f"{named.name}-{number}") for number in itertools.count(2))
         kept = next(path for path in itertools.chain([named], numbered) if not path.exists())
         os.replace(folder, kept)
         print(f"the earlier run in {folder} is kept as {kept}")
     folder.mkdir(parents=True, exist_ok=True)
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    environment = {"git_commit": _git_commit(), "python": platform.python_version(), "packages": versions}
+    write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+    write_text(folder / "config.yaml", config)
 
 
-@rank_zero_only
-def drop_records_after(folder: Path, step: int) -> None:
+def _drop_records_after(folder: Path, step: int) -> None:
     """Of steps that are made again: their rollouts, and what failed in them or was skipped."""
     for path in (*folder.glob("rollouts/step_*"), *folder.glob("skipped/step_*")):
         if int(re.match(r"step_(\d+)", path.name)[1]) > step:
             path.unlink()
     if (folder / FAILED).is_file():
-        kept = [row for row in read_failed(folder) if not isinstance(row["step"], int) or row["step"] <= step]
+        kept = [row for row in _read_failed(folder) if not isinstance(row["step"], int) or row["step"] <= step]
         write_text(folder / FAILED, "".join(f"{json.dumps(row)}\n" for row in kept))
 
 
-def read_failed(folder: Path) -> list[dict[str, Any]]:
+def _read_failed(folder: Path) -> list[dict[str, Any]]:
     """Samples that gave no prompt, each with its `step`, or which evaluation it was; a last line may be cut off."""
     path = folder / FAILED
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-@rank_zero_only
-def keep_config(folder: Path, config: str, step: int) -> None:
-    """Where a run goes on after so many steps with other settings: print which, and keep the `config.yaml` until then."""
+def _keep_config(folder: Path, config: str, step: int) -> None:
+    """Print which settings are others now, and keep the `config.yaml` until then."""
     path = folder / "config.yaml"
-    if not path.is_file():
-        return
-    earlier = path.read_text()
+    earlier = path.read_text() if path.is_file() else config
     differences = list_differences(yaml.safe_load(earlier) or {}, yaml.safe_load(config))
-    lines = [f"- {name}: {there} -> {here}" for name, (there, here) in differences.items() if name not in NOT_SETTINGS]
+    lines = [f"- {name}: {there} -> {here}" for name, (there, here) in differences.items() if name != "ckpt_path"]
     if lines:
         kept = folder / f"config.step_{step}.yaml"
         if not kept.exists():  # else no step that is left was made with what is there now
@@ -94,29 +104,11 @@ def keep_config(folder: Path, config: str, step: int) -> None:
         print("\n".join([f"settings that are others after step {step} (those until then are kept in {kept}):", *lines]))
 
 
-@rank_zero_only
-def write_environment(folder: Path, config: str) -> None:
-    """`config.yaml` with every setting, `environment.json` with commit and package versions."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    environment = {"git_commit": git_commit(), "python": platform.python_version(), "packages": versions}
-    write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
-    write_text(folder / "config.yaml", config)
-
-
-def git_commit() -> str | None:
+def _git_commit() -> str | None:
     """The commit of the code, with `-dirty` where the tree differs from it; None outside of a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @rank_zero_only
@@ -132,7 +124,7 @@ def read_before(folder: Path, about: dict) -> dict | None:
     return stored["metrics"] if stored["about"] == about else None
 
 
-def make_summary(folder: Path, before: dict, after: dict, best: dict, steps: int, seconds: float) -> dict:
+def write_summary(folder: Path, before: dict, after: dict, best: dict, steps: int, seconds: float) -> dict:
     """What `summary.json` holds: metrics under their own names, without the logger's prefix, and how many samples gave no
     prompt, each counted once.
 
@@ -142,15 +134,13 @@ def make_summary(folder: Path, before: dict, after: dict, best: dict, steps: int
     parts = {"before": before, "after": after}
     named = {part: {name.removeprefix("test/"): value for name, value in parts[part].items()} for part in parts}
     failed: dict[str, set[str]] = {"training": set(), "validation": set(), "test": set()}
-    for row in read_failed(folder):
+    for row in _read_failed(folder):
         failed["training" if isinstance(row["step"], int) else row["step"]].add(row["id"])
     counts = {when: len(ids) for when, ids in failed.items()}
-    return named | {"best": best, "failed": counts, "steps": steps, "seconds": seconds}
-
-
-@rank_zero_only
-def write_summary(folder: Path, summary: dict) -> None:
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    summary = named | {"best": best, "failed": counts, "steps": steps, "seconds": seconds}
+    if rank_zero_only.rank == 0:
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
 
 
 def read_summary(folder: Path, steps: int, tested: bool) -> dict | None:

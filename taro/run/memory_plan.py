@@ -41,36 +41,27 @@ class Shape:
     layer: int  # of one decoder layer
     layers: int
     head: int  # embeddings, norm and LM head, tied ones once
-    hidden: int
-    intermediate: int
-    vocabulary: int
+    text: PreTrainedConfig  # of the decoder
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
         with parameters_on_meta():
             model = AutoModelForImageTextToText.from_config(config)
-        decoder, text = model.model.language_model, config.text_config
-        tower, layer = _count(model.model.visual), _count(decoder.layers[0])
-        return cls(
-            tower=tower,
-            layer=layer,
-            layers=len(decoder.layers),
-            head=_count(model) - tower - layer * len(decoder.layers),
-            hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
-            vocabulary=text.vocab_size,
-        )
+        layers = model.model.language_model.layers
+        tower, layer = _count(model.model.visual), _count(layers[0])
+        return cls(tower, layer, len(layers), _count(model) - tower - layer * len(layers), config.text_config)
 
     @property
     def decoder(self) -> int:
         """With embeddings and head."""
         return self.layer * self.layers + self.head
 
-    def adapters(self, config: PreTrainedConfig, rank: int) -> int:
+    def adapters(self, rank: int) -> int:
         """Of LoRA adapters on all linear layers of the decoder."""
-        text = config.text_config
+        text = self.text
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        queries, keys, d, i = head * text.num_attention_heads, head * text.num_key_value_heads, self.hidden, self.intermediate
+        queries, keys = head * text.num_attention_heads, head * text.num_key_value_heads
+        d, i = text.hidden_size, text.intermediate_size
         sides = [(d, queries), (d, keys), (d, keys), (queries, d), (d, i), (d, i), (i, d)]
         return self.layers * rank * sum(a + b for a, b in sides)
 
@@ -87,7 +78,7 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
     ranks = gpus if sharded else 1
     own = BYTES[model.dtype]
     computed = 2 if settings.trainer.precision == "bf16-mixed" else own
-    trained = shape.decoder if lora is None else shape.adapters(config, lora.rank)
+    trained = shape.decoder if lora is None else shape.adapters(lora.rank)
     weights = (shape.decoder + shape.tower) * own + (0 if lora is None else trained * 4)
     trained_bytes = own if lora is None else 4
     kept = {
@@ -100,7 +91,7 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
         "gradients": trained * 4 if whole_gradients else trained * trained_bytes / ranks,
         "gathered weights": (shape.head * 2 + shape.tower + 2 * shape.layer) * computed if sharded else 0,
         "activations": _activations(shape, model, max(model.pack_tokens, _largest_group(settings)), computed),
-        "logits": HEAD_CHUNK * shape.vocabulary * 4 * 3,
+        "logits": HEAD_CHUNK * shape.text.vocab_size * 4 * 3,
     }
     parts = {"update": update, "rollouts": kept | _engine(shape, model, computed, gpu_gigabytes)}
     return {name: {what: size / GIB for what, size in sizes.items()} for name, sizes in parts.items()}
@@ -114,8 +105,8 @@ def _largest_group(settings: Namespace) -> int:
 def _activations(shape: Shape, model: Namespace, tokens: int, size: int) -> float:
     """Of a pack of so many tokens: what stays of each layer, and the inside of one (queries, keys, values, output, two norms,
     and the MLP's three products) in the backward pass."""
-    inside = tokens * (8 * shape.hidden + 3 * shape.intermediate) * size
-    inputs = shape.layers * tokens * shape.hidden * size
+    inside = tokens * (8 * shape.text.hidden_size + 3 * shape.text.intermediate_size) * size
+    inputs = shape.layers * tokens * shape.text.hidden_size * size
     return inputs + inside if model.gradient_checkpointing else shape.layers * inside
 
 

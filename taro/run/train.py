@@ -20,10 +20,7 @@ from taro.run.checkpoint_files import checkpoint_path
 from taro.run.cli import TaroCLI, parse, resolved_config
 from taro.run.failures import SignalWatch, TooManyFailures
 from taro.run.folder import (
-    drop_records_after,
-    keep_config,
     lock_folder,
-    make_summary,
     prepare_folder,
     print_finished,
     print_next,
@@ -31,7 +28,6 @@ from taro.run.folder import (
     read_before,
     read_summary,
     write_before,
-    write_environment,
     write_summary,
 )
 from taro.run.records import RunRecords
@@ -69,14 +65,10 @@ def finished(cli: TaroCLI) -> dict | None:
 
 def prepare(cli: TaroCLI) -> bool:
     """The folder, loggers and callbacks of the run; returns whether it goes on in its own folder."""
-    folder, point, config = cli.folder, cli.resume_point, resolved_config(cli)
+    folder, point = cli.folder, cli.resume_point
     cli.check_samples()
     resuming = point is not None and point.path.parent == Path(cli.config.checkpoint.folder).resolve()
-    prepare_folder(folder, resuming)
-    if resuming:
-        drop_records_after(folder, point.step)
-        keep_config(folder, config, point.step)
-    write_environment(folder, config)
+    prepare_folder(folder, resolved_config(cli), step=point.step if resuming else None)
     purge_step = None if point is None else point.step  # of the log: steps that are made again
     tensorboard = TensorBoardLogger(folder.parent, name=folder.name, version="", purge_step=purge_step)
     for logger in cli.trainer.loggers:  # the user's
@@ -111,9 +103,7 @@ def run(cli: TaroCLI, resuming: bool) -> dict:
         again = "the same command with --ckpt_path last" if best == 0 else export_command(path, folder / "hf")
         raise ExportError(f"{error}. The training is over and saved; with room, this makes it: {again}") from error
     scored = {"step": best, checkpoints.monitor: checkpoints.scores.get(best)}
-    summary = make_summary(folder, before, after, scored, steps, seconds)
-    write_summary(folder, summary)
-    return summary
+    return write_summary(folder, before, after, scored, steps, seconds)
 
 
 def measure_base(cli: TaroCLI, resuming: bool) -> dict:

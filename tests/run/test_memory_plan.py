@@ -32,7 +32,7 @@ def test_adapters_are_those_of_the_model(model_folder):
     shape = Shape.of(policy.model.config)
     add_adapters(policy.model, LoRASettings(rank=4))
     trained = sum(parameter.numel() for parameter in policy.trained_weights().values())
-    assert shape.adapters(policy.model.config, 4) == trained
+    assert shape.adapters(4) == trained
 
 
 @pytest.mark.parametrize(("name", "billions"), [("qwen25_3b", 3.75), ("qwen25_7b", 8.29), ("qwen3_8b", 8.77)])
