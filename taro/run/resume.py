@@ -77,7 +77,7 @@ def describe_run(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any
 def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]:
     """What a run can't change half way, by the setting it comes from: the model, the shapes of the weights, which samples each
     step has, what the model sees of them, and what makes scores of validations comparable."""
-    return _plain({
+    identity = {
         "model.name_or_path": _describe_model(module.name_or_path),
         "model.dtype": module.dtype_name,
         "model.lora": None if module.lora is None else asdict(module.lora),
@@ -90,27 +90,17 @@ def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]
         "data.grounding.evaluation_video": _describe_video(data.grounding.evaluation_video),
         "data.train_file": _describe_samples(data.samples["train"]),
         "data.validation_file": _describe_samples(data.samples["validation"]),
-    })  # fmt: skip
+    }
+    return json.loads(json.dumps(identity))  # plain types, as they come back from a checkpoint
 
 
 def describe_test(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]:
-    """All that metrics of the base model on the test file follow from."""
-    grounding = data.grounding.for_evaluation()
-    return _plain({
-        "model.name_or_path": _describe_model(module.name_or_path),
-        "model.dtype": module.dtype_name,
+    """All that metrics of the base model on the test file follow from, and what else can't change in a run."""
+    return identity_of(module, data) | {
         "model.engine": module.engine_name,
-        "model.evaluation_max_tokens": module.greedy.max_tokens,
-        "data.grounding.prompt": grounding.prompt,
-        "data.grounding.evaluation_max_prompt_tokens": grounding.max_prompt_tokens,
-        "data.grounding.evaluation_video": _describe_video(grounding.video),
+        "data.grounding.evaluation_max_prompt_tokens": data.grounding.for_evaluation().max_prompt_tokens,
         "data.test_file": _describe_samples(data.samples["test"]),
-    })  # fmt: skip
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Types as they come back from a checkpoint."""
-    return json.loads(json.dumps(values))
+    }
 
 
 def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, names_path: bool) -> list[str]:
