@@ -69,20 +69,14 @@ def test_config_parses(path, local):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_parses_on_the_tiny_run(path, local):
-    cli = parse([f"--config={CONFIGS}/tiny.yaml", f"--config={path}", *local])
-    assert_in_force(cli, path)
-    assert cli.config.name == path.stem
-    assert cli.model.sampling.max_tokens == 160  # the tiny run's
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_launch_line_of_an_experiment(path, local, monkeypatch):
     (line,) = re.findall(r"^#   python train.py (.*)$", path.read_text(), flags=re.MULTILINE)
     monkeypatch.chdir(ROOT)
     arguments = shlex.split(line)
     assert str(path.relative_to(ROOT)) in arguments
-    assert parse([*arguments, *local]).config.name == path.stem
+    cli = parse([*arguments, *local])
+    assert_in_force(cli, path)
+    assert cli.config.name == path.stem
 
 
 def test_what_the_experiments_leave_out(local):

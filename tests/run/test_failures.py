@@ -206,5 +206,5 @@ def test_ranks_count_and_stop_together(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     commands = [[sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")] for rank in range(2)]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for command in commands]
-    printed = [rank.communicate(timeout=60)[0] for rank in ranks]
+    printed = [rank.communicate(timeout=250)[0] for rank in ranks]
     assert printed[0] == printed[1] == f"3 {{'seen': 16, 'failed': 4, 'first': {['rank1: VideoError: is empty'] * 4}}}\n"

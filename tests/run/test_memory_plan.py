@@ -1,4 +1,5 @@
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ SHAPES = {
 }
 
 
+@cache
 def plan(name, *arguments):
     return main([f"--config=configs/{name}.yaml", f"--shape=assets/shapes/{SHAPES[name]}", *arguments])
 
