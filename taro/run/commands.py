@@ -25,8 +25,8 @@ Train a Qwen-VL model by GRPO to find when an event happens in a video.
 
     python train.py [--config FILE]... [--SETTING VALUE]...     or taro-train, where TaRO is installed
 
-Several configs are stacked, and flags hold over them; without a config it is the tiny run. FILE is a path, or the name of one that
-comes along: {CONFIG_NAMES}, and in experiments/ what changes the method.
+Several configs are stacked, and flags hold over them; without a config it is the tiny run. FILE is a path, or the name of one
+that comes along: {CONFIG_NAMES}, and in experiments/ what changes the method.
 The values below are the defaults (with --config, those of that config). --print_config shows all of them as YAML.
 Objects are named by class: --trainer.logger CSVLogger, and --trainer.logger.help CSVLogger shows what it takes.""",
     parts={
