@@ -5,12 +5,12 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_content import assert_equal, read_all
+from prepared_python import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -322,7 +322,7 @@ def test_end_to_end(arguments, tiny_folder, synthetic, tmp_path):
 
 
 def test_an_error_is_one_message_and_no_traceback(arguments, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *arguments, "--model.rollout_rows=1", "--data.train_file=nowhere.jsonl"]
+    command = [python(), str(ROOT / "train.py"), *arguments, "--model.rollout_rows=1", "--data.train_file=nowhere.jsonl"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
