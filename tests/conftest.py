@@ -19,7 +19,6 @@ from transformers import PreTrainedConfig
 
 from taro.data.samples import load_samples, save_samples
 from taro.models.families import FAMILIES
-from taro.models.patches import frames_to_patches
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
@@ -28,6 +27,7 @@ from taro.run.cli import parse
 from taro.synthetic.architecture import TINY_PROMPT, save_random
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import WorldSettings, draw_scene, make_split, write_video
+from taro.video.geometry import frames_to_patches
 from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]
@@ -317,6 +317,12 @@ def video_file(scenes, tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "scene.mp4"
     write_video(scenes[0], path)
     return path
+
+
+@pytest.fixture
+def video_path(video_file, tmp_path):
+    """A copy that a test may change."""
+    return str(shutil.copy2(video_file, tmp_path / "scene.mp4"))
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,7 @@ from taro.models.feature_cache import FeatureCache
 from taro.models.loading import load_policy, reload_policy
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.models.sharding import gathered
-from taro.models.strategy import ShardedStrategy
+from taro.models.sharding import ShardedStrategy, gathered
 from taro.prompts import parse_answer
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, SyncedEngine
 

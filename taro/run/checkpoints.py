@@ -20,7 +20,7 @@ from torch.distributed.checkpoint import CheckpointException
 from taro.distributed import gather
 from taro.files import PART, link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, begin, named_tensors, read_into, reason, write, write_meanwhile
-from taro.models.strategy import ShardedStrategy
+from taro.models.sharding import ShardedStrategy
 from taro.progress import Plan, steps_done
 from taro.ranges import NonNegativeInt, PositiveInt
 from taro.rl.module import GRPOModule

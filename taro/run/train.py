@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.errors import clean_exit
-from taro.models.export import ExportError, export_command, export_policy, load_policy_weights
+from taro.models.checkpoint import read_into
+from taro.models.export import ExportError, export_command, export_policy
 from taro.progress import steps_done
 from taro.run.checkpoint_files import checkpoint_path
 from taro.run.cli import TaroCLI, parse, resolved_config
@@ -95,7 +96,7 @@ def run(cli: TaroCLI, resuming: bool) -> dict:
     if best == 0:
         module.restore_base()
     elif best in checkpoints.scores:
-        load_policy_weights(module.policy, path)
+        read_into(path, module.policy.trained_weights(), None)
     after = trainer.test(module, data, verbose=False)[0] if before and best > 0 else before
     try:
         export_policy(module.policy, module.name_or_path, folder / "hf", data.grounding)

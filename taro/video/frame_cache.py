@@ -15,18 +15,12 @@ from taro.cache import TensorCache
 from taro.video.file import VideoFile
 from taro.video.geometry import PatchGeometry
 from taro.video.load import Video, VideoSettings
-from taro.video.time_limit import read_within_limit
 
-VERSION = 2  # to be raised when the code takes other frames than before with the same settings
+VERSION = 3  # to be raised when the code takes other frames than before with the same settings
 
 
 def video_key(
-    kind: str,
-    path: str,
-    clip: tuple[float, float] | None,
-    settings: VideoSettings,
-    geometry: PatchGeometry,
-    **more: str,
+    kind: str, path: str, clip: tuple[float, float] | None, settings: VideoSettings, geometry: PatchGeometry, **more: str
 ) -> str:
     """Text with all that decides what `kind` holds: the arguments, and what of the file's state is in `more`."""
     values = asdict(settings)
@@ -63,7 +57,7 @@ class FrameCache:
         Raises VideoError where the system does not answer about the file within `settings.timeout`.
         """
         # Before the file is read: what changes meanwhile is noticed next time.
-        identity = read_within_limit(VideoFile.limited(Path(path), settings.timeout), partial(file_identity, path))
+        identity = VideoFile(Path(path), settings.timeout).within_limit(partial(file_identity, path))
         if identity is None:
             return load()
         key = video_key("frames", path, clip, settings, geometry, file=identity)

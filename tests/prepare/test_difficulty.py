@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.jsonl import ResumeError, read_config, read_rows

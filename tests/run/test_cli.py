@@ -101,7 +101,7 @@ MISTAKES = [
     ("--model.dtype=float8", "model.dtype: dtype 'float8', allowed: float32, bfloat16, float16"),
     ("--model.attention=flash_attention_2", "model.attention = flash_attention_2: allowed are shared_prefix"),
     ("--data.grounding.max_prompt_tokens=60", "leaves no room beside data.grounding.video.max_tokens = 64"),
-    ("--data.grounding.video.fps=0", "data.grounding.video: video settings: fps=0.0: must be a finite number above 0"),
+    ("--data.grounding.video.min_frames=900", "data.grounding.video: max_frames=64 must be at least 2, and at least min_"),
     ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true, bf16-mixed"),
     ("--trainer.accumulate_grad_batches=2", "set data.prompts_per_step instead"),
     ("--trainer.gradient_clip_val=1", "set model.optimizer.clip_norm"),

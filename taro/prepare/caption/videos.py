@@ -19,7 +19,6 @@ from taro.video.file import VideoFile
 from taro.video.geometry import PatchGeometry
 from taro.video.index import read_index
 from taro.video.load import Video, VideoError, VideoSettings, load_video
-from taro.video.time_limit import read_within_limit
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,8 @@ class WindowReader(IterableDataset):
                 yield WindowRequest(video, video.duration, failure=f"{type(error).__name__}: {error}")
 
     def _read(self, video: SourceVideo) -> Iterator[WindowRequest]:
-        file = VideoFile.limited(Path(video.path), self.settings.timeout)
-        index = read_within_limit(file, lambda: read_index(file, video.clip))
+        file = VideoFile(Path(video.path), self.settings.timeout)
+        index = file.within_limit(lambda: read_index(file, video.clip))
         duration = min(index.duration, video.duration)  # what is stated may be longer than the file, or not known (nan)
         windows = cut_windows(duration, self.length, self.overlap)
         origin = 0.0 if video.clip is None else video.clip[0]

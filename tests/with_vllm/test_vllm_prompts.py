@@ -14,7 +14,7 @@ from transformers import (
 from transformers.video_utils import VideoMetadata
 
 from taro.models.families import VIDEO_SLOT
-from taro.models.patches import frames_to_patches
+from taro.video.geometry import frames_to_patches
 from taro.video.load import Video
 
 
@@ -57,10 +57,10 @@ def processed(processor, builder, query, video):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_three_readings_of_a_prompt(engine, builder, processor, seed):
-    """Token ids, grid, pixels and, of vLLM, positions: `_render` compares them and raises where they differ."""
+    """Token ids, grid, pixels and, of vLLM, positions: the reader compares them and raises where they differ."""
     video = random_video(builder, seed)
     prompt = builder.build("the red square moves left", video)
-    engine._render(prompt, whole=True)
+    engine.reader.read(prompt, whole=True)
     theirs = processed(processor, builder, "the red square moves left", video)
     assert theirs["input_ids"][0].tolist() == prompt.input_ids.tolist()
     assert theirs["video_grid_thw"][0].tolist() == list(builder.geometry.grid(tuple(video.frames.shape)))
