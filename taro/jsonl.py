@@ -13,7 +13,7 @@ import yaml
 
 from taro.errors import TaroError
 from taro.files import whole_file
-from taro.lock import FolderLock
+from taro.lock import lock_file
 from taro.messages import list_lines
 
 CONFIG_NAME = "config.yaml"
@@ -101,7 +101,7 @@ class ResumableFolder:
         self.folder, self.shard, self.name = Path(folder), shard, name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = FolderLock(self.folder / f".{self.path.stem}.lock", self.folder, "wait for its end")
+            self.lock = lock_file(self.folder / f".{self.path.stem}.lock", self.folder, "wait for its end")
         except OSError as error:
             raise ResumeError(f"--output {folder}: no folder that can be made and written to ({error.strerror})") from None
         about = json.loads(json.dumps(about | {"shards": shard.count}))

@@ -262,8 +262,7 @@ class GRPOModule(PolicyModule):
 
     def learning_rate(self) -> float:
         """Of this step."""
-        data = self.trainer.datamodule
-        plan = Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.loss.updates)
+        plan = Plan.of(self.trainer, self.trainer.datamodule, self)
         return learning_rate(self.optimizer_settings, steps_done(self.trainer), plan.steps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

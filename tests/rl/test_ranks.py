@@ -242,7 +242,7 @@ def test_a_rank_that_fails_alone_ends_the_run(arguments, tmp_path, rank_environm
         env=rank_environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode != 0 and "RuntimeError: only here" in done.stderr
     assert read_run(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 1

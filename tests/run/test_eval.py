@@ -66,13 +66,6 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
     assert f"cut_completion: {expected[3]}: " in shown and "cut_completion: 3" in shown
 
 
-def test_all_videos_bad(evaluate, damaged, tmp_path):
-    rows = [replace(sample, video=str(tmp_path / "empty.mp4")) for sample in load_samples(damaged)]
-    save_samples(rows, tmp_path / "none.jsonl")
-    metrics = evaluate(f"--annotations={tmp_path}/none.jsonl").metrics
-    assert metrics["samples"] == metrics["failed"] == 6 and metrics["mIoU"] == 0.0
-
-
 def test_all_videos_missing_is_an_error_before_a_model_is_loaded(evaluate, synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr("taro.evaluation.questions.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
     arguments = [f"--annotations={synthetic}/test.jsonl", f"--video_root={tmp_path}", f"--output={tmp_path}/out"]
@@ -265,13 +258,6 @@ def test_vllm_that_is_not_installed(evaluate, synthetic, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *given: None if name == "vllm" else find(name, *given))
     with pytest.raises(EvaluationError, match=r"--engine vllm: .* pip install -e '\.\[vllm\]', or take native"):
         evaluate(f"--annotations={synthetic}/train.jsonl", "--engine=vllm")
-
-
-@pytest.mark.parametrize("limit", [1, 3])
-def test_limit(evaluate, synthetic, limit):
-    evaluation = evaluate(f"--annotations={synthetic}/train.jsonl", f"--limit={limit}")
-    expected = [sample.id for sample in load_samples(synthetic / "train.jsonl")][:limit]
-    assert [prediction.id for prediction in evaluation.predictions] == expected and evaluation.metrics["samples"] == limit
 
 
 def test_batches_and_workers_change_no_answer(evaluate, synthetic):
