@@ -156,8 +156,14 @@ def think_span(text: str) -> tuple[int, int]:
 def reasoning_has_timestamp(text: str) -> bool:
     """Whether the reasoning of a completion names a time: a number with a unit (`3.5s`, `12 seconds`) or a time range
     without one (`From 3.5 to 4`)."""
-    has_unit = any(number["unit"] for number in _NUMBER.finditer(text, *think_span(text)))
-    return has_unit or bool(timestamp_spans(text))
+    return bool(named_times(text))
+
+
+def named_times(text: str) -> list[tuple[int, int]]:
+    """Character ranges of the numbers of the reasoning that are times, in order: those with a unit, and those of time
+    ranges. Units are left out."""
+    with_unit = (number.span("value") for number in _NUMBER.finditer(text, *think_span(text)) if number["unit"])
+    return sorted({*with_unit, *timestamp_spans(text)})
 
 
 def timestamp_spans(text: str) -> list[tuple[int, int]]:
