@@ -156,7 +156,8 @@ def think_span(text: str) -> tuple[int, int]:
 def reasoning_has_timestamp(text: str) -> bool:
     """Whether the reasoning of a completion names a time: a number with a unit (`3.5s`, `12 seconds`) or a time range
     without one (`From 3.5 to 4`)."""
-    return bool(named_times(text))
+    has_unit = any(number["unit"] for number in _NUMBER.finditer(text, *think_span(text)))
+    return has_unit or bool(timestamp_spans(text))
 
 
 def named_times(text: str) -> list[tuple[int, int]]:

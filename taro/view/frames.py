@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taro.spans import Span
 from taro.video.geometry import PatchGeometry
 from taro.video.load import VideoError, VideoSettings, load_video
-from taro.spans import Span
 
-FRAMES = 8  # in a strip
-TOKENS = 15  # of a frame, of 28 x 28 pixels: 84 x 140 at 16 to 9
-QUALITY = 6  # of the JPEG, 2 is best and 31 worst: 10 to 20 kB a strip
+FRAMES = 6  # in a strip
+GEOMETRY = PatchGeometry(patch_size=8, merge_size=1, temporal_patch_size=1)  # sides are multiples of 8 pixels
+TOKENS = 160  # of a frame, of 8 x 8 pixels: 120 x 80 or so
+QUALITY = 6  # of the JPEG, 2 is best and 31 worst: about 10 kB a strip
 TIMEOUT = 30.0  # seconds; a strip is not worth more
 
 __all__ = ["VideoError", "load_strip"]
@@ -31,7 +32,7 @@ def load_strip(video: str, clip: Span | None = None, frames: int = FRAMES) -> by
     settings = VideoSettings(
         fps=2.0, max_frames=fine, min_frames=fine, max_tokens=fine * TOKENS, resize="swscale", timeout=TIMEOUT
     )
-    read = load_video(video, clip=clip, settings=settings, geometry=PatchGeometry(temporal_patch_size=1))
+    read = load_video(video, clip=clip, settings=settings, geometry=GEOMETRY)
     middles = (torch.arange(frames) + 0.5) / frames * read.duration
     chosen = (read.timestamps[None] - middles[:, None]).abs().argmin(1)  # (frames,)
     return encode_jpeg(torch.cat(list(read.frames[chosen]), dim=-1))

@@ -41,7 +41,7 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
         "a": prediction.answer and list(prediction.answer),
         "i": round(prediction.iou, 4),
         "c": prediction.completion,
-        "n": [[time.seconds, time.start, time.end] for time in find_times(prediction.completion)],
+        "n": [end for time in find_times(prediction.completion) for end in (time.start, time.end)],
     }
     return row | ({"f": prediction.failure, "r": prediction.reason} if prediction.failure else {})
 

@@ -99,7 +99,7 @@ def _metrics(runs: Sequence[Evaluated], names: Sequence[str], statistics: Sequen
         for name, value in summary.metrics.items()
     ]
     rows += [(f"official {name}", f"{value:.2f}", "") for name, value in runs[0].official.items()]
-    return "<h2>Metrics</h2>" + table(["", "value", f"{COVERAGE:.0%} interval"], rows)
+    return "<h2>Metrics</h2>" + table(["", "value", f"{COVERAGE:.0%} interval"], rows, "means over all samples, those without an answer included")
 
 
 def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> str:
@@ -117,7 +117,7 @@ def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> s
         )
         for change in comparison.changes
     ]
-    return "".join(lines) + table(["", *names, "change", f"{COVERAGE:.0%} interval", "p"], rows, "change: second minus first")
+    return "".join(lines) + table(["", *names, "change", f"{COVERAGE:.0%} interval", "p"], rows, "means over all samples; change: second minus first")
 
 
 def _metric_name(name: str, strict: bool) -> str:
@@ -170,7 +170,7 @@ def _failures(runs: Sequence[Evaluated], names: Sequence[str]) -> str:
     ]
     if not rows:
         return "<h2>Failures</h2><p>none: each sample has an answer that can be read</p>"
-    return "<h2>Failures</h2>" + table(["reason", *names], rows)
+    return "<h2>Failures</h2>" + table(["reason", *names], rows, "samples without an answer")
 
 
 _GALLERY = """<h2 id="samples">Samples</h2>

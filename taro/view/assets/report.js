@@ -1,7 +1,7 @@
 // The gallery of a report: one page of samples at a time.
 (() => {
   "use strict";
-  const {el, drawTimeline, drawText} = window.taro;
+  const {el, drawTimeline, drawText, readTimes} = window.taro;
   const data = JSON.parse(document.getElementById("data").textContent);
   const [gallery, controls, count] = ["gallery", "controls", "count"].map((id) => document.getElementById(id));
   const ORDERS = {
@@ -47,7 +47,7 @@
     const timeline = {
       duration: row.d, truths: row.t,
       tracks: row.runs.map((run, k) => ({
-        label: label(k), span: run.a, score: run.i, note: run.a ? `IoU ${run.i.toFixed(2)}` : run.f || "", times: run.n})),
+        label: label(k), span: run.a, score: run.i, note: run.a ? `IoU ${run.i.toFixed(2)}` : "", times: readTimes(run.c, run.n)})),
     };
     const strip = data.strips[row.id];
     const drawing = drawTimeline(timeline, strip === undefined ? null : data.pictures[strip]);
@@ -56,11 +56,11 @@
       el("header", {}, el("h3", {}, row.q), el("span", {class: "faint"}, `${row.id}${change}${row.known ? "" : ", length of the video unknown"}`)),
       drawing);
     row.runs.forEach((run, k) => {
-      if (run.f) node.append(el("p", {class: "faint"}, `${last ? `${label(k)}: ` : ""}${run.r || run.f}`));
+      if (run.f) node.append(el("p", {class: "faint"}, `${last ? `${label(k)}: ` : ""}${run.f}: ${run.r || data.failures[run.f] || ""}`));
       if (run.c === null) return;
       const details = el("details", {}, el("summary", {}, last ? `what ${label(k)} says` : "what the model says"));
       details.addEventListener("toggle", () => {
-        if (details.children.length === 1) details.append(drawText(run.c, run.n));
+        if (details.children.length === 1) details.append(drawText(run.c, readTimes(run.c, run.n)));
       });
       details.addEventListener("taro-seek", (event) => drawing.showTime(event.detail.seconds));
       node.append(details);

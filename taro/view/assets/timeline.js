@@ -124,6 +124,15 @@
     return root;
   }
 
+  // Times by where they stand in a text, [start, end, start, end, ...]: [seconds, start, end] of each.
+  function readTimes(text, places) {
+    const characters = places.length ? Array.from(text) : [];
+    return Array.from({length: places.length / 2}, (_, k) => {
+      const [start, end] = [places[2 * k], places[2 * k + 1]];
+      return [Number(characters.slice(start, end).join("")), start, end];
+    });
+  }
+
   function largestGap(tracks) {
     return Math.max(0, ...tracks.flatMap((track) => (track.gaps || []).map((gap) => Math.abs(gap[0]))));
   }
@@ -156,5 +165,5 @@
     }
   }
 
-  window.taro = {el, colour, drawTimeline, drawText, largestGap, gapLegend, drawAll, fill, seconds, spanText};
+  window.taro = {el, colour, drawTimeline, drawText, readTimes, largestGap, gapLegend, drawAll, fill, seconds, spanText};
 })();
