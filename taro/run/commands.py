@@ -105,6 +105,14 @@ def memory_plan() -> None:
     _run("taro.run.memory_plan")
 
 
+def report() -> None:
+    _run("taro.view.report")
+
+
+def rollouts() -> None:
+    _run("taro.view.rollouts")
+
+
 def score_qvhighlights() -> None:
     _run("taro.evaluation.qvhighlights")
 

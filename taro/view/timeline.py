@@ -64,6 +64,11 @@ class Track:
     def times(self) -> list[NamedTime]:
         return find_times(self.text)
 
+    @property
+    def largest_gap(self) -> float:
+        """Nats, of any token in either direction: the strongest colour of this text."""
+        return max((abs(token.gap) for token in self.gaps), default=0.0)
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -85,11 +90,6 @@ class Timeline:
     def length(self) -> float:
         """Seconds of the axis."""
         return axis_length(self.duration, [*self.truths, *(track.span for track in self.tracks if track.span)])
-
-    @property
-    def largest_gap(self) -> float:
-        """Nats, of any token in either direction: the strongest colour."""
-        return max((abs(token.gap) for track in self.tracks for token in track.gaps), default=0.0)
 
 
 def find_times(text: str | None) -> list[NamedTime]:

@@ -101,25 +101,32 @@
   }
 
   // A completion, its times as buttons, its tokens coloured by their gap; characters are counted as Python does.
-  function drawText(text, times = [], gaps = [], largest = 0) {
+  function drawText(text, times = [], gaps = []) {
+    const largest = largestGap(gaps);
     const characters = Array.from(text);
     const ends = new Set([0, characters.length, ...times.flatMap((time) => time.slice(1)), ...gaps.flatMap((gap) => gap.slice(1))]);
     const cuts = [...ends].sort((a, b) => a - b);
+    const part = (start, end) => characters.slice(start, end).join("");
     const root = el("div", {class: "taro-text"});
+    let button = null;  // of the time that is being written: its tokens are inside
     for (let k = 0; k + 1 < cuts.length; k++) {
       const [start, end] = [cuts[k], cuts[k + 1]];
-      const part = characters.slice(start, end).join("");
-      const time = times.find((one) => one[1] <= start && end <= one[2]);
-      const gap = gaps.find((one) => one[1] <= start && end <= one[2]);
-      const node = time
-        ? el("button", {type: "button", class: "time", "aria-label": `${part}: show ${part} s`, onclick: (event) => seek(event.currentTarget, time[0])}, part)
-        : el("span", {}, part);
+      const covers = (one) => one[1] <= start && end <= one[2];
+      const time = times.find(covers);
+      const gap = gaps.find(covers);
+      const node = el("span", {}, part(start, end));
       if (gap && largest > 0) {
         const strength = Math.min(1, Math.abs(gap[0]) / largest);
         node.style.background = `rgba(var(${gap[0] > 0 ? "--more" : "--less"}), ${(0.4 * strength).toFixed(2)})`;
         node.title = `${gap[0] > 0 ? "less" : "more"} likely with shuffled frames: ${Math.abs(gap[0]).toFixed(2)} nats`;
       }
-      root.append(time || gap ? node : part);
+      if (time && time[1] === start) {
+        button = el("button", {
+          type: "button", class: "time", "aria-label": `${part(time[1], time[2])}: show it`,
+          onclick: (event) => seek(event.currentTarget, time[0])});
+        root.append(button);
+      }
+      (time ? button : root).append(node);
     }
     return root;
   }
@@ -133,9 +140,7 @@
     });
   }
 
-  function largestGap(tracks) {
-    return Math.max(0, ...tracks.flatMap((track) => (track.gaps || []).map((gap) => Math.abs(gap[0]))));
-  }
+  const largestGap = (gaps) => Math.max(0, ...gaps.map((gap) => Math.abs(gap[0])));
 
   function gapLegend(largest) {
     const swatch = (name) => el("span", {class: "swatch", style: {background: `linear-gradient(90deg, transparent, rgba(var(${name}), .4))`}});
@@ -146,13 +151,13 @@
   // The timeline with the texts below it; a time in a text moves the cursor.
   function drawAll(timeline, strip) {
     const drawing = drawTimeline(timeline, strip);
-    const largest = largestGap(timeline.tracks);
     const texts = timeline.tracks.filter((track) => track.text !== null);
-    const root = el("div", {}, drawing, largest > 0 ? gapLegend(largest) : null);
+    const root = el("div", {}, drawing);
     for (const track of texts) {
-      const text = drawText(track.text, track.times, track.gaps || [], largest);
+      const largest = largestGap(track.gaps);
+      const text = el("div", {}, largest > 0 ? gapLegend(largest) : null, drawText(track.text, track.times, track.gaps));
       text.addEventListener("taro-seek", (event) => drawing.showTime(event.detail.seconds));
-      root.append(el("details", {open: texts.length === 1}, el("summary", {}, `${track.label}: what it says`), text));
+      root.append(el("details", {open: track === texts[0]}, el("summary", {}, `${track.label}: what it says`), text));
     }
     return root;
   }
@@ -165,5 +170,5 @@
     }
   }
 
-  window.taro = {el, colour, drawTimeline, drawText, readTimes, largestGap, gapLegend, drawAll, fill, seconds, spanText};
+  window.taro = {el, colour, drawTimeline, drawText, readTimes, drawAll, fill, seconds, spanText};
 })();
