@@ -85,8 +85,10 @@ def line_chart(
         if len(points) == 1:
             x, y = _x(points[0][0], first, last), _y(points[0][1], bottom, top)
             parts.append(f'<circle class="run{k}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-    rows = [f"{place:g}" for place in places]
-    return _figure(title, parts, series, _table(title, rows, series, show), note)
+    shown = range(0, len(places), math.ceil(len(places) / MOST_POINTS))
+    rows = [f"{places[k]:g}" for k in shown]
+    listed = [Series(one.name, [one.values[k] for k in shown]) for one in series]
+    return _figure(title, parts, series, _table(title, rows, listed, show), note)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:

@@ -209,8 +209,8 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    first, _, last = text.partition("-")
-    last = last or first
+    first, dash, last = text.partition("-")
+    last = last if dash else first
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise ViewError(f"--steps {text}: give a step, or the first and the last one, as in 1-50")
     return int(first), int(last)
