@@ -1,6 +1,6 @@
 """One group of a model on one axis, as a picture and as a page:
 
-    python benchmarks/timeline.py --model assets/tiny-qwen2.5-vl --annotations data/synthetic/test.jsonl --output docs/pictures/timeline
+    python benchmarks/timeline.py --output docs/pictures/timeline
 
 samples a group for each of the first samples, takes the one whose rewards differ most, scores it on the true video and on one
 whose frames are shuffled around the true boundaries, and writes `.png` and `.html`.

@@ -103,7 +103,8 @@ def _find_samples(
     without = "positions in the video and frames are left out"
     file = annotations or (Path(about["annotations"]) if about.get("annotations") else None)
     if file is None or not file.is_file():
-        where = f"the samples file {file} is not there any more" if file else "it isn't known which samples file this was made on"
+        unknown = "it isn't known which samples file this was made on"
+        where = f"the samples file {file} is not there any more" if file else unknown
         return bare, f"{where}: {without}; name it with --annotations"
     root = video_root or (about.get("video_root") if annotations is None else None)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from taro.view.frames import decode_jpeg
@@ -79,8 +81,9 @@ def _draw_lanes(axes: Axes, timeline: Timeline) -> None:
         if track.span is not None:
             start, end = sorted(track.span)
             backwards = track.span[0] > track.span[1]
-            style = {"hatch": "////", "fill": False, "edgecolor": colour_of(track.score)} if backwards else {}
-            axes.barh(row, max(end - start, 0.003 * length), left=start, height=0.55, **({"color": colour_of(track.score)} | style))
+            colour = colour_of(track.score)
+            style = {"hatch": "////", "fill": False, "edgecolor": colour} if backwards else {"color": colour}
+            axes.barh(row, max(end - start, 0.003 * length), left=start, height=0.55, **style)
         times = sorted({time.seconds for time in track.times if time.seconds <= length})
         axes.plot(times, [row + 0.42] * len(times), "^", color=TEXT, ms=4, clip_on=False)
         said = track.note if track.span is not None else f"no answer {track.note}".strip()
@@ -104,7 +107,7 @@ def _wrap(track: Track, columns: int) -> Iterator[list[Piece]]:
     gap_at = {gap.start: gap for gap in track.gaps}
     line: list[Piece] = []
     column = 0
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         for part in text[start:end].splitlines(keepends=True):
             shown = part.rstrip("\r\n").expandtabs()
             while shown:
@@ -140,4 +143,5 @@ def _draw_text(axes: Axes, track: Track, rows: list[list[Piece]], columns: int) 
                 colour = HIGH if gap.gap > 0 else LOW
                 axes.add_patch(Rectangle((column, number - 0.5), len(text), 1, color=colour, alpha=strength, lw=0))
             if text.strip():
-                axes.text(column, number, text, fontsize=8, family="DejaVu Sans Mono", color=TEXT, va="center", parse_math=False)
+                style = {"fontsize": 8, "family": "DejaVu Sans Mono", "color": TEXT, "va": "center"}
+                axes.text(column, number, text, parse_math=False, **style)

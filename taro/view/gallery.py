@@ -83,4 +83,3 @@ def shown_first(samples: Sequence[Sample], orders: dict[str, list[int]], page: i
     tops = [places[:page] for places in orders.values()]
     found = dict.fromkeys(top[k] for k in range(page) for top in tops if k < len(top))
     return [samples[place] for place in found]
-

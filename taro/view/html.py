@@ -13,6 +13,7 @@ from taro.files import write_text
 from taro.view.timeline import Timeline, ViewError, seconds_text, to_json
 
 ASSETS = Path(__file__).parent / "assets"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"  # nothing from a network
 
 
 def asset(name: str) -> str:
@@ -62,7 +63,7 @@ def make_page(title: str, body: str, data: Any, *scripts: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{escape(title)}</title>
 <style>
 {styles}</style>

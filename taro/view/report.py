@@ -99,7 +99,8 @@ def _metrics(runs: Sequence[Evaluated], names: Sequence[str], statistics: Sequen
         for name, value in summary.metrics.items()
     ]
     rows += [(f"official {name}", f"{value:.2f}", "") for name, value in runs[0].official.items()]
-    return "<h2>Metrics</h2>" + table(["", "value", f"{COVERAGE:.0%} interval"], rows, "means over all samples, those without an answer included")
+    caption = "means over all samples, those without an answer included"
+    return "<h2>Metrics</h2>" + table(["", "value", f"{COVERAGE:.0%} interval"], rows, caption)
 
 
 def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> str:
@@ -117,7 +118,8 @@ def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> s
         )
         for change in comparison.changes
     ]
-    return "".join(lines) + table(["", *names, "change", f"{COVERAGE:.0%} interval", "p"], rows, "means over all samples; change: second minus first")
+    columns = ["", *names, "change", f"{COVERAGE:.0%} interval", "p"]
+    return "".join(lines) + table(columns, rows, "means over all samples; change: second minus first")
 
 
 def _metric_name(name: str, strict: bool) -> str:
@@ -128,8 +130,9 @@ def _charts(names: Sequence[str], statistics: Sequence[Statistics]) -> list[str]
     bins = ["0", *(f"{k / BINS:.1f}" for k in range(1, BINS + 1))]
     shares = [[count / len(one.ious) for count in one.histogram] for one in statistics]
     reached = [Series(name, one.recall) for name, one in zip(names, statistics, strict=True)]
+    note = "0, and tenths up to the number named"
     charts = [
-        bar_chart("How well answers fit: samples by IoU", bins, _series(names, shares), note="0, and tenths up to the number named"),
+        bar_chart("How well answers fit: samples by IoU", bins, _series(names, shares), note=note),
         line_chart("Recall: share of samples with at least this IoU", THRESHOLDS.tolist(), reached, axis="IoU"),
     ]
     rates = [key for key in statistics[0].summary.metrics if key.endswith("_rate")]
@@ -166,7 +169,9 @@ def _series(names: Sequence[str], values: Sequence[Sequence[float]], intervals=N
 def _failures(runs: Sequence[Evaluated], names: Sequence[str]) -> str:
     counts = [count_failures(run.predictions) for run in runs]
     rows = [
-        (f"{kind}: {said}", *(str(one[kind]) for one in counts)) for kind, said in FAILURES.items() if any(one[kind] for one in counts)
+        (f"{kind}: {said}", *(str(one[kind]) for one in counts))
+        for kind, said in FAILURES.items()
+        if any(one[kind] for one in counts)
     ]
     if not rows:
         return "<h2>Failures</h2><p>none: each sample has an answer that can be read</p>"
@@ -174,8 +179,8 @@ def _failures(runs: Sequence[Evaluated], names: Sequence[str]) -> str:
 
 
 _GALLERY = """<h2 id="samples">Samples</h2>
-<p class="taro-legend">bar: from no overlap <span class="swatch" style="background: linear-gradient(90deg, var(--low), var(--mid), \
-var(--high))"></span> to the whole truth; shaded: the truth; ▲ a time that the reasoning names</p>
+<p class="taro-legend">bar: from no overlap <span class="swatch scores"></span> \
+to the whole truth; shaded: the truth; ▲ a time that the reasoning names</p>
 <form class="controls" id="controls" aria-label="which samples are shown"></form>
 <p id="count" class="faint" role="status"></p>
 <div class="pages" data-pages></div>
@@ -193,7 +198,7 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--annotations", type=Path, help="the samples file, where it is no more where it was")
     parser.add_argument("--video_root", type=Path, help="folder of the videos, likewise")
     parser.add_argument("--strips", type=int, default=STRIPS, help="videos whose frames are shown, at most; 0: none")
-    parser.add_argument("--strict", action="store_true", help="R1@m counts IoU > m and not >=; as the evaluation did unless given")
+    parser.add_argument("--strict", action="store_true", help="R1@m counts IoU > m; as the evaluation did unless given")
     parser.add_argument("--fiftyone", type=Path, metavar="FOLDER", help="write truth and predictions for FiftyOne there, too")
     args = parser.parse_args(arguments)
     if args.strips < 0:
@@ -207,7 +212,8 @@ def main(arguments: list[str] | None = None) -> Path:
         print(f"warning: {remark}")
     print(f"the report is {output} ({len(page) / 2**20:.1f} MB)")
     if args.fiftyone:
-        print(f"truth and predictions for FiftyOne are in {args.fiftyone}; load them there with", *export(runs, args.fiftyone), sep="\n")
+        lines = export(runs, args.fiftyone)
+        print(f"truth and predictions for FiftyOne are in {args.fiftyone}; load them there with", *lines, sep="\n")
     return output
 
 

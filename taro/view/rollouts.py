@@ -96,9 +96,8 @@ def read_run(folder: Path, steps: tuple[int, int] | None = None, prompt: str | N
     samples, remark = find_samples(folder)
     remarks = (remark,) if remark else ()
     if len(kept) < len(found):
-        remarks += (
-            f"completions of {len(kept)} of {len(found)} steps are in this page, evenly spread; --steps and --prompt choose others",
-        )
+        part = f"completions of {len(kept)} of {len(found)} steps are in this page, evenly spread"
+        remarks += (f"{part}; --steps and --prompt choose others",)
     return Run(folder.resolve().name, means, groups, len(kept), samples, remarks)
 
 
@@ -154,9 +153,10 @@ def _charts(run: Run, names: Sequence[str]) -> list[str]:
         "constructed": [one.constructed for one in run.means],
         "finished": [one.finished for one in run.means],
     }
+    ious = [Series("IoU", [one.iou for one in run.means])]
     return [
         line_chart("Rewards by part, mean of a step", steps, parts, number, "step"),
-        line_chart("IoU with the truth, mean of a step", steps, [Series("IoU", [one.iou for one in run.means])], number, "step"),
+        line_chart("IoU with the truth, mean of a step", steps, ious, number, "step"),
         line_chart("Shares of groups and completions", steps, [Series(*one) for one in shares.items()], percent, "step"),
     ]
 
@@ -190,9 +190,9 @@ def _row(record: Record, names: Sequence[str]) -> dict[str, Any]:
 
 
 _GROUPS = """<h2 id="groups">Groups</h2>
-<p class="taro-legend">bar: from no reward <span class="swatch" style="background: linear-gradient(90deg, var(--low), var(--mid), \
-var(--high))"></span> to the run's largest; shaded: the truth; ▲ a time that the reasoning names. With one prompt chosen, the words \
-of the best reasoning that the earlier one of the prompt did not have are <b>marked</b>.</p>
+<p class="taro-legend">bar: from no reward <span class="swatch scores"></span> to the run's largest; shaded: the truth; \
+▲ a time that the reasoning names. With one prompt chosen, the words of the best \
+reasoning that the earlier one of the prompt did not have are <b>marked</b>.</p>
 <form class="controls" id="controls" aria-label="which groups are shown"></form>
 <p id="count" class="faint" role="status"></p>
 <div class="pages" data-pages></div>

@@ -79,10 +79,11 @@ def record(id, start, rewards, constructed=False, query="event", said="a person"
 def run_folder(tmp_path):
     """Three steps of two prompts with two completions each; the first prompt is met in each step."""
     folder = tmp_path / "run"
+    query = f"event {MARKUP}"
     for step in (1, 2, 3):
         rows = [
-            record("always", 3.0 + step, {"format": 1.0, "iou": 0.1 * step}, query=f"event {MARKUP}", said=f"word{step} {MARKUP}"),
-            record("always", 9.0, {"format": 1.0, "iou": 0.0}, constructed=True, query=f"event {MARKUP}"),
+            record("always", 3.0 + step, {"format": 1.0, "iou": 0.1 * step}, query=query, said=f"word{step} {MARKUP}"),
+            record("always", 9.0, {"format": 1.0, "iou": 0.0}, constructed=True, query=query),
             record(f"once{step}", 5.0, {"format": 0.0, "iou": 0.0}),
             record(f"once{step}", 6.0, {"format": 0.0, "iou": 0.0}),
         ]
@@ -99,8 +100,9 @@ def browse(tmp_path):
     def open_page(page, script="", width=1280):
         path = tmp_path / "opened.html"
         path.write_text(page.replace("</body>", f"<script>{script}</script></body>"))
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--virtual-time-budget=5000"]
-        done = subprocess.run([*command, "--dump-dom", f"file://{path}"], capture_output=True, text=True, timeout=240, check=True)
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--virtual-time-budget=5000"]
+        command = [CHROMIUM, *flags, "--dump-dom", f"file://{path}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
         return done.stdout
 
     return open_page

@@ -25,7 +25,8 @@ def test_a_report_shows_its_samples_and_filters_them(write_evaluation, browse, m
     page = make_report_page([read_evaluation(write_evaluation("base")), read_evaluation(write_evaluation("trained", 0.0))])
     script = f"""{CHOOSE}
 const cards = () => document.querySelectorAll('article').length;
-const seen = {{first: cards(), strips: document.querySelectorAll('.strip img').length}};
+const seen = {{first: cards()}};
+choose('order', 'file'); seen.strips = document.querySelectorAll('.strip img').length;
 document.querySelectorAll('details').forEach((node) => {{ node.open = true; }});
 choose('order', 'worst'); choose('failure', 'missing_video'); seen.missing = cards();
 choose('failure', ''); choose('query, id or answer has', 'event 12 '); seen.words = cards();
@@ -61,15 +62,17 @@ def test_a_timeline_draws_itself_wherever_html_is_shown(browse, markup):
     text = f"<think>😀 From 2.0s to 4.0s, {markup}"
     start = text.index("2.0")
     gaps = (TokenGap(1.0, start, start + 1), TokenGap(-0.5, start + 1, start + 3))
-    timeline = Timeline(10.0, ((2.0, 4.0),), (Track(markup, (2.0, 9.0), 0.5, markup, text, gaps), Track("#2", (8.0, 60.0), 0.0)))
+    tracks = (Track(markup, (2.0, 9.0), 0.5, markup, text, gaps), Track("#2", (8.0, 60.0), 0.0))
+    timeline = Timeline(10.0, ((2.0, 4.0),), tracks)
     part = timeline_html(timeline)
     script = """const times = [...document.querySelectorAll('.time')];
 times[1].click();
 const bars = [...document.querySelectorAll('.bar')].map((node) => node.getBoundingClientRect());
 const lane = document.querySelector('.lane').getBoundingClientRect();
 const share = (x) => Math.round(100 * (x - lane.left) / lane.width);
+const at = document.querySelector('.taro-timeline').style.getPropertyValue('--at');
 document.title = JSON.stringify({times: times.map((node) => node.textContent), tokens: times[0].childNodes.length,
-  bars: bars.map((box) => [share(box.left), share(box.right)]), at: document.querySelector('.taro-timeline').style.getPropertyValue('--at'),
+  bars: bars.map((box) => [share(box.left), share(box.right)]), at,
   images: document.images.length});"""
     title = title_of(browse(make_page("x", part + part, {}), script))  # two of them in one page
     assert title == (

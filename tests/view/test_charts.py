@@ -7,7 +7,8 @@ from taro.view.charts import MOST_POINTS, Series, bar_chart, line_chart, table
 
 
 def test_bars_have_heights_in_proportion_and_a_table(markup):
-    chart = bar_chart(markup, ["a", markup], [Series(markup, [0.2, 0.4], [(0.1, 0.3), (0.2, 0.6)]), Series("y", [0.1, math.nan])])
+    first = Series(markup, [0.2, 0.4], [(0.1, 0.3), (0.2, 0.6)])
+    chart = bar_chart(markup, ["a", markup], [first, Series("y", [0.1, math.nan])])
     heights = [float(height) for height in re.findall(r'<rect class="run0"[^>]* height="([\d.]+)"', chart)]
     assert heights[1] == pytest.approx(2 * heights[0], abs=0.2)
     assert chart.count('class="run1"') == 1 and "40.0 % (20.0 % to 60.0 %)" in chart and "<td>–</td>" in chart

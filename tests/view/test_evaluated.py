@@ -64,7 +64,7 @@ def append(folder, row):
 def test_flags_that_name_nothing(write_evaluation, tmp_path):
     with pytest.raises(ViewError, match=r"nowhere: no such folder; name one that eval.py wrote"):
         read_evaluation(tmp_path / "nowhere")
-    with pytest.raises(ViewError, match="--annotations .* is not there"):
+    with pytest.raises(ViewError, match=r"--annotations .* is not there"):
         read_evaluation(write_evaluation(), tmp_path / "no.jsonl")
-    with pytest.raises(ViewError, match="--video_root .* is not there"):
+    with pytest.raises(ViewError, match=r"--video_root .* is not there"):
         read_evaluation(tmp_path / "base", None, tmp_path / "no")

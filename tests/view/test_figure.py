@@ -30,6 +30,6 @@ def test_a_strip_stands_above(video_file):
 
 def test_colours_end_where_they_should():
     def as_hex(rgb):
-        return "#%02x%02x%02x" % tuple(round(255 * part) for part in rgb)
+        return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
     assert as_hex(colour_of(-1)) == as_hex(colour_of(0)) == LOW and as_hex(colour_of(7)) == HIGH

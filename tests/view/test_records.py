@@ -42,7 +42,7 @@ def test_no_rollouts(tmp_path):
     with pytest.raises(ViewError, match="no such folder; name that of a run"):
         list_steps(tmp_path / "nowhere")
     (tmp_path / "rollouts").mkdir()
-    with pytest.raises(ViewError, match=r"has no rollouts/step_\*.jsonl; name the folder of a run of train.py whose rollouts_every"):
+    with pytest.raises(ViewError, match=r"has no rollouts/step_\*.jsonl; name the folder of a run .* rollouts_every"):
         list_steps(tmp_path)
 
 

@@ -17,7 +17,9 @@ def test_metrics_recall_and_groups(write_evaluation, strict):
     for level, share in zip(THRESHOLDS, found.recall, strict=True):
         assert share == pytest.approx(np.mean([iou > level if strict else iou >= level for iou in found.ious]))
     assert {name: sum(one.samples for one in group.values()) for name, group in found.groups.items()} == {
-        "position": 30, "video_length": 30, "moment_length": 30,
+        "position": 30,
+        "video_length": 30,
+        "moment_length": 30,
     }
     assert list(found.groups["position"]) == ["0-20 %", "20-40 %", "40-60 %", "60-80 %", "80-100 %"]
     assert found.groups["position"]["0-20 %"].samples == 3  # middles at 2.5, 3, 3.5 s of 20
