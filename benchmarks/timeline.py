@@ -27,7 +27,7 @@ from taro.seeds import stable_seed
 from taro.view.figure import draw_timeline
 from taro.view.frames import load_strip
 from taro.view.group import group_timeline
-from taro.view.html import make_page, timeline_html, write_page
+from taro.view.html import escape, make_page, timeline_html, write_page
 from taro.view.timeline import Timeline
 
 TEMPORAL = TemporalRewardSettings(radius=1.5, tokens="timestamps", measured="all")
@@ -83,7 +83,7 @@ def main() -> None:
     timeline, query = make_timeline(args.model, args.annotations, args.limit, args.group)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw_timeline(timeline, query).savefig(f"{args.output}.png", dpi=110)
-    write_page(Path(f"{args.output}.html"), make_page(query, timeline_html(timeline), {}))
+    write_page(Path(f"{args.output}.html"), make_page(query, f"<h1>{escape(query)}</h1>{timeline_html(timeline)}", {}))
     print(f"{args.output}.png and {args.output}.html: {query}")
 
 

@@ -116,7 +116,7 @@ def _figure(title: str, parts: Sequence[str], series: Sequence[Series], numbers:
 
 def _table(title: str, labels: Sequence[str], series: Sequence[Series], show: Format) -> str:
     rows = [[label, *(_cell(one, k, show) for one in series)] for k, label in enumerate(labels)]
-    return table(["", *(one.name for one in series)], rows, title)
+    return table(["of", *(one.name for one in series)], rows, title)
 
 
 def _cell(one: Series, k: int, show: Format) -> str:

@@ -100,7 +100,7 @@ def _metrics(runs: Sequence[Evaluated], names: Sequence[str], statistics: Sequen
     ]
     rows += [(f"official {name}", f"{value:.2f}", "") for name, value in runs[0].official.items()]
     caption = "means over all samples, those without an answer included"
-    return "<h2>Metrics</h2>" + table(["", "value", f"{COVERAGE:.0%} interval"], rows, caption)
+    return "<h2>Metrics</h2>" + table(["metric", "value", f"{COVERAGE:.0%} interval"], rows, caption)
 
 
 def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> str:
@@ -118,7 +118,7 @@ def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> s
         )
         for change in comparison.changes
     ]
-    columns = ["", *names, "change", f"{COVERAGE:.0%} interval", "p"]
+    columns = ["metric", *names, "change", f"{COVERAGE:.0%} interval", "p"]
     return "".join(lines) + table(columns, rows, "means over all samples; change: second minus first")
 
 

@@ -69,12 +69,12 @@
   function table(group) {
     const signed = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)}`;
     const gaps = group.rows.some((row) => row.g !== null);
-    const names = ["completion", ...data.rewards, "sum", "advantage", "IoU", ...(gaps ? ["gap"] : []), ""];
+    const names = ["completion", ...data.rewards, "sum", "advantage", "IoU", ...(gaps ? ["gap"] : []), "what it is"];
     const rows = group.rows.map((row, k) => el("tr", {},
       el("th", {scope: "row"}, `#${k + 1}`), ...row.r.map((part) => el("td", {}, part.toFixed(2))), el("td", {}, total(row).toFixed(2)),
       el("td", {}, signed(row.w)), el("td", {}, row.i.toFixed(2)), gaps ? el("td", {}, row.g === null ? "–" : row.g.toFixed(2)) : null,
       el("td", {}, [row.k ? "constructed" : "", row.f ? "" : "cut"].filter(Boolean).join(", "))));
-    return el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "rewards by part"},
+    return el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": `rewards by part, step ${group.s}, ${data.prompts[group.p].id}`},
       el("table", {}, el("thead", {}, el("tr", {}, ...names.map((name) => el("th", {scope: "col"}, name)))), el("tbody", {}, ...rows)));
   }
 
