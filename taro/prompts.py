@@ -56,9 +56,9 @@ class TimedText(Protocol):
     text: str
 
 
-def format_seconds(seconds: float, decimals: int = 1) -> str:
+def format_seconds(seconds: float) -> str:
     """`3.25 -> "3.2"`: the one way in which times are written (no unit, no negative zero)."""
-    return f"{round(seconds, decimals) + 0.0:.{decimals}f}"
+    return f"{round(seconds, 1) + 0.0:.1f}"
 
 
 def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
@@ -72,25 +72,23 @@ def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
     return template.replace("{query}", _bare(query))
 
 
-def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random, decimals: int = 1) -> str:
+def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random) -> str:
     """The opening of a constructed completion (TaRO, arXiv 2606.09248): a random part of the captions, `<think>` open.
 
     k ~ U{1..n} of the n captions are drawn without replacement and put in chronological order, one line each. The text
     ends with the last caption, without a newline: the policy goes on from there. Raises ValueError without captions.
     """
-    _require_captions(captions)
-    count = rng.randint(1, len(captions))
-    return _opening(query, rng.sample(list(captions), count), decimals)
+    drawn = rng.sample(list(captions), rng.randint(1, len(captions))) if captions else []
+    return _opening(query, drawn)
 
 
-def full_path(query: str, captions: Sequence[TimedText], span: tuple[float, float], decimals: int = 1) -> str:
+def full_path(query: str, captions: Sequence[TimedText], span: tuple[float, float]) -> str:
     """A whole completion, as a supervised target: all captions in `<think>`, then `span` (seconds) in `<answer>`.
 
     Raises ValueError without captions.
     """
-    _require_captions(captions)
-    start, end = (format_seconds(time, decimals) for time in span)
-    return f"{_opening(query, captions, decimals)}\n</think>\n<answer>{start}s to {end}s</answer>"
+    start, end = map(format_seconds, span)
+    return f"{_opening(query, captions)}\n</think>\n<answer>{start}s to {end}s</answer>"
 
 
 def parse_answer(text: str) -> tuple[float, float] | None:
@@ -193,18 +191,15 @@ def _number_pairs(text: str, start: int, end: int) -> Iterator[tuple[re.Match, r
         previous = number
 
 
-def _opening(query: str, captions: Sequence[TimedText], decimals: int) -> str:
+def _opening(query: str, captions: Sequence[TimedText]) -> str:
+    if not captions:
+        raise ValueError("a reasoning path needs at least one caption, got none")
     lines = ["<think>", f"I need to find the specific moment {_bare(query)}."]
     for caption in sorted(captions, key=lambda caption: (caption.start, caption.end)):
-        start, end = format_seconds(caption.start, decimals), format_seconds(caption.end, decimals)
+        start, end = format_seconds(caption.start), format_seconds(caption.end)
         lines.append(f"From {start}s to {end}s, {' '.join(caption.text.split())}")
     return "\n".join(lines)
 
 
 def _bare(query: str) -> str:
     return query.strip().rstrip(". ")
-
-
-def _require_captions(captions: Sequence[TimedText]) -> None:
-    if not captions:
-        raise ValueError("a reasoning path needs at least one caption, got none")

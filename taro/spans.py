@@ -1,6 +1,7 @@
 """Spans of time, (start, end) in seconds, and how far two of them agree."""
 
 import math
+from collections.abc import Iterable
 
 Span = tuple[float, float]
 
@@ -17,3 +18,8 @@ def temporal_iou(span: Span | None, truth: Span) -> float:
     if intersection <= 0:  # also where either span is reversed or empty
         return 0.0
     return intersection / (max(end, true_end) - min(start, true_start))  # spans that meet: the hull is the union
+
+
+def best_iou(span: Span | None, truths: Iterable[Span]) -> float:
+    """IoU with the true span that fits best, of one or more."""
+    return max(temporal_iou(span, truth) for truth in truths)

@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 from tolerances import LOG_PROBS
 
 pytestmark = pytest.mark.slow  # as a whole file: real runs
@@ -17,7 +17,7 @@ SMALL = ["--prompt=120", "--frames=8", "--completion=6", "--group=3", "--repeats
 
 def run(script, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    command = [python(), str(BENCHMARKS / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -47,7 +47,8 @@ def test_step_counts_the_tokens_of_both_ways(tmp_path, options):
 
 
 def test_a_picture_of_a_group_on_one_axis(synthetic, tmp_path):
-    run("timeline.py", f"--annotations={synthetic}/test.jsonl", "--limit=2", "--group=2", f"--output={tmp_path / 'out' / 'timeline'}")
-    assert (tmp_path / "out" / "timeline.png").stat().st_size > 10_000
-    page = (tmp_path / "out" / "timeline.html").read_text()
+    output = tmp_path / "out" / "timeline"
+    run("timeline.py", f"--annotations={synthetic}/test.jsonl", "--limit=2", "--group=2", f"--output={output}")
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    page = output.with_suffix(".html").read_text()
     assert "data-taro-timeline" in page and "&quot;gaps&quot;:[[" in page

@@ -79,16 +79,16 @@ class FeatureCache:
         identity = file_identity(path)
         if identity is None:
             return compute()
-        identity = f"{identity}, frames {hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}"
+        shown = {"file": identity, "frames": hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}
         tower = {"tower": self.fingerprint, "precision": self.precision}
-        key = video_key("features", path, clip, settings, self.geometry, **tower)
-        entry = self.cache.get(key, identity)
-        if entry is not None:
-            deepstack = tuple(entry.tensors[_layer_name(number)] for number in range(len(entry.tensors) - 1))
-            return VisionFeatures(entry.tensors["embeds"], deepstack).to(self.device)
+        key = video_key("features", path, clip, settings, self.geometry, **shown, **tower)
+        kept = self.cache.get(key)
+        if kept is not None:
+            deepstack = tuple(kept[_layer_name(number)] for number in range(len(kept) - 1))
+            return VisionFeatures(kept["embeds"], deepstack).to(self.device)
         features = compute()
         layers = {_layer_name(number): layer for number, layer in enumerate(features.deepstack)}
-        self.cache.put(key, identity, {"embeds": features.embeds} | layers)
+        self.cache.put(key, {"embeds": features.embeds} | layers)
         return features
 
 

@@ -24,12 +24,12 @@ from taro.ranges import GroupSize, PositiveInt
 from taro.rl.group import Group, group_log_probs, make_group, reference_log_probs, shuffled_log_probs
 from taro.rl.group_loss import TrainingGroup, group_loss
 from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
-from taro.rl.importance import MismatchWarning, measure_mismatch
+from taro.rl.importance import measure_mismatch
 from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
-from taro.rl.update import learning_rate, make_optimizer, refuse_skipped, sum_and_clip
+from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
 from taro.rl.usage import peak_memory
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, VLLMServerSettings, VLLMSettings
 from taro.rollout.start import start_training_engine
@@ -100,7 +100,7 @@ class GRPOModule(PolicyModule):
         self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
         self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
-        self.mismatch_warning = MismatchWarning()
+        self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
         self.logged: tuple[str, ...] = ()  # names
         self.updated_step = 0  # the last step, from 1, that has changed the weights
@@ -215,7 +215,7 @@ class GRPOModule(PolicyModule):
             mismatch = measure_mismatch(log_probs, group.rollout_log_probs, group.sampled_mask)
             if mismatch is not None:
                 log.add_mismatch(mismatch)
-                self.mismatch_warning.check(mismatch)
+                self.warned_of_mismatch = self.warned_of_mismatch or mismatch.warn()
             to_train.append(TrainingGroup(group, rewards, log_probs, ref))
         return to_train
 
@@ -280,5 +280,11 @@ class GRPOModule(PolicyModule):
             self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A batch without an update has been written down by now."""
-        refuse_skipped(self.skipped_in_a_row, self.optimizer_settings.most_skipped)
+        """Raises FloatingPointError after too many updates in a row without a finite gradient; their batches are written down
+        by now."""
+        if self.skipped_in_a_row >= self.optimizer_settings.most_skipped:
+            raise FloatingPointError(
+                f"the gradient was not finite in {self.skipped_in_a_row} updates in a row; the weights are those from before. "
+                "Look at the batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set "
+                "trainer.precision to 32-true"
+            )

@@ -83,7 +83,7 @@ class OptimizerSettings:
     Args:
         learning_rate: the highest; `constant` keeps it.
         schedule: of the learning rate after the warm-up, over the steps of the whole run: `constant`, or down to `final_share`
-            by a `linear` or a `cosine` decay (`taro.rl.schedule`). All updates of a step have the same rate.
+            by a `linear` or a `cosine` decay. All updates of a step have the same rate.
         warmup_steps: training steps in which the rate rises.
         final_share: of `learning_rate`, where a decay ends.
         weight_decay: decoupled.

@@ -194,4 +194,4 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
 def resolved_config(cli: TaroCLI) -> str:
     """The whole configuration as YAML, every default spelled out."""
     config: Any = cli.config
-    return cli.parser.dump(config, skip_none=False)
+    return cli.parser.dump(config, skip_unset=False)

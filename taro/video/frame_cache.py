@@ -28,7 +28,7 @@ def video_key(
     geometry: PatchGeometry,
     **more: str,
 ) -> str:
-    """Text with all that decides what `kind` holds, but for the file's content."""
+    """Text with all that decides what `kind` holds: the arguments, and what of the file's state is in `more`."""
     values = asdict(settings)
     del values["timeout"]  # decides whether there are frames, not which
     parts = {"kind": kind, "version": VERSION, "video": os.path.abspath(path), "clip": clip, "settings": values}
@@ -66,12 +66,11 @@ class FrameCache:
         identity = read_within_limit(VideoFile.limited(Path(path), settings.timeout), partial(file_identity, path))
         if identity is None:
             return load()
-        key = video_key("frames", path, clip, settings, geometry)
-        entry = self.cache.get(key, identity)
-        if entry is not None:
-            kept = entry.tensors
+        key = video_key("frames", path, clip, settings, geometry, file=identity)
+        kept = self.cache.get(key)
+        if kept is not None:
             return Video(kept["frames"], kept["timestamps"], kept["fps"].item(), kept["duration"].item())
         video = load()
         numbers = {name: torch.tensor(getattr(video, name), dtype=torch.float64) for name in ("fps", "duration")}
-        self.cache.put(key, identity, {"frames": video.frames, "timestamps": video.timestamps} | numbers)
+        self.cache.put(key, {"frames": video.frames, "timestamps": video.timestamps} | numbers)
         return video

@@ -15,6 +15,7 @@ import pytest
 import torch
 from checkpoint_content import assert_equal, read_all
 from lightning.pytorch.trainer.states import TrainerFn
+from prepared_python import python
 
 from taro.models.checkpoint import CheckpointError, find_fault, write
 from taro.run import train
@@ -251,7 +252,7 @@ except CheckpointError as error:
 
 def run_script(script, *arguments, timeout=200):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(script), *arguments]
+    command = [python(), str(script), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 

@@ -6,11 +6,11 @@ import math
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from prepared_python import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taro.run import train
@@ -198,7 +198,7 @@ train.main(sys.argv[1:])
 @pytest.mark.slow
 def test_a_shipped_config_trains_a_tiny_model_on_two_ranks(shortened, tmp_path, rank_environment):
     (tmp_path / "run.py").write_text(AS_ON_GPUS)
-    command = [sys.executable, str(tmp_path / "run.py"), *shortened("qwen25_7b", "qwen2_5_vl"), "--trainer.devices=2"]
+    command = [python(), str(tmp_path / "run.py"), *shortened("qwen25_7b", "qwen2_5_vl"), "--trainer.devices=2"]
     done = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_trained(tmp_path / "qwen25_7b")

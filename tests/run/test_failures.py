@@ -1,11 +1,11 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample, load_samples, save_samples
@@ -182,7 +182,7 @@ distributed.destroy_process_group()
 def test_ranks_count_and_stop_together(tmp_path):
     """Only one of them sees failures."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    commands = [[sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")] for rank in range(2)]
+    commands = [[python(), "-c", RANK, str(rank), str(tmp_path / "store")] for rank in range(2)]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for command in commands]
     printed = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert printed[0] == printed[1] == f"3 {{'seen': 16, 'failed': 4, 'first': {['rank1: VideoError: is empty'] * 4}}}\n"

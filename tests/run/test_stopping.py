@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.models.checkpoint import read_run
 from taro.progress import steps_done
@@ -140,7 +140,7 @@ def test_an_evaluation_is_ended_at_once(arguments, scripted, synthetic, tmp_path
 
 def start(arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    command = [python(), str(ROOT / "train.py"), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

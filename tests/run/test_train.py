@@ -5,13 +5,13 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_content import assert_equal, read_all
+from prepared_python import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -510,7 +510,7 @@ def test_an_earlier_run_of_the_same_name_is_kept(arguments, scripted, tmp_path, 
 
 def run_command(arguments, **settings):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    command = [python(), str(ROOT / "train.py"), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
 
 

@@ -187,7 +187,7 @@ def test_decord_is_not_believed_where_it_patches_up(path, tmp_path):
 def test_the_last_pictures_need_no_second_try(path, monkeypatch):
     for place in range(COUNT - 8, COUNT):
         with monkeypatch.context() as patched:
-            count_decoded(patched, path, [place])
+            assert 1 <= count_decoded(patched, path, [place]) <= COUNT
 
 
 @pytest.mark.parametrize("path", ["b-pyramid"], indirect=True)

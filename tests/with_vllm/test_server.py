@@ -26,6 +26,8 @@ from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import draw_scene
 from taro.video.load import VideoSettings
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
