@@ -3,12 +3,14 @@
 import json
 import shutil
 import subprocess
+from dataclasses import asdict
 
 import pytest
 
 from taro.data.samples import Sample, save_samples
 from taro.evaluation.evaluate import make_report
 from taro.evaluation.predictions import MISSING_VIDEO, Prediction
+from taro.files import write_text
 from taro.jsonl import ResumableFolder, write_lines
 
 MARKUP = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">\u2028</script>'
@@ -50,10 +52,11 @@ def write_evaluation(samples, tmp_path):
         folder = ResumableFolder(
             tmp_path / name, {"dataset": f"Set{MARKUP}", "model": f"{name}{MARKUP}", "samples": {"count": len(samples)}}
         )
-        folder.append(one.to_row() for one in predictions)
+        folder.append(asdict(one) for one in predictions)
         if finish:
             about = {"annotations": str(tmp_path / "samples.jsonl"), "video_root": None}
-            folder.write("metrics.json", json.dumps(about | make_report(samples, predictions, resamples=10).to_json()))
+            metrics = about | make_report(samples, predictions, resamples=10).to_json()
+            write_text(tmp_path / name / "metrics.json", json.dumps(metrics))
         return tmp_path / name
 
     return write
