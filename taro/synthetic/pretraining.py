@@ -1,10 +1,12 @@
-"""Three supervised stages in place of the pretraining that a real Qwen-VL has had, each a LightningModule.
+"""Supervised stages in place of the pretraining that a real Qwen-VL has had, each a LightningModule.
 
 1. The tower learns colours, shapes and actions from clips of one temporal patch, through linear heads that are thrown away.
    Then it is frozen.
 2. The decoder learns, without video, to pick the caption that the query asks for and to copy its two times.
 3. Supervised fine-tuning on whole videos, first with exact labels, then with loose and partly wrong ones: the base that GRPO
    starts from has a bias to repair, as real ones have.
+4. The base learns to pretend: it writes a `<think>` block that says nothing about the video, and answers. Only now and then
+   its reasoning goes through the video with times, as a real base's does.
 
 B rows of a batch, L tokens of the longest row, V vocabulary.
 """
@@ -12,7 +14,7 @@ B rows of a batch, L tokens of the longest row, V vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import lightning as L
@@ -36,16 +38,19 @@ ANSWER_WEIGHT = 4.0  # the few tokens of the answer count this much more than th
 
 
 @dataclass(frozen=True)
-class LabelNoise:
-    """How the labels of supervised fine-tuning differ from the truth.
+class Targets:
+    """What supervised fine-tuning teaches a model to write.
 
     Args:
-        widen: each span is widened by up to this many seconds on both sides.
+        widen: each span is wider than the truth, by up to this many seconds on both sides.
         first_event: with this probability the answer names the video's first event, whatever was asked.
+        timed_reasoning: with this probability the reasoning goes through all events with their times; else it says only what
+            is looked for.
     """
 
     widen: float = 0.0
     first_event: float = 0.0
+    timed_reasoning: float = 1.0
 
 
 def scene_video(scene: Scene, settings: VideoSettings, geometry: PatchGeometry) -> Video:
@@ -102,7 +107,7 @@ class TextDataset(Dataset):
         ids = self.builder.encode(self.builder.template.replace("{query}", scene.events[target].text) + "\n")
         positions = torch.arange(len(ids)).expand(3, -1)
         prompt = Prompt(torch.tensor(ids), positions, torch.zeros(len(ids), dtype=torch.bool), video=None)
-        return [make_example(self.builder, prompt, None, scene, target, LabelNoise(), rng)]
+        return [make_example(self.builder, prompt, None, scene, target, Targets(), rng)]
 
 
 class VideoDataset(Dataset):
@@ -115,11 +120,11 @@ class VideoDataset(Dataset):
         builder: PromptBuilder,
         policy: QwenVL,
         video: VideoSettings,
-        noise: LabelNoise,
+        targets: Targets,
         world: WorldSettings | None = None,
     ) -> None:
         self.length, self.seed, self.builder, self.policy = length, seed, builder, policy
-        self.video, self.noise, self.world = video, noise, world
+        self.video, self.targets, self.world = video, targets, world
 
     def __len__(self) -> int:
         return self.length
@@ -131,7 +136,7 @@ class VideoDataset(Dataset):
         video = scene_video(scene, self.video, self.builder.geometry)
         features = self.policy.encode_video(video.frames)
         return [
-            make_example(self.builder, self.builder.build(event.text, video), features, scene, number, self.noise, rng)
+            make_example(self.builder, self.builder.build(event.text, video), features, scene, number, self.targets, rng)
             for number, event in enumerate(scene.events)
         ]
 
@@ -156,21 +161,22 @@ def make_example(
     prompt: Prompt,
     features: VisionFeatures | None,
     scene: Scene,
-    target: int,
-    noise: LabelNoise,
+    number: int,
+    targets: Targets,
     rng: random.Random,
 ) -> Example:
-    """The sequence that teaches the answer to the query for event number `target`, with these labels."""
+    """The sequence that teaches the answer to the query for event number `number`."""
     captions = [
         Caption(
-            max(0.0, event.start - rng.uniform(0, noise.widen)),
-            min(scene.duration, event.end + rng.uniform(0, noise.widen)),
+            max(0.0, event.start - rng.uniform(0, targets.widen)),
+            min(scene.duration, event.end + rng.uniform(0, targets.widen)),
             event.text,
         )
         for event in scene.events
     ]
-    named = captions[0 if rng.random() < noise.first_event else target]
-    text = full_path(scene.events[target].text, captions, (named.start, named.end))
+    named = captions[0 if rng.random() < targets.first_event else number]
+    write = full_path if rng.random() < targets.timed_reasoning else pretending_path
+    text = write(scene.events[number].text, captions, (named.start, named.end))
     reasoning = builder.encode(text[: text.index("<answer>")])
     answer = builder.encode(text[text.index("<answer>") :]) + [builder.eos_id]
     length, after = len(reasoning) + len(answer), int(prompt.position_ids.max()) + 1
@@ -187,6 +193,12 @@ def make_example(
         video_mask=torch.cat([prompt.video_mask, torch.zeros(length, dtype=torch.bool)]),
         features=features,
     )
+
+
+def pretending_path(query: str, captions: Sequence[Caption], span: tuple[float, float]) -> str:
+    """A whole completion like `full_path`, whose reasoning says nothing about the video."""
+    lines = full_path(query, captions, span).splitlines()
+    return "\n".join([*lines[:2], *lines[2 + len(captions) :]])
 
 
 def collate_examples(groups: list[list[Example]]) -> Example:
