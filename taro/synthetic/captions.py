@@ -1,12 +1,22 @@
-"""Captions as a captioner makes them: about the right events, at about the right times, and not of all."""
+"""Captions as a captioner makes them: about the right events, at about the right times, and not of all.
+
+    python -m taro.synthetic.captions --input CAPTIONED.jsonl
+
+measures a real one's on synthetic videos.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from taro.data.samples import Caption
+import numpy as np
+
+from taro.command_line import Parser
+from taro.data.samples import Caption, Sample, load_samples
+from taro.errors import clean_exit
+from taro.spans import temporal_iou
 
 SHORTEST = 0.5  # seconds of a caption
 
@@ -58,3 +68,49 @@ def describe(truth: Sequence[Caption], duration: float, noise: CaptionNoise, see
         described.append((rng.random(), Caption(round(max(0.0, start), 2), round(min(duration, end), 2), event.text)))
     kept = [caption for draw, caption in described if draw >= noise.missing]
     return tuple(kept or [max(described, key=lambda pair: pair[0])[1]])
+
+
+@dataclass(frozen=True)
+class CaptionerErrors:
+    """How a captioner's captions differ from the truth; seconds. V captions of events, by their words."""
+
+    events: int
+    missing: int  # events that no caption has the words of
+    invented: int  # captions with words of no event
+    starts: tuple[float, ...]  # (V) later than the truth
+    ends: tuple[float, ...]  # (V)
+    ious: tuple[float, ...]  # (V)
+
+
+def measure(samples: Iterable[Sample]) -> CaptionerErrors:
+    """From samples of the synthetic world, one for each event, with a captioner's captions."""
+    videos: dict[str, list[Sample]] = {}
+    for sample in samples:
+        videos.setdefault(sample.video, []).append(sample)
+    missing, invented, starts, ends, ious = 0, 0, [], [], []
+    for rows in videos.values():
+        truth = {sample.query: sample.spans[0] for sample in rows}
+        said = {caption.text.strip(" ."): caption for caption in rows[0].captions}
+        missing += len(truth.keys() - said.keys())
+        invented += len(said.keys() - truth.keys())
+        for text in truth.keys() & said.keys():
+            (start, end), caption = truth[text], said[text]
+            starts.append(caption.start - start)
+            ends.append(caption.end - end)
+            ious.append(temporal_iou((caption.start, caption.end), (start, end)))
+    return CaptionerErrors(sum(map(len, videos.values())), missing, invented, tuple(starts), tuple(ends), tuple(ious))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = Parser(description="How good a captioner's captions of synthetic videos are.")
+    parser.add_argument("--input", required=True, help="samples of python -m taro.synthetic with captions of a captioner")
+    errors = measure(load_samples(parser.parse_args(arguments).input))
+    print(f"{errors.events} events: {errors.missing} not described; {errors.invented} captions of no event")
+    for name, values in (("start", errors.starts), ("end", errors.ends), ("IoU", errors.ious)):
+        quantiles = ", ".join(f"{value:+.2f}" for value in np.quantile(values or [np.nan], [0.05, 0.25, 0.5, 0.75, 0.95]))
+        print(f"{name}: quantiles of 5, 25, 50, 75, 95 %: {quantiles}")
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from taro.data.samples import Caption
 from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.prompts import full_path
+from taro.prompts import format_seconds, full_path
 from taro.synthetic.world import ACTIONS, COLORS, SHAPES, Scene, WorldSettings, draw_scene
 from taro.video.geometry import PatchGeometry, resize_frames
 from taro.video.load import Video, VideoSettings, sample_frame_count, smart_resize
@@ -134,11 +134,22 @@ class VideoDataset(Dataset):
         rng = random.Random(PRETRAINING_SEEDS + self.seed * 10**9 + 600_000_000 + index)
         scene = draw_scene(rng.randrange(2**62), self.world)
         video = scene_video(scene, self.video, self.builder.geometry)
-        features = self.policy.encode_video(video.frames)
+        return self.make_examples(scene, video, self.policy.encode_video(video.frames), rng)
+
+    def make_examples(self, scene: Scene, video: Video, features: VisionFeatures, rng: random.Random) -> list[Example]:
         return [
             make_example(self.builder, self.builder.build(event.text, video), features, scene, number, self.targets, rng)
             for number, event in enumerate(scene.events)
         ]
+
+
+class CaptionDataset(VideoDataset):
+    """A scene's captions as `python -m taro.prepare.caption` asks for them; the builder's query is the length in seconds."""
+
+    def make_examples(self, scene: Scene, video: Video, features: VisionFeatures, rng: random.Random) -> list[Example]:
+        lines = [f"From {format_seconds(e.start)}s to {format_seconds(e.end)}s, {e.text}" for e in scene.events]
+        target = [*self.builder.encode("\n".join(lines)), self.builder.eos_id]
+        return [join_example(self.builder.build(format_seconds(scene.duration), video), features, target, [])]
 
 
 @dataclass(frozen=True)
@@ -177,19 +188,18 @@ def make_example(
     named = captions[0 if rng.random() < targets.first_event else number]
     write = full_path if rng.random() < targets.timed_reasoning else pretending_path
     text = write(scene.events[number].text, captions, (named.start, named.end))
-    reasoning = builder.encode(text[: text.index("<answer>")])
-    answer = builder.encode(text[text.index("<answer>") :]) + [builder.eos_id]
+    reasoning, answer = text[: text.index("<answer>")], text[text.index("<answer>") :]
+    return join_example(prompt, features, builder.encode(reasoning), [*builder.encode(answer), builder.eos_id])
+
+
+def join_example(prompt: Prompt, features: VisionFeatures | None, reasoning: list[int], answer: list[int]) -> Example:
+    """Prompt and target, whose parts weigh differently."""
     length, after = len(reasoning) + len(answer), int(prompt.position_ids.max()) + 1
+    weights = [0.0] * len(prompt.input_ids) + [1.0] * len(reasoning) + [ANSWER_WEIGHT] * len(answer)
     return Example(
         input_ids=torch.cat([prompt.input_ids, torch.tensor(reasoning + answer)]),
         position_ids=torch.cat([prompt.position_ids, torch.arange(after, after + length).expand(3, -1)], dim=1),
-        weights=torch.cat(
-            [
-                torch.zeros(len(prompt.input_ids)),
-                torch.ones(len(reasoning)),
-                torch.full((len(answer),), ANSWER_WEIGHT),
-            ]
-        ),
+        weights=torch.tensor(weights),
         video_mask=torch.cat([prompt.video_mask, torch.zeros(length, dtype=torch.bool)]),
         features=features,
     )

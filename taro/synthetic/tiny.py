@@ -29,6 +29,7 @@ from taro.prompts import parse_answer
 from taro.rollout import NativeEngine, RolloutPrompt, SamplingSettings
 from taro.synthetic.architecture import FAMILIES, TINY_PROMPT, TINY_VIDEO, save_random
 from taro.synthetic.pretraining import (
+    CaptionDataset,
     ClipDataset,
     DecoderStage,
     Stage,
@@ -39,8 +40,10 @@ from taro.synthetic.pretraining import (
     collate_examples,
     scene_video,
 )
-from taro.synthetic.recipe import Recipe, check_start, write_recipe
+from taro.synthetic.recipe import Recipe, check_start, read_recipe, write_recipe
 from taro.synthetic.world import draw_scene
+
+CAPTION_PROMPT = "What happens in these {seconds} seconds?"
 
 
 def train(family: str, output: Path, recipe: Recipe, start: Path | None = None) -> dict:
@@ -104,6 +107,20 @@ def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
     write_recipe(output, {"family": family, "recipe": asdict(recipe), "metrics": metrics, "seconds": seconds})
 
 
+def train_captioner(output: Path, start: Path, steps: int = 150, batch: int = 16) -> None:
+    """Write a model that answers `CAPTION_PROMPT`, from one that can ground: what captions of it are like, is what the
+    settings in `taro.synthetic.captions` go by."""
+    log, (policy, _, settings) = read_recipe(start), load(start)
+    policy.freeze_tower()
+    builder = PromptBuilder(str(start), CAPTION_PROMPT.replace("{seconds}", "{query}"), settings.max_prompt_tokens)
+    scenes = CaptionDataset(steps * batch, log["recipe"]["seed"] + 3, builder, policy, settings.video, Targets())
+    stage = DecoderStage(policy, steps, muon_lr=0.004, adam_lr=1e-3)
+    log["metrics"]["captioning"], log["seconds"]["captioning"] = fit(stage, scenes, batch, 0)
+    shutil.copytree(start, output, dirs_exist_ok=True)
+    policy.save_pretrained(output, dtype="float16")
+    write_recipe(output, log)
+
+
 def load(folder: Path) -> tuple[QwenVL, PromptBuilder, GroundingSettings]:
     settings = GroundingSettings.load(folder)
     builder = PromptBuilder(str(folder), settings.prompt, settings.max_prompt_tokens)
@@ -164,12 +181,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0])
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--captioner", action="store_true", help="make a captioner of the model in --start, and no base")
     parser.add_argument("--start", type=Path, help="keep the model after all stages but the last here, or begin with it")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = vars(parser.parse_args(arguments))
     family, output, start = args.pop("family"), args.pop("output"), args.pop("start")
-    train(family, output, Recipe(**args), start)
+    if args.pop("captioner"):
+        if start is None or not start.is_dir():
+            parser.error("--captioner: begins with the model in --start, which is made with a base")
+        train_captioner(output, start)
+    else:
+        train(family, output, Recipe(**args), start)
 
 
 if __name__ == "__main__":

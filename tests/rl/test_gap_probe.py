@@ -1,4 +1,5 @@
-"""On the tiny base model, shuffling frames at the true boundaries costs more than shuffling as many elsewhere."""
+"""Where the tiny base model reasons with times, shuffling frames at the true boundaries costs more than shuffling as many
+elsewhere."""
 
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from taro.synthetic.world import draw_scene, scene_samples
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 BASE = Path(__file__).parents[2] / "assets" / "tiny-qwen2.5-vl"
+OPENING = "<think>\nI need to find the specific moment {query}.\nFrom"  # left alone, the base does not name times
 FIRST_SEED = 7_000_000_000_000_000_000  # scenes that neither training nor evaluation draws
 
 
@@ -31,7 +33,7 @@ def pairs():
         sample = scene_samples(scene, f"{seed}.mp4")[0]
         video = scene_video(scene, settings.video, builder.geometry)
         examples.append(GroundingExample(sample, builder.build(sample.query, video)))
-    groups = correct_groups(policy, builder, NativeEngine(policy, builder.end_ids), examples, group_size=4)
+    groups = correct_groups(policy, builder, NativeEngine(policy, builder.end_ids), examples, group_size=4, opening=OPENING)
     return probe_gaps(policy, groups, radius=1.5)
 
 
