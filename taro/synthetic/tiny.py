@@ -44,6 +44,7 @@ from taro.synthetic.recipe import Recipe, check_start, read_recipe, write_recipe
 from taro.synthetic.world import draw_scene
 
 CAPTION_PROMPT = "What happens in these {seconds} seconds?"
+CAPTIONER_STEPS, CAPTIONER_BATCH = 150, 16
 
 
 def train(family: str, output: Path, recipe: Recipe, start: Path | None = None) -> dict:
@@ -107,12 +108,13 @@ def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
     write_recipe(output, {"family": family, "recipe": asdict(recipe), "metrics": metrics, "seconds": seconds})
 
 
-def train_captioner(output: Path, start: Path, steps: int = 150, batch: int = 16) -> None:
+def train_captioner(output: Path, start: Path) -> None:
     """Write a model that answers `CAPTION_PROMPT`, from one that can ground: what captions of it are like, is what the
     settings in `taro.synthetic.captions` go by."""
     log, (policy, _, settings) = read_recipe(start), load(start)
     policy.freeze_tower()
     builder = PromptBuilder(str(start), CAPTION_PROMPT.replace("{seconds}", "{query}"), settings.max_prompt_tokens)
+    steps, batch = CAPTIONER_STEPS, CAPTIONER_BATCH
     scenes = CaptionDataset(steps * batch, log["recipe"]["seed"] + 3, builder, policy, settings.video, Targets())
     stage = DecoderStage(policy, steps, muon_lr=0.004, adam_lr=1e-3)
     log["metrics"]["captioning"], log["seconds"]["captioning"] = fit(stage, scenes, batch, 0)

@@ -1,15 +1,25 @@
 import random
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from taro.data.samples import Caption
-from taro.models.prompt import Prompt
+from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL
+from taro.prepare.caption.parsing import parse_events
 from taro.prompts import full_path, has_format, parse_answer, reasoning_has_timestamp
-from taro.synthetic.pretraining import ANSWER_WEIGHT, Targets, VideoDataset, make_example, pretending_path
-from taro.synthetic.world import draw_scene
+from taro.synthetic.pretraining import (
+    ANSWER_WEIGHT,
+    CaptionDataset,
+    Targets,
+    VideoDataset,
+    make_example,
+    pretending_path,
+)
+from taro.synthetic.tiny import CAPTION_PROMPT
+from taro.synthetic.world import COLORS, draw_scene
 from taro.video.load import VideoSettings
 
 CAPTIONS = [Caption(1.0, 4.5, "the red square grows"), Caption(6.0, 8.0, "the blue circle blinks")]
@@ -38,6 +48,19 @@ def test_reasoning_is_timed_as_often_as_asked(tiny_folder, tiny_builder, timed, 
     texts = texts_of(tiny_builder, scenes)
     assert all(has_format(text.removesuffix("<|im_end|>")) for text in texts)
     assert least <= sum(map(reasoning_has_timestamp, texts)) / len(texts) <= most
+
+
+def test_a_captioner_is_taught_what_the_caption_command_reads(tiny_folder):
+    builder = PromptBuilder(tiny_folder, CAPTION_PROMPT.replace("{seconds}", "{query}"), max_tokens=1024)
+    video = VideoSettings(fps=1.0, max_frames=8, max_tokens=32, min_tokens_per_frame=4)
+    scenes = CaptionDataset(8, 0, builder, QwenVL.from_pretrained(tiny_folder), video, Targets())
+    for index in range(len(scenes)):
+        (example,) = scenes[index]
+        asked, said = (builder.decode(example.input_ids[part]) for part in (example.weights == 0, example.weights > 0))
+        events = parse_events(said.removesuffix("<|im_end|>")).events
+        length = float(re.search(r"these ([\d.]+) seconds", asked)[1])
+        assert 2 <= len(events) <= 3 and all(0 <= event.start < event.end <= length for event in events)
+        assert {event.text.split()[1] for event in events} <= set(COLORS)
 
 
 def test_labels_are_wider_and_may_name_the_first_event(tiny_builder):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from taro.synthetic import tiny
 from taro.synthetic.recipe import Recipe, RecipeError, check_base, check_start, read_recipe, write_recipe
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -65,3 +66,24 @@ def test_a_finished_base_is_no_start(start):
     write_recipe(start, read_recipe(start) | {"metrics": {"pretending": {}}})
     with pytest.raises(RecipeError, match="has had the last stage"):
         check_start(start, "qwen2_5_vl", Recipe())
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_start_bases_and_a_captioner(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "evaluate", lambda *_, queries: {"R1@0.5": 0.0})
+    steps = [f"--{stage}_steps=2" for stage in ("tower", "text", "video", "noisy", "pretending")]
+    small = [f"--family={family}", *steps, "--tower_batch=4", "--text_batch=2", "--video_batch=1"]
+    start, first, second, captioner = (tmp_path / name for name in ("start", "first", "second", "captioner"))
+    tiny.main([*small, f"--output={first}", f"--start={start}"])
+    written = (start / "model.safetensors").read_bytes()
+    tiny.main([*small, f"--output={second}", f"--start={start}", "--timed_reasoning=1"])
+    assert (start / "model.safetensors").read_bytes() == written
+    bases = [check_base(folder) for folder in (first, second)]
+    assert [base.timed_reasoning for base in bases] == [Recipe().timed_reasoning, 1.0]
+    assert read_recipe(first)["seconds"].keys() == {"tower", "text", "exact_labels", "noisy_labels", "pretending"}
+    monkeypatch.setattr(tiny, "CAPTIONER_STEPS", 2)
+    tiny.main([f"--output={captioner}", "--captioner", f"--start={start}"])
+    weights = {(folder / "model.safetensors").read_bytes() for folder in (start, first, second, captioner)}
+    assert len(weights) == 4
+    with pytest.raises(SystemExit):
+        tiny.main([f"--output={captioner}", "--captioner"])
