@@ -1,8 +1,27 @@
 """Captions as a captioner makes them: about the right events, at about the right times, and not of all.
 
-    python -m taro.synthetic.captions --input CAPTIONED.jsonl
+How good a real one's captions of synthetic videos are, is measured by
 
-measures a real one's on synthetic videos.
+    python -m taro.synthetic.tiny --captioner --start outputs/bases/start --output outputs/tiny-captioner
+    python -m taro.prepare.caption --input data/synthetic/train.jsonl --output data/synthetic/captioned.jsonl \\
+        --model outputs/tiny-captioner --prompt "What happens in these {seconds} seconds?" --max_tokens 160 \\
+        --video.max_frames 64 --video.max_tokens 112 --video.resize torch
+    python -m taro.synthetic.captions --input data/synthetic/captioned.jsonl
+
+where `--start` is the tiny base before its last stage. It made 569 captions of 644 events (12 % fewer); 268 had a wrong word, so
+that 53 % of the events were not described in their own. Of those that were, quantiles of 5, 25, 50, 75 and 95 % in seconds:
+
+| | 5 % | 25 % | 50 % | 75 % | 95 % |
+|---|---|---|---|---|---|
+| start, the captioner | -1.0 | 0.0 | 0.0 | +1.0 | +5.5 |
+| start, `loose` | -1.8 | -1.0 | -0.4 | +0.2 | +0.8 |
+| end, the captioner | -2.0 | 0.0 | +0.5 | +2.0 | +5.0 |
+| end, `loose` | -0.8 | -0.1 | +0.5 | +1.2 | +1.8 |
+| IoU, the captioner | 0.00 | 0.40 | 0.67 | 0.88 | 1.00 |
+| IoU, `loose` | 0.49 | 0.64 | 0.75 | 0.84 | 0.92 |
+
+So `loose` is about as loose in the middle and has no gross errors, says nothing wrong, and leaves out a quarter: between what
+the captioner left out and what it left out or misnamed.
 """
 
 from __future__ import annotations
