@@ -8,8 +8,8 @@ How good a real one's captions of synthetic videos are, is measured by
         --video.max_frames 64 --video.max_tokens 112 --video.resize torch
     python -m taro.synthetic.captions --input data/synthetic/captioned.jsonl
 
-where `--start` is the tiny base before its last stage. It made 569 captions of 644 events (12 % fewer); 268 had a wrong word, so
-that 53 % of the events were not described in their own. Of those that were, quantiles of 5, 25, 50, 75 and 95 % in seconds:
+where `--start` is the tiny base before its last stage. It made 569 captions of 644 events (12 % fewer). 268 of them have a wrong
+word, so that 53 % of the events are not described in their own. Of those that are, quantiles; seconds later than the truth:
 
 | | 5 % | 25 % | 50 % | 75 % | 95 % |
 |---|---|---|---|---|---|
@@ -20,8 +20,8 @@ that 53 % of the events were not described in their own. Of those that were, qua
 | IoU, the captioner | 0.00 | 0.40 | 0.67 | 0.88 | 1.00 |
 | IoU, `loose` | 0.49 | 0.64 | 0.75 | 0.84 | 0.92 |
 
-So `loose` is about as loose in the middle and has no gross errors, says nothing wrong, and leaves out a quarter: between what
-the captioner left out and what it left out or misnamed.
+So `loose` is about as loose in the middle, has no gross errors and no wrong words, and leaves out a quarter: between what the
+captioner left out and what it left out or misnamed.
 """
 
 from __future__ import annotations
