@@ -8,8 +8,8 @@ How good a real one's captions of synthetic videos are, is measured by
         --video.max_frames 64 --video.max_tokens 112 --video.resize torch
     python -m taro.synthetic.captions --input data/synthetic/captioned.jsonl
 
-where `--start` is the tiny base before its last stage. It made 569 captions of 644 events (12 % fewer). 268 of them have a wrong
-word, so that 53 % of the events are not described in their own. Of those that are, quantiles; seconds later than the truth:
+where `--start` is the tiny base before its last stage. It made 569 captions of 644 events (12 % fewer). 268 of them have a
+wrong word, so that 53 % of the events are not described in theirs. Of those that are, quantiles; seconds after the truth:
 
 | | 5 % | 25 % | 50 % | 75 % | 95 % |
 |---|---|---|---|---|---|
