@@ -115,7 +115,7 @@ def make_result(run: Run, places: Places) -> dict:
         test = ["--annotations", str(places.data / run.captions / "test.jsonl"), "--output", str(answers)]
         call(["eval.py", "--model", str(model), *test, *EVALUATION], places.runs / f"{run.name}.log")
         predictions = load_predictions(answers)
-        ids, scores = [one.id for one in predictions], score_matrix(predictions).round(6).tolist()
+        ids, scores = [one.id for one in predictions], score_matrix(predictions).round(4).tolist()
         result = {"name": run.name, "train": run.train, "git_commit": git_commit(), "metrics": METRICS}
         result |= {"curves": curves, "ids": ids, "scores": scores}
         places.results.mkdir(parents=True, exist_ok=True)
