@@ -47,8 +47,9 @@ test: $(INSTALLED)  ## all tests that need no vLLM
 test-fast: $(INSTALLED)  ## those that take no time, for the edit loop
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist worksteal -m "not slow and not distributed" $(ARGS)
 
+# Most of the time models are started, which takes one core each.
 test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv of its own, .venv-vllm
-	$(VLLM_VENV)/bin/python -m pytest tests/with_vllm $(ARGS)
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/with_vllm -n 2 --dist loadgroup $(ARGS)
 
 # torchaudio and torchcodec don't load beside a CPU torch and aren't needed; for torchvision see the copied file.
 $(VLLM_INSTALLED): setup.cfg Makefile tests/with_vllm/torchvision_operators.py

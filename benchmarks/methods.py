@@ -37,7 +37,6 @@ from taro.evaluation.predictions import load_predictions
 from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
 from taro.files import write_text
-from taro.run.folder import git_commit
 from taro.synthetic.captions import CAPTIONERS
 from taro.synthetic.recipe import check_base
 from taro.synthetic.world import main as make_world
@@ -106,17 +105,19 @@ def make_result(run: Run, places: Places) -> dict:
     """Train and evaluate, unless that is done."""
     path = places.results / f"{run.name}.json"
     if not path.exists():
-        model, curves = run.base, {}
+        model, commit, curves = run.base, None, {}
         if run.config is not None:
             own = ["--output_dir", str(places.runs), "--name", run.name, "--ckpt_path=auto"]
             call(["train.py", *run.train, *own], places.runs / f"{run.name}.log")
-            model, curves = places.runs / run.name / "hf", read_curves(places.runs / run.name)
+            folder = places.runs / run.name
+            model, curves = folder / "hf", read_curves(folder)
+            commit = json.loads((folder / "environment.json").read_text())["git_commit"]
         answers = places.runs / f"{run.name}.answers"
         test = ["--annotations", str(places.data / run.captions / "test.jsonl"), "--output", str(answers)]
         call(["eval.py", "--model", str(model), *test, *EVALUATION], places.runs / f"{run.name}.log")
         predictions = load_predictions(answers)
         ids, scores = [one.id for one in predictions], score_matrix(predictions).round(4).tolist()
-        result = {"name": run.name, "train": run.train, "git_commit": git_commit(), "metrics": METRICS}
+        result = {"name": run.name, "train": run.train, "git_commit": commit, "metrics": METRICS}
         result |= {"curves": curves, "ids": ids, "scores": scores}
         places.results.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result) + "\n")

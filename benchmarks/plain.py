@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from taro.models.patches import frames_to_patches
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
+from taro.video.geometry import frames_to_patches
 
 
 class PlainWay:

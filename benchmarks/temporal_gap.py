@@ -19,13 +19,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from gap_probe import TOKENS, GapPair, correct_groups, probe_gaps
 
 from taro.data.dataset import GroundingDataset
 from taro.data.samples import load_samples
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
-from taro.rl.gap_probe import TOKENS, GapPair, correct_groups, probe_gaps
 from taro.rollout import NativeEngine
 
 LEAST_VIDEOS = 10  # rows of fewer are left out

@@ -25,7 +25,7 @@ from taro.models.families import FAMILIES
 from taro.models.positions import mrope_positions
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
-from taro.rl.timing import read_clock
+from taro.rl.usage import read_clock
 from taro.video.geometry import PatchGeometry
 from taro.video.load import Video
 

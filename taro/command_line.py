@@ -4,31 +4,29 @@ mistake is said: one line with the reason, exit code 2."""
 from __future__ import annotations
 
 import argparse
-import ast
 import difflib
 import json
 import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from taro.signatures import REQUIRED, Setting, read_settings
+from taro.signatures import Setting, read_settings
 
 Settings = TypeVar("Settings")
 
 CONFIGS = (Path(__file__).parent / "configs").resolve()  # in a checkout a link to the folder configs at its root
 USAGE_ERROR = 2  # the exit code of argparse
 CLOSE = 0.75  # of 1, for `did you mean`
-OWN_FLAGS = ("config", "help", "print_config")  # of the parser itself
+OWN_FLAGS = ("help", "print_config")  # of the parser itself
 COLUMN = 44  # where the help of a setting starts
 LONGEST_DEFAULT = 40  # characters
 
@@ -43,7 +41,7 @@ class Command:
         parts: where its settings are, each with the prefix of their names: `module:Class`.
         extra: settings of no class.
         follows: settings that no one sets, with those that they follow.
-        hidden: settings, and sections, that are left out of the help.
+        hidden: how names begin of settings that are left out of the help.
         base: file of defaults that is always loaded.
     """
 
@@ -56,38 +54,101 @@ class Command:
     base: Path | None = None
 
     @cached_property
-    def settings(self) -> list[Setting]:
+    def settings(self) -> dict[str, Setting]:
+        """By name."""
         own = [setting for place, prefix in self.parts.items() for setting in read_settings(place, prefix)]
-        return [*self.extra, *(setting for setting in own if setting.name not in self.follows)]
+        return {setting.name: setting for setting in (*self.extra, *own) if setting.name not in self.follows}
 
     @cached_property
-    def names(self) -> list[str]:
-        return [setting.name for setting in self.settings]
+    def sections(self) -> set[str]:
+        return {above for name in self.settings for above in _upwards(name) if above != name}
 
     def knows(self, name: str) -> bool:
-        """A setting, a whole section of them, or something below a setting that may be an object of any class."""
-        sections = {prefix.rstrip(".") for prefix in self.parts.values()}
-        below_open = any(setting.is_open and name.startswith(f"{setting.name}.") for setting in self.settings)
-        return name in self.names or name in sections or below_open
+        """A setting, a section, or something below a setting, which may be an object: that is the parser's business."""
+        above = [one for one in _upwards(name) if one in self.settings and one not in self.sections]
+        return bool(above) or name in self.settings or name in self.sections
 
-    def hides(self, name: str) -> bool:
-        return any(name == hidden or name.startswith(f"{hidden}.") for hidden in self.hidden)
+    def unknown(self, names: Iterable[str], dashes: str = "") -> Iterator[str]:
+        """What is to be said of those that it does not have."""
+        for name in names:
+            if name in self.follows:
+                yield f"{dashes}{name} follows {dashes}{self.follows[name]}; set that"
+            elif not self.knows(name):
+                yield f"{dashes}{name} is no setting{did_you_mean(name, self.settings, dashes)}"
+
+    def load(self, file: str | Path) -> dict[str, Any]:
+        """The values of a file by name; {} where it is no YAML mapping: the parser says so."""
+        try:
+            values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return dict(self._leaves(values)) if isinstance(values, dict) else {}
+
+    def _leaves(self, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            is_section = isinstance(value, Mapping) and f"{prefix}{name}" in self.sections
+            yield from self._leaves(value, f"{prefix}{name}.") if is_section else [(f"{prefix}{name}", value)]
+
+    def help(self, files: Iterable[str | Path] = ()) -> str:
+        """All settings in groups, with their defaults: those of `files`, the base file, and the classes."""
+        width = min(128, max(72, shutil.get_terminal_size((100, 24)).columns))
+        parser = argparse.ArgumentParser(
+            usage=argparse.SUPPRESS,
+            description=self.about.strip(),
+            add_help=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=COLUMN, width=width),
+        )
+        defaults = {name: setting.default for name, setting in self.settings.items()}
+        for file in (*([self.base] if self.base else []), *files):
+            defaults |= self.load(file)
+        groups: dict[str, Any] = {}
+        for name, setting in self.settings.items():
+            if not name.startswith(tuple(self.hidden) or "--"):
+                title = name.partition(".")[0] if "." in name else "settings"
+                group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+                about = setting.help
+                if title == "trainer":  # Lightning's are long
+                    about = re.split(r"(?<=[^.][^.\d])\. (?=[A-Z])", about)[0]
+                group.add_argument(f"--{name}", metavar=_shown(defaults[name]), help=about.replace("%", "%%"))
+        return parser.format_help()
 
 
-def answer_at_once(command: Command, arguments: Sequence[str]) -> None:
+def _upwards(name: str) -> list[str]:
+    """a, a.b and a.b.c of a.b.c."""
+    return list(accumulate(name.split("."), "{}.{}".format))
+
+
+def _shown(default: Any) -> str:
+    """As it is written in YAML, in one line."""
+    text = " ".join((default if isinstance(default, str) else json.dumps(default)).split())
+    return text if len(text) <= LONGEST_DEFAULT else f"{text[: LONGEST_DEFAULT - 4]} ..."
+
+
+def answer_at_once(command: Command, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Print the help and end, where it is asked for; end with an error where a flag, or a key of a file, is unknown.
+
+    Returns:
+        The files of --config, found as `find_config` does, and the other arguments.
 
     Raises:
         SystemExit: there is nothing else to do.
     """
-    if any(argument in ("-h", "--help") for argument in arguments):
+    parser = Parser(prog=command.program, add_help=False)
+    parser.add_argument("-c", "--config", type=find_config, action="append", default=[])
+    parser.add_argument("-h", "--help", action="store_true")
+    known, others = parser.parse_known_args(arguments)
+    if known.help:
         try:
-            print(help_text(command, config_files(arguments)), flush=True)
+            print(command.help(known.config), end="", flush=True)
         except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    if problems := [*unknown_flags(command, arguments), *unknown_keys(command, config_files(arguments))]:
+    flags = [name.removesuffix("+") for name in flags_of(others)]
+    problems = [*command.unknown((name for name in flags if name not in OWN_FLAGS and not name.endswith(".help")), "--")]
+    problems += [f"{file}: {problem}" for file in known.config for problem in command.unknown(command.load(file))]
+    if problems:
         refuse_usage("; ".join(problems), command.program)
+    return known.config, others
 
 
 def refuse_usage(message: str, program: str) -> NoReturn:
@@ -113,9 +174,6 @@ def program(name: str) -> str:
     return f"taro-{name}" if Path(sys.argv[0]).name.startswith("taro-") else f"python {name}.py"
 
 
-# ---- Configs ----
-
-
 def find_config(name: str) -> str:
     """The path of a config: a file, or one that comes along, by its path (configs/qwen25_7b.yaml) or name (qwen25_7b)."""
     inside = name.removeprefix("configs/")
@@ -123,72 +181,6 @@ def find_config(name: str) -> str:
         if path.is_file():
             return str(path)
     return name
-
-
-def with_found_configs(arguments: Iterable[str]) -> list[str]:
-    """The same arguments, with the value of each --config as a path."""
-    found, is_value = [], False
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if is_value:
-            argument = find_config(argument)
-        elif flag in ("--config", "-c") and equals:
-            argument = f"{flag}={find_config(value)}"
-        is_value = argument in ("--config", "-c")
-        found.append(argument)
-    return found
-
-
-def config_files(arguments: Iterable[str]) -> list[Path]:
-    """Those that are named by --config and are there."""
-    arguments = with_found_configs(arguments)
-    values = [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-c="))]
-    values += [value for flag, value in pairwise(arguments) if flag in ("--config", "-c")]
-    return [Path(value) for value in values if Path(value).is_file()]
-
-
-def _leaves(values: Mapping[str, Any], command: Command, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a file with dots, down to settings and to what is no section."""
-    opened = {setting.name for setting in command.settings if setting.is_open}
-    for name, value in values.items():
-        named = f"{prefix}{name}"
-        is_section = isinstance(value, Mapping) and named not in opened and command.knows(named)
-        yield from _leaves(value, command, f"{named}.") if is_section else [(named, value)]
-
-
-def _load(path: Path, command: Command) -> dict[str, Any]:
-    """{} where it is no YAML mapping: the parser says so."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return dict(_leaves(values, command)) if isinstance(values, dict) else {}
-
-
-# ---- What is unknown ----
-
-
-def unknown_flags(command: Command, arguments: Iterable[str]) -> Iterator[str]:
-    for name in flags_of(arguments):
-        whole = name.removesuffix("+")
-        if whole in OWN_FLAGS or whole.endswith(".help") or command.knows(whole):
-            continue
-        yield f"--{name} {_unknown(command, whole, '--')}"
-
-
-def unknown_keys(command: Command, files: Iterable[Path]) -> Iterator[str]:
-    for path in files:
-        yield from (f"{path}: {problem}" for problem in unknown_names(command, _load(path, command)))
-
-
-def unknown_names(command: Command, names: Iterable[str]) -> Iterator[str]:
-    return (f"{name} {_unknown(command, name, '')}" for name in names if not command.knows(name))
-
-
-def _unknown(command: Command, name: str, dashes: str) -> str:
-    if name in command.follows:
-        return f"follows {dashes}{command.follows[name]}; set that"
-    return f"is no setting{did_you_mean(name, command.names, dashes)}"
 
 
 def flags_of(arguments: Iterable[str]) -> Iterator[str]:
@@ -216,56 +208,6 @@ def did_you_mean(name: str, known: Iterable[str], dashes: str = "") -> str:
     return f"; did you mean {dashes}{found}?" if likeness(found)[0] >= CLOSE else ""
 
 
-# ---- Help ----
-
-
-def help_text(command: Command, files: Iterable[Path] = ()) -> str:
-    """All settings in groups, with their defaults: those of `files`, the base file, and the classes."""
-    values: dict[str, Any] = {}
-    for path in (*([command.base] if command.base else []), *files):
-        values |= _load(path, command)
-    width = min(128, max(72, shutil.get_terminal_size((100, 24)).columns))
-    lines = [command.about.strip(), ""]
-    group = None
-    for setting in command.settings:
-        if command.hides(setting.name):
-            continue
-        if (own := setting.name.partition(".")[0] if "." in setting.name else "") != group:
-            group = own
-            lines += ["", f"{group}:" if group else "settings:"]
-        if setting.name in values:
-            setting = replace(setting, default=repr(values[setting.name]))
-        lines += _describe(setting, width)
-    return "\n".join(lines)
-
-
-def _describe(setting: Setting, width: int) -> list[str]:
-    text = re.split(r"(?<=[^.][^.\d])\. (?=[A-Z])", setting.help)[0] if setting.name.startswith("trainer.") else setting.help
-    if len(setting.choices) > 1:
-        text = f"{text} [{', '.join(setting.choices)}]"
-    flag = f"  --{setting.name} {_shown(setting.default)}".rstrip()
-    wrapped = textwrap.wrap(text, width - COLUMN) or [""]
-    if len(flag) < COLUMN:
-        wrapped[0], flag = f"{flag:<{COLUMN}}{wrapped[0]}", ""
-        return [wrapped[0].rstrip(), *(" " * COLUMN + line for line in wrapped[1:])]
-    return [flag, *(" " * COLUMN + line for line in wrapped if line)]
-
-
-def _shown(default: str) -> str:
-    """As it is written in YAML, in one line."""
-    if default in ("", REQUIRED):
-        return "(required)" if default else ""
-    try:
-        value = ast.literal_eval(default)
-    except ValueError:  # an expression
-        value = default
-    text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
-    return text if len(text) <= LONGEST_DEFAULT else f"{text[: LONGEST_DEFAULT - 4]} ..."
-
-
-# ---- Parsers ----
-
-
 def parse_settings(
     kind: type[Settings], command: Command, arguments: Sequence[str] | None, switches: Sequence[str] = ()
 ) -> Settings:
@@ -279,14 +221,12 @@ def parse_settings(
     class SettingsParser(OneLineErrors, ArgumentParser):
         pass
 
-    arguments = with_found_configs(sys.argv[1:] if arguments is None else arguments)
-    answer_at_once(command, arguments)
+    files, others = answer_at_once(command, sys.argv[1:] if arguments is None else arguments)
+    others = [f"{argument}=true" if argument[2:] in switches else argument for argument in others]
     parser = SettingsParser(prog=command.program)
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(kind, skip=set(switches))
-    for switch in switches:
-        parser.add_argument(f"--{switch}", action="store_true")
-    settings = parser.instantiate(parser.parse_args(arguments))
+    parser.add_class_arguments(kind)
+    settings = parser.instantiate(parser.parse_args([*(f"--config={file}" for file in files), *others]))
     return kind(**{name: value for name, value in vars(settings).items() if name != "config"})
 
 
@@ -299,16 +239,10 @@ class OneLineErrors:
     def error(self, message: str, *cause: Exception | None) -> NoReturn:
         if not getattr(self, "exit_on_error", True):  # a parser inside another one
             super().error(message, *cause)
-        flags = re.fullmatch(r"unrecognized arguments: (--\S+).*", message, re.DOTALL)
-        if flags:
-            message += did_you_mean(flags[1].partition("=")[0], self._long_flags())
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
             message += did_you_mean(choice[1], re.findall(r"[\w.-]+", choice[2]))
-        refuse_usage(message, self.prog.replace(" [options]", ""))
-
-    def _long_flags(self) -> list[str]:
-        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        refuse_usage(message, self.prog)
 
 
 class Parser(OneLineErrors, argparse.ArgumentParser):
@@ -322,8 +256,7 @@ class Parser(OneLineErrors, argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         arguments = sys.argv[1:] if args is None else args
-        known = self._long_flags()
         for name in flags_of(arguments):
-            if f"--{name}" not in known:
-                self.error(f"--{name} is no flag{did_you_mean(f'--{name}', known)}")
+            if f"--{name}" not in self._option_string_actions:
+                self.error(f"--{name} is no flag{did_you_mean(f'--{name}', self._option_string_actions)}")
         return super().parse_args(args, namespace)

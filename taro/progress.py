@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import lightning as L
@@ -48,9 +49,10 @@ class Plan:
     updates: int = 1
 
     @classmethod
-    def of(cls, trainer: L.Trainer, samples: int, prompts_per_step: int, updates: int) -> Plan:
-        """Known before anything is loaded."""
-        return cls(samples // prompts_per_step, trainer.max_epochs, trainer.max_steps, updates)
+    def of(cls, trainer: L.Trainer, data: L.LightningDataModule, module: L.LightningModule) -> Plan:
+        """Known as soon as the samples are read."""
+        steps_per_epoch = len(data.samples["train"]) // data.prompts_per_step
+        return cls(steps_per_epoch, trainer.max_epochs, trainer.max_steps, module.loss.updates)
 
     @property
     def steps_by_epochs(self) -> float:
@@ -67,52 +69,9 @@ class Plan:
         return step >= self.steps_by_epochs or -1 < self.max_steps <= optimizer_steps
 
 
-# ---- Lines ----
-
-
-def step_line(step: int, steps: float, values: Mapping[str, float], seconds: float) -> str:
-    """One training step: `step 3 of 120: reward 1.250, IoU 0.412, 2.4 s a step, 4 min 41 s left`.
-
-    Args:
-        step: from 1.
-        steps: of the whole run, infinite where nothing limits them.
-        values: what was logged.
-        seconds: that a step takes.
-    """
-    of = "" if math.isinf(steps) else f" of {steps:.0f}"
-    parts = [f"{name} {values[logged]:.3f}" for logged, name in SHOWN.items() if logged in values]
-    parts.append(f"{seconds:.1f} s a step")
-    if not math.isinf(steps):
-        parts.append(f"{duration(seconds * (steps - step))} left")
-    return f"step {step}{of}: {', '.join(parts)}"
-
-
-def scores_line(name: str, values: Mapping[str, float]) -> str:
-    """`validation after step 20: mIoU 0.412, R1@0.3 0.600`, from all values under one prefix (`vtg/mIoU`)."""
-    scores = [f"{key.partition('/')[2]} {value:.3f}" for key, value in values.items()]
-    return f"{name}: {', '.join(scores)}"
-
-
-def items_line(name: str, done: int, total: int, failed: int, seconds: float) -> str:
-    """Work on items: `Charades: 128 of 3720 samples, 3 failed, 12 min 05 s left`.
-
-    Args:
-        seconds: that it took so far.
-    """
-    left = f", {duration(seconds / done * (total - done))} left" if done else ""
-    return f"{name}: {done} of {total}, {failed} failed{left}"
-
-
-def duration(seconds: float) -> str:
-    """`12 s`, `4 min 05 s`, `3 h 20 min`, `2 days 3 h`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} day{'s' * (days > 1)} {hours} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+def left(seconds: float, done: int, total: float) -> str:
+    """`, 0:04:41 left`, at so many seconds for each of them; "" where there is no end."""
+    return "" if math.isinf(total) else f", {timedelta(seconds=round(seconds * (total - done)))} left"
 
 
 def track_items(
@@ -123,7 +82,8 @@ def track_items(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Item]:
-    """The same items. In a terminal there is a bar meanwhile, elsewhere a line now and then and one at the end."""
+    """The same items. In a terminal there is a bar meanwhile, elsewhere a line now and then and one at the end:
+    `Charades: 128 of 3720, 3 failed, 0:12:05 left`."""
     if on_terminal():
         yield from track(items, name, total, transient=True)
         return
@@ -133,13 +93,16 @@ def track_items(
         failed += has_failed(item)
         now = clock()
         if done == total or now - shown >= SECONDS_BETWEEN_LINES:
-            print(items_line(name, done, total, failed, now - started), flush=True)
+            print(f"{name}: {done} of {total}, {failed} failed{left((now - started) / done, done, total)}", flush=True)
             shown = now
         yield item
 
 
 class ProgressLines(L.Callback):
     """A line for each training step and each evaluation where there is no terminal that could show a bar; rank 0 alone.
+
+        step 3 of 120: reward 1.250, IoU 0.412, 2.4 s a step, 0:04:41 left
+        validation after step 20: mIoU 0.412, R1@0.3 0.600
 
     Args:
         every_n_steps: a line for each so many training steps; 0: none.
@@ -152,8 +115,7 @@ class ProgressLines(L.Callback):
         self.seconds = 0.0  # that a step takes, lately
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        data = trainer.datamodule
-        self.steps = Plan.of(trainer, len(data.samples["train"]), data.prompts_per_step, module.loss.updates).steps
+        self.steps = Plan.of(trainer, trainer.datamodule, module).steps
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         self.started = time.monotonic()
@@ -162,25 +124,27 @@ class ProgressLines(L.Callback):
         seconds = time.monotonic() - self.started
         self.seconds += (seconds - self.seconds) / STEPS_AVERAGED if self.seconds else seconds
         step = steps_done(trainer)
-        if self._shows(trainer) and (step % self.every_n_steps == 0 or step == self.steps):
-            print(step_line(step, self.steps, trainer.callback_metrics, self.seconds), flush=True)
+        if self.every_n_steps and (step % self.every_n_steps == 0 or step == self.steps):
+            of = "" if math.isinf(self.steps) else f" of {self.steps:.0f}"
+            values = trainer.callback_metrics
+            parts = [f"{name} {values[logged]:.3f}, " for logged, name in SHOWN.items() if logged in values]
+            line = f"step {step}{of}: {''.join(parts)}{self.seconds:.1f} s a step{left(self.seconds, step, self.steps)}"
+            self._show(trainer, line)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._show_scores(trainer, f"validation after step {steps_done(trainer)}", "vtg/")
+        self._show(trainer, f"validation after step {steps_done(trainer)}: {_scores(trainer, 'vtg/')}")
 
     def on_test_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._show_scores(trainer, f"test after step {steps_done(trainer)}", "test/")
+        self._show(trainer, f"test after step {steps_done(trainer)}: {_scores(trainer, 'test/')}")
 
-    def _show_scores(self, trainer: L.Trainer, name: str, prefix: str) -> None:
-        if self._shows(trainer):
-            values = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(prefix)}
-            print(scores_line(name, values), flush=True)
-
-    def _shows(self, trainer: L.Trainer) -> bool:
-        return self.every_n_steps > 0 and trainer.is_global_zero and not on_terminal()
+    def _show(self, trainer: L.Trainer, line: str) -> None:
+        if self.every_n_steps > 0 and trainer.is_global_zero and not on_terminal():
+            print(line, flush=True)
 
 
-# ---- Bar ----
+def _scores(trainer: L.Trainer, prefix: str) -> str:
+    values = {name.removeprefix(prefix): value for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 class ProgressBar(RichProgressBar):

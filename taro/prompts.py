@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from taro.spans import Span
+
 DEFAULT_PROMPT = """\
 Watch the video and find when this event takes place: {query}.
 
@@ -46,6 +48,11 @@ _NUMBER = re.compile(
 _DASHES = "-\u2010-\u2015\u2212"  # a character class: hyphen-minus, hyphens and dashes of Unicode, minus sign
 _JOINER = re.compile(rf"\s*(?:to|and|[{_DASHES}])\s*", re.IGNORECASE)
 _SIGNS = ("-", "\u2212")
+_NONE = re.compile(
+    r"\s*(?:none|nil|null|\[\s*\]|no such event|(?:(?:the|this) event |it )?(?:does not|doesn't|did not) (?:occur|happen)"
+    r"(?: in the video)?)\s*[.!]?\s*",
+    re.IGNORECASE,
+)
 
 
 class TimedText(Protocol):
@@ -56,9 +63,9 @@ class TimedText(Protocol):
     text: str
 
 
-def format_seconds(seconds: float, decimals: int = 1) -> str:
+def format_seconds(seconds: float) -> str:
     """`3.25 -> "3.2"`: the one way in which times are written (no unit, no negative zero)."""
-    return f"{round(seconds, decimals) + 0.0:.{decimals}f}"
+    return f"{round(seconds, 1) + 0.0:.1f}"
 
 
 def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
@@ -72,28 +79,26 @@ def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
     return template.replace("{query}", _bare(query))
 
 
-def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random, decimals: int = 1) -> str:
+def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random) -> str:
     """The opening of a constructed completion (TaRO, arXiv 2606.09248): a random part of the captions, `<think>` open.
 
     k ~ U{1..n} of the n captions are drawn without replacement and put in chronological order, one line each. The text
     ends with the last caption, without a newline: the policy goes on from there. Raises ValueError without captions.
     """
-    _require_captions(captions)
-    count = rng.randint(1, len(captions))
-    return _opening(query, rng.sample(list(captions), count), decimals)
+    drawn = rng.sample(list(captions), rng.randint(1, len(captions))) if captions else []
+    return _opening(query, drawn)
 
 
-def full_path(query: str, captions: Sequence[TimedText], span: tuple[float, float], decimals: int = 1) -> str:
+def full_path(query: str, captions: Sequence[TimedText], span: Span) -> str:
     """A whole completion, as a supervised target: all captions in `<think>`, then `span` (seconds) in `<answer>`.
 
     Raises ValueError without captions.
     """
-    _require_captions(captions)
-    start, end = (format_seconds(time, decimals) for time in span)
-    return f"{_opening(query, captions, decimals)}\n</think>\n<answer>{start}s to {end}s</answer>"
+    start, end = map(format_seconds, span)
+    return f"{_opening(query, captions)}\n</think>\n<answer>{start}s to {end}s</answer>"
 
 
-def parse_answer(text: str) -> tuple[float, float] | None:
+def parse_answer(text: str) -> Span | None:
     """Start and end in seconds from the last closed `<answer>` block of a completion, or None.
 
     Taken are the last two numbers of the block that are joined by `to`, `and` or a dash, with or without a unit (s,
@@ -101,20 +106,47 @@ def parse_answer(text: str) -> tuple[float, float] | None:
     the block is read. Numbers with a sign, exponents, clock times (12:30) and digit groups (1,000) are not times, and
     two numbers with anything else between them are not a span.
     """
-    block = None
-    opened_at = None
-    for tag in _ANSWER_TAG.finditer(text):
-        if not tag[1]:
-            opened_at = tag.end()
-        elif opened_at is not None:
-            block = (opened_at, tag.start())
-            opened_at = None
+    block = _last_answer(text)
     if block is None:
         return None
     span = None
     for first, second in _number_pairs(text, *block):
         span = (float(first["value"]), float(second["value"]))
     return span if span is not None and all(map(math.isfinite, span)) else None
+
+
+def parse_spans(text: str) -> list[Span] | None:
+    """All spans in the last closed `<answer>` block of a completion, in its order, each as `parse_answer` reads one.
+
+    An answer that the event doesn't occur (`none`, `no such event`, `does not occur`) is the empty list; one without a span,
+    as without an answer, is None: it can't be read, which is no refusal.
+    """
+    answer = answer_text(text)
+    if answer is None:
+        return None
+    return [] if _NONE.fullmatch(answer) else spans_in(answer) or None
+
+
+def spans_in(text: str) -> list[Span]:
+    """All pairs of joined numbers in a text, in its order. No number is in two of them: `1 to 2 and 3 to 4` are two."""
+    spans, end = [], 0
+    for first, second in _number_pairs(text, 0, len(text)):
+        span = (float(first["value"]), float(second["value"]))
+        if first.start() >= end and all(map(math.isfinite, span)):
+            spans.append(span)
+            end = second.end()
+    return spans
+
+
+def numbers_in(text: str) -> list[float]:
+    """All numbers that could be times, in the order of the text (`7 s`, `From 3.5 to 4`)."""
+    return [float(number["value"]) for number in _NUMBER.finditer(text)]
+
+
+def answer_text(text: str) -> str | None:
+    """What stands in the last closed `<answer>` block of a completion, or None."""
+    block = _last_answer(text)
+    return block and text[slice(*block)]
 
 
 def find_tag(text: str) -> str | None:
@@ -173,6 +205,19 @@ def timestamp_spans(text: str) -> list[tuple[int, int]]:
     return list(dict.fromkeys(numbers))  # the middle number of "1s to 2s to 3s" is in two ranges
 
 
+def _last_answer(text: str) -> tuple[int, int] | None:
+    """Character range of the inside of the last closed `<answer>` block."""
+    block = None
+    opened_at = None
+    for tag in _ANSWER_TAG.finditer(text):
+        if not tag[1]:
+            opened_at = tag.end()
+        elif opened_at is not None:
+            block = (opened_at, tag.start())
+            opened_at = None
+    return block
+
+
 def _number_pairs(text: str, start: int, end: int) -> Iterator[tuple[re.Match, re.Match]]:
     """Neighbouring numbers of `text[start:end]` with nothing but a joiner between them."""
     previous = None
@@ -186,18 +231,15 @@ def _number_pairs(text: str, start: int, end: int) -> Iterator[tuple[re.Match, r
         previous = number
 
 
-def _opening(query: str, captions: Sequence[TimedText], decimals: int) -> str:
+def _opening(query: str, captions: Sequence[TimedText]) -> str:
+    if not captions:
+        raise ValueError("a reasoning path needs at least one caption, got none")
     lines = ["<think>", f"I need to find the specific moment {_bare(query)}."]
     for caption in sorted(captions, key=lambda caption: (caption.start, caption.end)):
-        start, end = format_seconds(caption.start, decimals), format_seconds(caption.end, decimals)
+        start, end = format_seconds(caption.start), format_seconds(caption.end)
         lines.append(f"From {start}s to {end}s, {' '.join(caption.text.split())}")
     return "\n".join(lines)
 
 
 def _bare(query: str) -> str:
     return query.strip().rstrip(". ")
-
-
-def _require_captions(captions: Sequence[TimedText]) -> None:
-    if not captions:
-        raise ValueError("a reasoning path needs at least one caption, got none")

@@ -5,32 +5,20 @@ A kind of row is a class with annotated fields, such as a dataclass; a field wit
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
-from functools import cache, cached_property
-from numbers import Integral
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from taro.errors import TaroError
 from taro.messages import MISSING, describe_fault, list_lines, shorten
 
 Kind = TypeVar("Kind")
 
-
-class RowError(TaroError):
-    """Rows that can't be read; the message names every bad one (the first 20 in full)."""
-
-
-def _require_whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError("no whole number")
-    return int(value)
-
-
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_require_whole)]
+Whole = Annotated[int, Field(strict=True)]
 Seconds = Annotated[Number, Field(description="a finite number (seconds)")]
 String = Annotated[str, Field(strict=True, description="text")]
 OptionalString = Annotated[Annotated[str, Field(strict=True)] | None, Field(description="text, or null")]
@@ -39,44 +27,48 @@ Pair = Annotated[tuple[Number, Number], Field(description="[start, end], two fin
 Rest = Annotated[dict[str, Any], "keys of a row that are no field"]  # of a field that is none of a row's
 
 
+class RowError(TaroError):
+    """Rows that can't be read; the message names every bad one (the first 20 in full)."""
+
+
 def read_fields(
-    kind: type, row: Mapping[str, Any], names: Mapping[str, str] | None = None, *, closed: bool = False
+    kind: type, row: Mapping[str, Any], names: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Values of the fields that can be read, and what is wrong with each of the others.
 
     Args:
         kind: the class with the fields.
-        row: as JSON gave it; without `closed`, keys that are no field are passed over.
+        row: as JSON gave it; keys that are no field are passed over.
         names: what messages call a field, where that is not its own name.
-        closed: whether keys that are no field are wrong, too.
     """
-    fields, names = _fields_of(kind), names or {}
     values: dict[str, Any] = {}
     faults: dict[str, str] = {}
-    for name, field in fields.items():
-        value = row.get(name, MISSING)
-        if name not in row and not field.required:
+    for name, reader in _readers(kind).items():
+        if name not in row and hasattr(kind, name):  # a dataclass has its fields' defaults as attributes
             continue
         try:
-            values[name] = field.adapter.validate_python(value)
+            values[name] = reader.validate_python(row.get(name, MISSING))
         except ValidationError as error:
-            faults[name] = field.explain(names.get(name, name), value, error)
-    for name in row if closed else ():
-        if name not in fields:
-            faults[name] = describe_fault(name, row[name], f"no such field; there are {', '.join(fields)}")
+            faults[name] = _explain(_schema(reader), (names or {}).get(name, name), row.get(name, MISSING), error)
     return values, faults
 
 
-def read_objects(kind: type[Kind], rows: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, Kind]:
-    """An object of each row, whose keys are all fields of `kind` and no others.
+def read_objects(kind: type[Kind], rows: Mapping[Any, Any], what: str) -> dict[Any, Kind]:
+    """An object of each row, whose keys are fields of `kind` and no others.
 
     Raises:
         RowError: rows that can't be read, each named as `what` and its key.
     """
-    objects: dict[str, Kind] = {}
+    objects: dict[Any, Kind] = {}
     bad: list[str] = []
     for key, row in rows.items():
-        values, faults = read_fields(kind, dict.fromkeys(_fields_of(kind), MISSING) | row, closed=True)
+        if not isinstance(row, Mapping):
+            bad.append(describe_fault(f"{what} {shorten(key)}", row, "an object with fields"))
+            continue
+        values, faults = read_fields(kind, row)
+        unknown = [name for name in row if name not in _readers(kind)]
+        allowed = f"no such field; there are {', '.join(_readers(kind))}"
+        faults |= {name: describe_fault(str(name), row[name], allowed) for name in unknown}
         if faults:
             bad.append(f"{what} {shorten(key)}: {'; '.join(faults.values())}")
         else:
@@ -88,46 +80,31 @@ def read_objects(kind: type[Kind], rows: Mapping[str, Mapping[str, Any]], what: 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number that a float can hold (JSON has integers without bound)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-class _FieldReader:
-    """Reads one field of a kind of row."""
-
-    def __init__(self, type_: Any, required: bool) -> None:
-        self.adapter, self.required = TypeAdapter(type_), required
-
-    @cached_property
-    def schema(self) -> dict[str, Any]:
-        return self.adapter.json_schema()
-
-    def explain(self, name: str, value: Any, error: ValidationError) -> str:
-        """The first thing that is wrong, at the innermost place whose type has a description."""
-        place, got, allowed = name, value, self.schema.get("description", "")
-        schema = self.schema
-        for part in error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]:
-            schema, name = self._inside(schema, part), f"{name}[{part}]" if isinstance(part, int) else f"{name}.{part}"
-            if schema is None:
-                break
-            value = value.get(part, MISSING) if isinstance(part, str) else value[part]
-            if "description" in schema:
-                place, got, allowed = name, value, schema["description"]
-        return describe_fault(place, got, allowed)
-
-    def _inside(self, schema: dict[str, Any], part: int | str) -> dict[str, Any] | None:
-        """The schema of an item or a field; None where there is none, as of an item that a list lacks, or a choice."""
-        if "$ref" in schema:
-            schema = self.schema["$defs"][schema["$ref"].rpartition("/")[2]]
-        return schema.get("items") if isinstance(part, int) else schema.get("properties", {}).get(part)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @cache
-def _fields_of(kind: type) -> dict[str, _FieldReader]:
+def _readers(kind: type) -> dict[str, TypeAdapter[Any]]:
     types = get_type_hints(kind, include_extras=True)
-    # A dataclass has its fields' defaults as attributes.
-    return {name: _FieldReader(type_, not hasattr(kind, name)) for name, type_ in types.items() if type_ != Rest}
+    return {name: TypeAdapter(type_) for name, type_ in types.items() if type_ != Rest}
+
+
+@cache
+def _schema(reader: TypeAdapter[Any]) -> dict[str, Any]:
+    return reader.json_schema()
+
+
+def _explain(schema: dict[str, Any], name: str, value: Any, error: ValidationError) -> str:
+    """The first thing that is wrong, at the innermost place whose type has a description."""
+    definitions, inner = schema.get("$defs", {}), schema
+    place, got, allowed = name, value, schema.get("description", "")
+    for part in error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]:
+        inner = definitions[inner["$ref"].rpartition("/")[2]] if "$ref" in inner else inner
+        inner = inner.get("items") if isinstance(part, int) else inner.get("properties", {}).get(part)
+        if inner is None:  # an item that a list lacks, or a choice
+            break
+        name += f"[{part}]" if isinstance(part, int) else f".{part}"
+        value = value[part] if isinstance(part, int) else value.get(part, MISSING)
+        if "description" in inner:
+            place, got, allowed = name, value, inner["description"]
+    return describe_fault(place, got, allowed)

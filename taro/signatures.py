@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,58 +13,39 @@ from typing import Any
 
 from docstring_parser import parse as parse_docstring
 
-REQUIRED = "required"
+REQUIRED, NESTED = "(required)", ""  # in place of a default: there is none, or it is that of the parts
 ROOTS = ("taro", "lightning")  # whose classes are read
-RANGES = "taro.ranges"  # the module of numbers with a range
-PLAIN = {"str", "int", "float", "bool", "None", "Optional", "Union"}  # types with nothing below them
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a command."""
+    """One setting of a command: its dotted name, its default (as Python code where that is no plain value), and what its
+    docstring says, with all values that are allowed where they are listed."""
 
     name: str
-    """Dotted, as its flag."""
-    default: str
-    """As Python code; REQUIRED where there is none."""
-    choices: tuple[str, ...]
-    """All values that are allowed, where they are listed."""
+    default: Any
     help: str
-    """What its docstring says."""
-    is_open: bool
-    """Its value decides what may stand below its name: a mapping, or an object of any class."""
 
 
-def read_settings(place: str, prefix: str = "", skip: Sequence[str] = ()) -> list[Setting]:
-    """
-    Args:
-        place: `module:Class`; the parameters of its constructor, those of nested dataclasses with dots.
-        prefix: of all names.
-        skip: parameters to leave out.
-    """
-    return [setting for setting in _read(*place.split(":"), prefix, {}) if setting.name.removeprefix(prefix) not in skip]
+def read_settings(place: str, prefix: str = "") -> Iterator[Setting]:
+    """The parameters of the constructor of a class, `module:Class`, and those of nested dataclasses, with dots."""
+    return _read(*_find(*place.split(":")), prefix, {})
 
 
-def _read(module: str, name: str, prefix: str, given: dict[str, str]) -> Iterator[Setting]:
-    module, found = _find(module, name)
-    if not isinstance(found, ast.ClassDef):
-        raise LookupError(f"{module}:{name} is no class")
-    parameters = list(_parameters(found))
+def _read(module: str, found: ast.ClassDef, prefix: str, given: dict[str, ast.expr]) -> Iterator[Setting]:
+    """`given`: defaults that are not those of the class."""
+    parameters, helps = list(_parameters(found)), _helps(found)
     if not parameters and found.bases:
-        yield from _read(module, ast.unparse(found.bases[0]), prefix, given)
-        return
-    helps = _helps(found)
-    for parameter, annotation, default in parameters:
-        named, overrides = prefix + parameter, {}
+        yield from _read(*_find(module, ast.unparse(found.bases[0])), prefix, given)
+    for name, annotation, default in parameters:
+        help = helps.get(name, "")
+        for node in ast.walk(annotation):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal" and isinstance(node.slice, ast.Tuple):
+                help += f" [{', '.join(str(value.value) for value in node.slice.elts)}]"
+        yield Setting(prefix + name, _value(module, given.get(name, default)), help)
         nested = _nested(module, annotation)
-        if nested is not None and default is not None:
-            overrides = _overrides(default, nested[1])
-        shown = REQUIRED if default is None else given.get(parameter, _shown(module, default))
-        below = list(_read(*nested, f"{named}.", overrides)) if nested else []
-        plain = all(_is_plain(module, node.id) for node in ast.walk(annotation) if isinstance(node, ast.Name))
-        choices = _choices(annotation)
-        yield Setting(named, shown, choices, helps.get(parameter, ""), not below and not plain and not choices)
-        yield from below
+        if nested:
+            yield from _read(*nested, f"{prefix}{name}.", _arguments(default, nested[1].name))
 
 
 @cache
@@ -81,13 +62,12 @@ def _find(module: str, name: str) -> tuple[str, ast.AST | None]:
     for node in _tree(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module, node
-        if isinstance(node, ast.Assign) and name in [ast.unparse(target) for target in node.targets]:
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
             return module, node.value
-        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
-            if node.module.split(".")[0] not in ROOTS:
-                break
-            (original,) = [alias.name for alias in node.names if name == (alias.asname or alias.name)]
-            return _find(node.module, original)
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ROOTS:
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    return _find(node.module, alias.name)
     return module, None
 
 
@@ -107,53 +87,36 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     return any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list)
 
 
-def _is_plain(module: str, name: str) -> bool:
-    return name in PLAIN or _find(module, name)[0] == RANGES
-
-
-def _nested(module: str, annotation: ast.expr) -> tuple[str, str] | None:
+def _nested(module: str, annotation: ast.expr) -> tuple[str, ast.ClassDef] | None:
     """The dataclass that an annotation names, if it does, and its module."""
-    for node in ast.walk(annotation):
-        if isinstance(node, ast.Name) and node.id not in PLAIN:
-            owner, found = _find(module, node.id)
-            if isinstance(found, ast.ClassDef) and _is_dataclass(found):
-                return owner, node.id
-    return None
+    found = [_find(module, node.id) for node in ast.walk(annotation) if isinstance(node, ast.Name)]
+    return next((one for one in found if isinstance(one[1], ast.ClassDef) and _is_dataclass(one[1])), None)
 
 
-def _overrides(default: ast.expr, name: str) -> dict[str, str]:
+def _arguments(default: ast.expr | None, name: str) -> dict[str, ast.expr]:
     """What a default sets differently in the class that it is of: `VLLMSettings(gpu_memory_utilization=0.9)`."""
-    calls = [node for node in ast.walk(default) if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
-    return {keyword.arg: ast.unparse(keyword.value) for call in calls for keyword in call.keywords}
+    calls = [node for node in ast.walk(default or ast.Module()) if isinstance(node, ast.Call)]
+    return {one.arg: one.value for call in calls if ast.unparse(call.func) == name for one in call.keywords}
 
 
-def _shown(module: str, default: ast.expr) -> str:
+def _value(module: str, default: ast.expr | None) -> Any:
     if isinstance(default, ast.Name):
-        _, value = _find(module, default.id)
-        default = value if isinstance(value, ast.Constant) else default
-    if isinstance(default, ast.Call):
-        return ""  # its parts are listed
-    return ast.unparse(default)
-
-
-def _choices(annotation: ast.expr) -> tuple[str, ...]:
-    for node in ast.walk(annotation):
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
-            return tuple(str(value) for value in _constants(node.slice))
-    return ()
-
-
-def _constants(node: ast.AST) -> Iterable[Any]:
-    return (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+        default = _find(module, default.id)[1] or default
+    if default is None or isinstance(default, ast.Call):
+        return REQUIRED if default is None else NESTED
+    try:
+        return ast.literal_eval(default)
+    except ValueError:  # an expression
+        return ast.unparse(default)
 
 
 def _helps(of: ast.ClassDef) -> dict[str, str]:
     """What the docstrings of a class, of its constructor and of its fields say of each parameter."""
     constructors = [node for node in of.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
-    texts = [ast.get_docstring(node) for node in (of, *constructors)]
-    params = [param for text in texts if text for param in parse_docstring(text).params]
-    helps = {param.arg_name: " ".join((param.description or "").split()) for param in params}
+    texts = [ast.get_docstring(node) or "" for node in (of, *constructors)]
+    helps = {param.arg_name: param.description or "" for text in texts for param in parse_docstring(text).params}
     for field, following in zip(of.body, of.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            helps[field.target.id] = " ".join(str(following.value.value).split())
-    return {name: text for names, text in helps.items() for name in names.split(", ")}  # `clip_low, clip_high: ...`
+            helps[field.target.id] = str(following.value.value)
+    # `clip_low, clip_high: ...`
+    return {name: " ".join(text.split()) for names, text in helps.items() for name in names.split(", ")}

@@ -1,6 +1,7 @@
 """Spans of time, (start, end) in seconds, and how far two of them agree."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 Span = tuple[float, float]
 
@@ -17,3 +18,50 @@ def temporal_iou(span: Span | None, truth: Span) -> float:
     if intersection <= 0:  # also where either span is reversed or empty
         return 0.0
     return intersection / (max(end, true_end) - min(start, true_start))  # spans that meet: the hull is the union
+
+
+def best_iou(span: Span | None, truths: Iterable[Span]) -> float:
+    """IoU with the true span that fits best, of one or more."""
+    return max(temporal_iou(span, truth) for truth in truths)
+
+
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
+    """The union of spans as disjoint ones in order of time: those that overlap, nest or touch become one.
+
+    Spans without a length (reversed, empty, or not finite) are left out.
+    """
+    merged: list[Span] = []
+    for start, end in sorted(span for span in spans if span_length(span) > 0):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def span_length(span: Span) -> float:
+    """Seconds; 0 for one that is reversed, empty, or not finite."""
+    start, end = span
+    return max(0.0, end - start) if math.isfinite(start) and math.isfinite(end) else 0.0
+
+
+def total_length(spans: Iterable[Span]) -> float:
+    """Seconds of the union of spans."""
+    return sum(end - start for start, end in merge_spans(spans))
+
+
+def overlap_length(first: Iterable[Span], second: Iterable[Span]) -> float:
+    """Seconds that are in the union of the first spans and in the union of the second ones."""
+    other = merge_spans(second)
+    return sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a in merge_spans(first) for b in other)
+
+
+def union_iou(predicted: Sequence[Span], truth: Sequence[Span]) -> float:
+    """Intersection over union of two unions of spans, in [0, 1].
+
+    No truth and no prediction agree: 1. A prediction where there is no truth, none where there is one, and lengths of 0 are 0.
+    """
+    if not predicted and not truth:
+        return 1.0
+    overlap = overlap_length(predicted, truth)
+    return overlap / (total_length(predicted) + total_length(truth) - overlap) if overlap else 0.0

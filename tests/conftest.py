@@ -4,26 +4,57 @@ changes one takes `own_policy`."""
 from __future__ import annotations
 
 import os
+import runpy
+import shutil
+import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+from filelock import FileLock
+from transformers import PreTrainedConfig
 
-from taro.data.samples import save_samples
+from taro.data.samples import load_samples, save_samples
 from taro.models.families import FAMILIES
-from taro.models.patches import frames_to_patches
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
+from taro.models.settings import GroundingSettings
 from taro.rollout import RolloutGroup
 from taro.run.cli import parse
 from taro.synthetic.architecture import TINY_PROMPT, save_random
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import WorldSettings, draw_scene, make_split, write_video
+from taro.video.geometry import frames_to_patches
 from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]
+# transformers words each config that it reads for a line of its log that is not shown: a fifth of a short training.
+PreTrainedConfig.__repr__ = object.__repr__
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """What trains is slow. Each worker gets an equal part of the list to begin with, its share of the slow tests first: at
+    the end there are short ones to share."""
+    slow, others = [], []
+    for item in items:
+        if "fit" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+        marked = item.get_closest_marker("slow") or item.get_closest_marker("distributed")
+        (slow if marked else others).append(item)
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    if count > 1:
+        size, ordered = -(-len(items) // count), []
+        for number in range(count):
+            part = slow[number::count]
+            room = size - len(part)
+            ordered += part + others[:room]
+            others = others[room:]
+        items[:] = ordered
 
 
 @pytest.fixture(scope="session", params=sorted(FAMILIES))
@@ -47,24 +78,89 @@ def save_lively(folder, family):
 
 
 @pytest.fixture(scope="session")
-def model_folder(family, tmp_path_factory):
-    return save_lively(tmp_path_factory.mktemp("model") / family, family)
+def once(tmp_path_factory):
+    """Folders that are filled once for all processes of pytest: `once("name", fill)`, where `fill` gets the empty folder."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def filled(name, fill):
+        folder, done = base / f"once-{name}", base / f"once-{name}.done"
+        with FileLock(base / f"once-{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return filled
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
+def model_folder(family, once):
+    return str(once(family, lambda folder: save_lively(folder, family)))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(once):
     """The same for what is alike in both families."""
-    return save_lively(tmp_path_factory.mktemp("model") / "tiny", "qwen2_5_vl")
+    return str(once("qwen2_5_vl", lambda folder: save_lively(folder, "qwen2_5_vl")))
 
 
 @pytest.fixture(scope="session")
-def synthetic(tmp_path_factory):
+def synthetic(once):
     """Folder with train.jsonl (6 queries), validation.jsonl and test.jsonl (2 or 3 each) and their videos."""
-    folder = tmp_path_factory.mktemp("synthetic")
-    for split, videos in (("train", 3), ("validation", 1), ("test", 1)):
-        samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
-        save_samples(samples[:6], folder / f"{split}.jsonl", relative_to=folder)
-    return folder
+
+    def fill(folder):
+        for split, videos in (("train", 3), ("validation", 1), ("test", 1)):
+            samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
+            save_samples(samples[:6], folder / f"{split}.jsonl", relative_to=folder)
+
+    return once("synthetic", fill)
+
+
+@pytest.fixture(scope="session")
+def grounding():
+    """Settings in which evaluation is as training."""
+    return GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024)
+
+
+@pytest.fixture
+def model(tiny_folder, grounding, tmp_path):
+    """A model folder with the settings that it was trained with."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in Path(tiny_folder).iterdir():
+        (folder / path.name).symlink_to(path)
+    grounding.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def damaged(synthetic, tmp_path):
+    """The training samples, of which the first video is missing, the second empty, the third truncated."""
+    samples = load_samples(synthetic / "train.jsonl")
+    content = Path(samples[0].video).read_bytes()
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "truncated.mp4").write_bytes(content[: len(content) // 2])
+    names = ("missing.mp4", "empty.mp4", "truncated.mp4")
+    rows = [replace(sample, video=str(tmp_path / name)) for sample, name in zip(samples, names, strict=False)]
+    save_samples([*rows, *samples[3:]], tmp_path / "damaged.jsonl")
+    return tmp_path / "damaged.jsonl"
+
+
+@pytest.fixture
+def run_module(monkeypatch):
+    """Runs a command as `python -m` does, but in this process; gives its exit code, or its last words."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving, warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that it is imported already
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        return leaving.value.code
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -221,6 +317,12 @@ def video_file(scenes, tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "scene.mp4"
     write_video(scenes[0], path)
     return path
+
+
+@pytest.fixture
+def video_path(video_file, tmp_path):
+    """A copy that a test may change."""
+    return str(shutil.copy2(video_file, tmp_path / "scene.mp4"))
 
 
 @pytest.fixture(scope="session")

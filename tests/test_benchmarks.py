@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 from tolerances import LOG_PROBS
 
 pytestmark = pytest.mark.slow  # as a whole file: real runs
@@ -17,7 +17,7 @@ SMALL = ["--prompt=120", "--frames=8", "--completion=6", "--group=3", "--repeats
 
 def run(script, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    command = [python(), str(BENCHMARKS / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,11 +1,10 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from taro.command_line import CONFIGS, Parser, did_you_mean, find_config, help_text, with_found_configs
+from taro.command_line import CONFIGS, Parser, answer_at_once, did_you_mean, find_config
 from taro.prepare import difficulty
 from taro.prepare.caption import __main__ as caption
 from taro.prepare.commands import CAPTION, DIFFICULTY
@@ -30,44 +29,32 @@ def mistake(capsys, call, *arguments):
     return said.removeprefix("error: ")
 
 
-def parser_names(arguments):
-    """All settings as jsonargparse has them, from the classes themselves."""
+@pytest.fixture
+def unchecked(arguments, monkeypatch):
+    """The configuration as jsonargparse has it, from the classes themselves."""
+    monkeypatch.setattr("taro.run.cli.list_problems", lambda config: [])
+    return lambda *extra: parse([*arguments, *extra]).config
+
+
+def test_the_sources_say_what_the_parser_says(unchecked):
+    """What is read without an import is what the classes have: no setting is missing, none is too many; and their defaults, as
+    far as base.yaml does not replace them."""
     optional = ["--model.lora={rank: 4}", "--data.frame_cache={folder: a}", "--model.feature_cache={folder: a}"]
     optional.append("--data.grounding.evaluation_video={fps: 2.0}")  # tiny.yaml has none
-    config = parse_unchecked([*arguments, *optional])
-    return {name for name in config.as_flat().__dict__ if not name.startswith(("config", "__"))}
-
-
-def parse_unchecked(arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("taro.run.cli.list_problems", lambda config: [])
-        return parse(arguments).config
-
-
-def test_the_sources_say_what_the_parser_says(arguments):
-    """What is read without an import is what the classes have: no setting is missing, none is too many."""
-    leaves = {setting.name for setting in TRAIN.settings}
-    sections = {name.rpartition(".")[0] for name in leaves} | {"progress_bar.theme"}
-    found = {name for name in parser_names(arguments) if name not in TRAIN.follows}
-    assert leaves - sections == found - sections
-
-
-def test_defaults_are_those_of_the_classes(arguments):
-    """As far as base.yaml does not replace them, and for all that can be written as a value."""
-    config, compared = parse_unchecked([f"--config={BASE_CONFIG}", *arguments]), 0
-    for setting in TRAIN.settings:
-        if setting.name.startswith(("model.temporal_reward.", "model.loss.", "model.advantages.", "curriculum.")):
-            assert str(config[setting.name]) == setting.default.strip("'"), setting.name
-            compared += 1
-    assert compared > 15
+    config = unchecked(f"--config={BASE_CONFIG}", *optional)
+    sections = TRAIN.sections | {"progress_bar.theme"}
+    found = {name for name in config.as_flat().__dict__ if not name.startswith(("config", "__"))}
+    assert TRAIN.settings.keys() - sections == found - sections - TRAIN.follows.keys()
+    own = ("model.temporal_reward.", "model.loss.", "model.advantages.", "curriculum.")
+    compared = {name: setting.default for name, setting in TRAIN.settings.items() if name.startswith(own)}
+    assert len(compared) > 15 and compared == {name: config[name] for name in compared}
 
 
 def test_help_needs_nothing_heavy():
     """For all commands; the parser alone takes seconds to import."""
     code = (
-        "import sys; from taro.command_line import help_text\n"
-        "from taro.prepare.commands import *; from taro.run.commands import *\n"
-        "for one in (TRAIN, EVAL, CAPTION, DIFFICULTY): help_text(one)\n"
+        "import sys; from taro.prepare.commands import *; from taro.run.commands import *\n"
+        "for one in (TRAIN, EVAL, CAPTION, DIFFICULTY): one.help()\n"
         "print([name for name in ('torch', 'lightning', 'transformers', 'jsonargparse') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -90,9 +77,9 @@ def test_help_of_training(capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_setting_has_a_help(name):
     command, _ = COMMANDS[name]
-    shown = [setting for setting in command.settings if not command.hides(setting.name)]
-    assert not [setting.name for setting in shown if not setting.help]
-    assert all(f"--{setting.name}" in help_text(command) for setting in shown)
+    shown = {name: setting for name, setting in command.settings.items() if not name.startswith(tuple(command.hidden) or "-")}
+    assert not [name for name, setting in shown.items() if not setting.help]
+    assert all(f"--{name}" in command.help() for name in shown)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +115,7 @@ def test_unknown_keys_of_files(capsys, tmp_path):
 
 def test_what_stands_below_an_object_is_the_parsers_business():
     known = ["trainer.logger.save_dir", "trainer.callbacks.init_args.interval", "model", "data.grounding.video.fps"]
-    assert all(map(TRAIN.knows, known)) and not TRAIN.knows("model.group_size.x")
+    assert all(map(TRAIN.knows, known)) and not TRAIN.knows("model.x") and not TRAIN.knows("data.grounding.video.x")
 
 
 def test_parsers_of_flags_alone(capsys):
@@ -144,18 +131,17 @@ def test_parsers_of_flags_alone(capsys):
 
 
 def test_the_memory_plan_knows_the_settings(capsys):
-    assert "model.pack_token is no setting; did you mean model.pack_tokens?" in mistake(
-        capsys, plan_memory, "--config=tiny", "model.pack_token=8"
-    )
+    said = mistake(capsys, plan_memory, "--config=tiny", "model.pack_token=8")
+    assert said.startswith("--model.pack_token is no setting; did you mean --model.pack_tokens? (")
 
 
 @pytest.mark.parametrize("name", ["qwen25_7b", "qwen25_7b.yaml", "configs/qwen25_7b.yaml"])
 def test_configs_that_come_along_are_found_from_anywhere(tmp_path, monkeypatch, name):
+    """And stand before all other flags."""
     monkeypatch.chdir(tmp_path)
-    assert find_config(name) == str(CONFIGS / "qwen25_7b.yaml")
-    assert with_found_configs(["--config", name, f"--config={name}", "--x", name]) == [
-        "--config", str(CONFIGS / "qwen25_7b.yaml"), f"--config={CONFIGS}/qwen25_7b.yaml", "--x", name,
-    ]  # fmt: skip
+    file = str(CONFIGS / "qwen25_7b.yaml")
+    flags = ["--name", name, "--trainer.max_steps=-1"]
+    assert answer_at_once(TRAIN, [*flags, "--config", name, f"--config={name}", "-c", name]) == ([file] * 3, flags)
     assert find_config("experiments/time_r1") == str(CONFIGS / "experiments" / "time_r1.yaml")
     Path("qwen25_7b.yaml").write_text("{}")
     assert find_config("qwen25_7b.yaml") == "qwen25_7b.yaml"  # one's own comes first
@@ -168,11 +154,10 @@ def test_did_you_mean():
 
 
 def test_settings_that_are_refused_exist():
-    names = {setting.name for setting in TRAIN.settings}
-    assert {f"trainer.{name}" for name in REFUSED} < names
+    assert {f"trainer.{name}" for name in REFUSED} < TRAIN.settings.keys()
 
 
 def test_defaults_are_shown_as_values():
-    shown = help_text(EVAL)
+    shown = EVAL.help()
     assert "--limit null" in shown and "--strict false" in shown and "--device auto" in shown
-    assert json.dumps(0.9) in shown
+    assert "--vllm.gpu_memory_utilization 0.9" in shown

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from taro.jsonl import ResumableFolder, ResumeError, Shard, dump_config, flatten_config, list_differences, read_config
+from taro.jsonl import ResumableFolder, ResumeError, Shard, list_differences, read_config
+from taro.lock import FolderInUse
 
 ABOUT = {"model": "m", "video": {"fps": 2.0, "tokens": 64}, "prompt": "Find:\n{query} = é?"}
 ROWS = [{"id": str(number), "value": number / 7, "text": "a\u2028b\n"} for number in range(6)]
@@ -17,11 +18,10 @@ IDS = [row["id"] for row in ROWS]
 
 def test_rows_come_back_by_id(tmp_path):
     folder = ResumableFolder(tmp_path / "deep" / "out", ABOUT)
-    assert folder.read() == {} and folder.missing(IDS) == IDS
+    assert folder.read() == {}
     folder.append(ROWS[:2])
     folder.append(ROWS[4:])
     assert list(folder.read().values()) == ROWS[:2] + ROWS[4:]
-    assert folder.missing(IDS) == ["2", "3"]
     lines = (tmp_path / "deep" / "out" / "predictions.jsonl").read_text().splitlines()  # also at \u2028
     assert [json.loads(line) for line in lines] == ROWS[:2] + ROWS[4:]
 
@@ -45,7 +45,7 @@ def test_a_last_line_that_was_cut_off_is_no_row(tmp_path, kept):
     folder.append(ROWS[:3])
     lines = folder.path.read_bytes().splitlines(keepends=True)
     folder.path.write_bytes(b"".join(lines[:2]) + lines[2][:kept])
-    assert folder.missing(IDS[:3]) == ["2"]
+    assert folder.read().keys() == {"0", "1"}
     folder.append(ROWS[2:])
     assert list(folder.read().values()) == ROWS
 
@@ -91,7 +91,7 @@ def test_two_processes_share_no_part(tmp_path, monkeypatch):
 
     ResumableFolder(tmp_path, ABOUT)
     monkeypatch.setattr("fcntl.lockf", held)
-    with pytest.raises(ResumeError, match=rf"--output {tmp_path} is in use by process \d+ on .*: wait for its end"):
+    with pytest.raises(FolderInUse, match=rf"{tmp_path} is in use by process \d+ on .*: wait for its end"):
         ResumableFolder(tmp_path, ABOUT)
 
 
@@ -111,7 +111,7 @@ def test_no_shard(text):
 def test_a_folder_holds_one_configuration(tmp_path):
     ResumableFolder(tmp_path, ABOUT).append(ROWS[:1])
     again = ResumableFolder(tmp_path, {**ABOUT, "video": {"tokens": 64, "fps": 2.0}})  # whatever the order
-    assert again.missing(IDS[:1]) == []
+    assert list(again.read().values()) == ROWS[:1]
     with pytest.raises(ResumeError) as error:
         ResumableFolder(tmp_path, ABOUT | {"video": {"fps": 1.0, "tokens": 64}, "seed": 1})
     first, *differences = str(error.value).splitlines()
@@ -128,7 +128,7 @@ def test_many_differences_are_shown_in_part(tmp_path):
 
 def test_no_folder_where_a_file_is(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ResumeError, match="file: no folder can be made there"):
+    with pytest.raises(ResumeError, match="file: no folder that can be made and written to"):
         ResumableFolder(tmp_path / "file", ABOUT)
 
 
@@ -145,22 +145,11 @@ def test_the_configuration_is_readable_and_comes_back(tmp_path):
     ResumableFolder(tmp_path, about)
     assert read_config(tmp_path) == about | {"shards": 1}
     assert "prompt: |-\n  Find:\n  {query} = é?\n" in (tmp_path / "config.yaml").read_text()
-    assert dump_config({"b": 1, "a": 2}) == "b: 1\na: 2\n"
 
 
 def test_differences_are_named_by_their_leaves():
-    assert flatten_config({"a": {"b": {"c": 1}, "d": {}}, "e": [{"f": 1}]}) == {"a.b.c": 1, "a.d": {}, "e": [{"f": 1}]}
-    assert list_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == {"a.c": (2, 3), "d": (None, 4)}
-
-
-def test_a_file_beside_the_rows_is_whole_or_absent(tmp_path, monkeypatch):
-    folder = ResumableFolder(tmp_path, ABOUT)
-    assert not folder.has("metrics.json")
-    folder.write("metrics.json", "1")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        folder.write("metrics.json", "2")
-    assert folder.has("metrics.json") and (tmp_path / "metrics.json").read_text() == "1"
+    first, second = {"a": {"b": {"x": 1, "y": []}, "c": 2}}, {"a": {"b": {"x": 1, "y": [3]}, "c": 3}, "d": {"e": 4}}
+    assert list_differences(first, second) == {"a.b.y": ([], [3]), "a.c": (2, 3), "d": (None, {"e": 4})}
 
 
 WRITER = """

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import platform
 import subprocess
@@ -8,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from taro.lock import FolderInUse, FolderLock
+from taro.lock import FolderInUse, lock_file
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
 import sys
 from pathlib import Path
-from taro.lock import FolderLock
+from taro.lock import lock_file
 
-lock = FolderLock(Path(sys.argv[1]), Path("run"), "wait")
+lock = lock_file(Path(sys.argv[1]), Path("run"), "wait")
 print("locked", flush=True)
 sys.stdin.read()
 """
@@ -45,13 +44,13 @@ def test_a_second_process_is_refused_until_the_first_is_dead(hold, tmp_path):
     path = tmp_path / ".run.lock"
     process = hold(path)
     with pytest.raises(FolderInUse) as error:
-        FolderLock(path, tmp_path / "run", "give another name")
+        lock_file(path, tmp_path / "run", "give another name")
     who = f"process {process.pid} on {platform.node()}"
     assert str(error.value) == f"{tmp_path}/run is in use by {who}: give another name"
     process.kill()
     process.wait()
-    with FolderLock(path, tmp_path / "run", "give another name"):
-        assert json.loads(path.read_text()) == {"pid": os.getpid(), "host": platform.node()}
+    with lock_file(path, tmp_path / "run", "give another name"):
+        assert path.read_text() == f"process {os.getpid()} on {platform.node()}\n"
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
@@ -60,9 +59,9 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.lockf", no_locks)
     with pytest.warns(UserWarning, match=r"run has no locks: nothing keeps a second process out"):
-        FolderLock(tmp_path / ".run.lock", tmp_path / "run", "wait").release()
+        lock_file(tmp_path / ".run.lock", tmp_path / "run", "wait").close()
 
 
 def test_a_folder_that_can_not_be_written_to_is_no_lock(tmp_path):
     with pytest.raises(OSError, match="No such file or directory"):
-        FolderLock(tmp_path / "nowhere" / ".run.lock", tmp_path / "run", "wait")
+        lock_file(tmp_path / "nowhere" / ".run.lock", tmp_path / "run", "wait")

@@ -18,15 +18,10 @@ CAPTIONS = [Caption(0.0, 2.5, "a man enters."), Caption(2.5, 6.0, "he sits down.
 
 
 @pytest.mark.parametrize(
-    ("seconds", "decimals", "text"),
-    [(3, 1, "3.0"), (3.25, 2, "3.25"), (12.449, 1, "12.4"), (-0.01, 1, "0.0"), (7.6, 0, "8"), (14220.0, 2, "14220.00")],
+    ("seconds", "text"), [(3, "3.0"), (3.25, "3.2"), (12.449, "12.4"), (-0.01, "0.0"), (14220.0, "14220.0")]
 )
-def test_format_seconds(seconds, decimals, text):
-    assert prompts.format_seconds(seconds, decimals) == text
-
-
-def test_format_seconds_defaults_to_one_decimal():
-    assert prompts.format_seconds(8.5) == "8.5"
+def test_format_seconds(seconds, text):
+    assert prompts.format_seconds(seconds) == text
 
 
 @pytest.mark.parametrize("query", ["a dog jumps", "a dog jumps.", " a dog jumps. ", "a dog jumps . "])
@@ -58,24 +53,19 @@ def test_constructed_path_of_one_caption_is_exact():
     assert path == "<think>\nI need to find the specific moment A man reads.\nFrom 6.0s to 9.2s, he reads."
 
 
-def test_constructed_path_decimals():
-    path = prompts.constructed_path("x", [Caption(6, 9.25, "he reads.")], random.Random(0), decimals=2)
-    assert path.endswith("\nFrom 6.00s to 9.25s, he reads.")
-
-
 def test_constructed_paths_draw_every_size_equally_and_keep_time_order():
     rng = random.Random(0)
     unordered = [CAPTIONS[2], CAPTIONS[0], CAPTIONS[1]]
     lines = [f"From {c.start:.1f}s to {c.end:.1f}s, {c.text}" for c in CAPTIONS]
     counts = {}
-    for _ in range(6000):
+    for _ in range(3000):
         path = prompts.constructed_path("q", unordered, rng).split("\n")
         assert path[:2] == ["<think>", "I need to find the specific moment q."]
         chosen = tuple(lines.index(line) for line in path[2:])
         assert chosen == tuple(sorted(set(chosen)))
         counts[chosen] = counts.get(chosen, 0) + 1
     expected = {(0,): 1 / 9, (1,): 1 / 9, (2,): 1 / 9, (0, 1): 1 / 9, (0, 2): 1 / 9, (1, 2): 1 / 9, (0, 1, 2): 1 / 3}
-    assert {chosen: count / 6000 for chosen, count in counts.items()} == pytest.approx(expected, abs=0.03)
+    assert {chosen: count / 3000 for chosen, count in counts.items()} == pytest.approx(expected, abs=0.04)
 
 
 def test_constructed_path_follows_the_generator():
@@ -85,15 +75,14 @@ def test_constructed_path_follows_the_generator():
 
 
 def test_full_path_is_exact_and_has_the_format():
-    path = prompts.full_path("a man reads.", CAPTIONS[::-1], (6.04, 9.25), decimals=2)
+    path = prompts.full_path("a man reads.", CAPTIONS[::-1], (6, 9.25))
     assert path == (
         "<think>\nI need to find the specific moment a man reads.\n"
-        "From 0.00s to 2.50s, a man enters.\nFrom 2.50s to 6.00s, he sits down.\nFrom 6.00s to 9.25s, he reads.\n"
-        "</think>\n<answer>6.04s to 9.25s</answer>"
+        "From 0.0s to 2.5s, a man enters.\nFrom 2.5s to 6.0s, he sits down.\nFrom 6.0s to 9.2s, he reads.\n"
+        "</think>\n<answer>6.0s to 9.2s</answer>"
     )
     assert prompts.has_format(path)
-    assert prompts.parse_answer(path) == (6.04, 9.25)
-    assert prompts.full_path("q", CAPTIONS, (6, 9.5)).endswith("<answer>6.0s to 9.5s</answer>")
+    assert prompts.parse_answer(path) == (6.0, 9.2)
 
 
 def test_paths_without_captions_are_errors():
@@ -181,20 +170,21 @@ def test_parse_answer_takes_the_last_closed_block(text, span):
     assert prompts.parse_answer(text) == span
 
 
-@pytest.mark.parametrize(
-    "unit",
-    ["1", " ", "1 ", "1s to ", "1.", ".", "-", "from ", "from 1 ", "<answer>", "<think>", "</answer>", "1:", "1,", "s",
-     "to ", "<answer>1 to 2", "<think>1s to 2s</think>"],
+READERS = (
+    prompts.parse_answer, prompts.parse_spans, prompts.timestamp_spans, prompts.reasoning_has_timestamp, prompts.has_format,
 )  # fmt: skip
-@pytest.mark.parametrize(
-    "read", [prompts.parse_answer, prompts.timestamp_spans, prompts.reasoning_has_timestamp, prompts.has_format]
-)
-def test_long_repeated_text_is_read_in_linear_time(unit, read):
-    text = "<think>" + unit * (100_000 // len(unit))
-    started = time.process_time()
-    read(text)
-    read(f"{text}</think><answer>{unit * (100_000 // len(unit))}</answer>")
-    assert time.process_time() - started < 20  # of the processor, whatever the load; a quadratic reading takes minutes
+UNITS = ["1", " ", "1 ", "1s to ", "1.", ".", "-", "from ", "from 1 ", "<answer>", "<think>", "</answer>", "1:", "1,", "s",
+         "to ", "<answer>1 to 2", "<think>1s to 2s</think>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_long_repeated_text_is_read_in_linear_time(unit):
+    """A quadratic reading takes minutes of the processor, whatever else it does meanwhile."""
+    repeated, started = unit * (50_000 // len(unit)), time.process_time()
+    for read in READERS:
+        read(f"<think>{repeated}")
+        read(f"<think>{repeated}</think><answer>{repeated}</answer>")
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -259,10 +249,6 @@ def test_timestamp_spans_are_the_numbers_of_ranges(reasoning, numbers):
     assert [text[start:end] for start, end in prompts.timestamp_spans(text)] == numbers
 
 
-def test_timestamp_spans_are_exact_positions():
-    assert prompts.timestamp_spans("<think>From 3.0s to 5.5s") == [(12, 15), (20, 23)]
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -280,3 +266,35 @@ def test_timestamp_spans_are_exact_positions():
 )
 def test_reasoning_has_timestamp(text, expected):
     assert prompts.reasoning_has_timestamp(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "spans"),
+    [
+        ("2.0s to 6.0s", [(2.0, 6.0)]),
+        ("1 to 2 and 3 to 4", [(1.0, 2.0), (3.0, 4.0)]),
+        ("1-2 3-4", [(1.0, 2.0), (3.0, 4.0)]),
+        ("6 to 2, 3 to 3", [(6.0, 2.0), (3.0, 3.0)]),  # as written
+        ("1 to 2 to 3", [(1.0, 2.0)]),
+        ("none", []),
+        (" The event does not occur in the video.\n", []),
+        ("No such event.", []),
+        ("[]", []),
+        ("none of these, 2 to 6", [(2.0, 6.0)]),
+        ("2", None),
+        ("1:05 to 1:09", None),
+        ("", None),
+        ("soon", None),
+        (f"{'9' * 400} to 3", None),
+    ],
+)
+def test_parse_spans(answer, spans):
+    assert prompts.parse_spans(f"<think>0 to 1</think><answer>{answer}</answer>") == spans
+
+
+def test_an_answer_is_the_last_closed_block():
+    assert prompts.parse_spans("2 to 6") is None and prompts.answer_text("<answer>2 to 6") is None
+    text = "<answer>none</answer><answer>2 to 6</answer><answer>7 to 8"
+    assert prompts.answer_text(text) == "2 to 6" and prompts.parse_spans(text) == [(2.0, 6.0)]
+    assert prompts.spans_in("From 0 to 1, <answer>2 - 6</answer>") == [(0.0, 1.0), (2.0, 6.0)]
+    assert prompts.numbers_in("7 s, 3.50 and 17.0; not 1:05") == [7.0, 3.5, 17.0]

@@ -4,11 +4,11 @@ every check that is made before a model is loaded. What they do is tested elsewh
 import re
 import shlex
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.evaluation.settings import resolve
 from taro.prepare.caption.__main__ import parse as parse_caption
@@ -35,7 +35,7 @@ def arguments_of(program):
 
 @cache
 def help_of(program):
-    done = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([python(), *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -71,14 +71,15 @@ def test_training_commands_pass_all_checks(line, equipped, synthetic, tiny_folde
         f"--model.name_or_path={tiny_folder}",
         *(f"--data.{split}_file={synthetic}/{split}.jsonl" for split in ("train", "validation", "test")),
     ]
-    parse([*shlex.split(line), *local])
+    cli = parse([*shlex.split(line), *local])
+    assert cli.folder.parent == tmp_path and cli.model.name_or_path == tiny_folder
 
 
 @pytest.mark.parametrize("line", arguments_of("eval.py"))
 def test_evaluation_commands_pass_all_checks(line, equipped, synthetic):
     annotations = f"--annotations={synthetic}/test.jsonl"
     settings = evaluation.parse([*shlex.split(line.replace("--limit N", "--limit 2")), annotations])
-    assert resolve(settings).benchmark.name == (settings.dataset or "test")
+    assert resolve(settings).name == (settings.dataset or "test")
 
 
 @pytest.mark.parametrize("line", arguments_of("taro.run.memory_plan"))

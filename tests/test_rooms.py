@@ -42,7 +42,7 @@ def test_imports_point_down():
 @pytest.mark.parametrize(
     ("place", "text"),
     [
-        ("video/load.py", "from taro.models.patches import frames_to_patches"),
+        ("video/load.py", "from taro.models.packing import pack_group"),
         ("models/prompt.py", "def late():\n    import taro.rollout.engine"),
         ("spans.py", "from taro.video.load import Video"),
     ],

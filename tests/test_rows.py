@@ -62,9 +62,9 @@ def test_all_bad_rows_are_named_and_twenty_shown():
     assert first == '- thing "0": x: got 1; allowed: no such field; there are id, spans, parts'
 
 
-def test_a_row_of_an_object_has_all_fields():
-    with pytest.raises(RowError, match=r"parts: got nothing \(the field is missing\)"):
-        read_objects(Thing, {"a": {"id": "a", "spans": [[1, 2]]}}, "thing")
+def test_what_is_no_row():
+    with pytest.raises(RowError, match=r'1 of 2 rows can\'t be read:\n- thing "a": got \[1\]; allowed: an object with fields'):
+        read_objects(Thing, {"a": [1], "b": ROW}, "thing")
 
 
 def test_numbers():

@@ -6,43 +6,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 
 from taro.data.samples import Sample, SampleError, query_key
 from taro.messages import first_names, list_problems
 
 AT_ONCE = 32  # questions to a file system that may be on a network, where each takes a millisecond and more
-PER_CALL = 256  # files that one thread asks about before it takes the next ones
 
 
 def find_missing(videos: Iterable[str]) -> set[str]:
     """Those that there is no file of. Each is asked about once, by several threads."""
-    distinct = list(dict.fromkeys(videos))
-    parts = [distinct[start : start + PER_CALL] for start in range(0, len(distinct), PER_CALL)]
+    distinct = set(videos)
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return set(chain.from_iterable(threads.map(_missing_of, parts)))
-
-
-def _missing_of(videos: Sequence[str]) -> list[str]:
-    return [video for video in videos if not os.path.exists(video)]
+        return {video for video, there in zip(distinct, threads.map(os.path.exists, distinct), strict=True) if not there}
 
 
 def look_for_videos(
     videos: Sequence[str], *, of: str, folder: str | os.PathLike[str], setting: str, largest_share: float | None = None
 ) -> list[str]:
-    """A line that says how many samples have no video, where there are some.
+    """A line that says how many samples have no video, where there are some; SampleError where none has.
 
     Args:
         videos: Path of each sample's.
         of: What names them, for messages: the setting and the file.
-        folder: That relative paths start from.
-        setting: That says so.
+        folder: That relative paths start from, as the `setting` says.
         largest_share: Of samples that may fail before the run ends (`failure_limit.largest_share`); None: all may.
-
-    Raises:
-        SampleError: All videos are missing.
     """
     missing = find_missing(videos)
     if not missing:
@@ -72,67 +61,50 @@ def check_samples(
     """What is odd about the samples of a training run but may be meant, a line each.
 
     Args:
-        samples: By split: train, validation, and test where there is one.
-        files: That they are from, likewise.
+        samples, files: By split: train, validation, and test where there is one.
         video_root: Folder that relative videos start from; None: the folder of each file.
         warmup_epochs: With constructed paths (`curriculum.warmup_epochs`).
         largest_share: Of training or validation samples that may fail (`failure_limit.largest_share`).
 
     Raises:
-        SampleError: Not one video of a split is there, or not one training sample has captions although there is a warm-up;
-            all of it in one message.
+        SampleError: Not one video of a split is there, or no training sample has captions although there is a warm-up.
     """
     problems, remarks = [], []
-    train_file = f"data.train_file = {files['train']}"
-    for check in [
-        *(partial(_look, samples[split], split, files[split], video_root, largest_share) for split in samples),
-        partial(_check_captions, samples["train"], train_file, warmup_epochs),
-    ]:
+    for split, own in samples.items():
         try:
-            remarks += check()
+            remarks += look_for_videos(
+                [sample.video for sample in own],
+                of=f"data.{split}_file = {files[split]}",
+                folder=Path(files[split]).parent if video_root is None else video_root,
+                setting="data.video_root",
+                largest_share=None if split == "test" else largest_share,
+            )
         except SampleError as error:
             problems.append(str(error))
+    bare = [sample.id for sample in samples["train"] if not sample.captions]
+    if warmup_epochs > 0 and bare:
+        of, warmup = f"data.train_file = {files['train']}", f"curriculum.warmup_epochs = {warmup_epochs}"
+        count = len(samples["train"])
+        if len(bare) == count:
+            problems.append(
+                f"{of}: not one of its samples has captions, and {warmup} asks for reasoning paths that are made of them; set "
+                "it to 0, or make captions: python -m taro.prepare.caption --help"
+            )
+        else:
+            some = f"{len(bare)} of {count} samples have no captions, the first is {bare[0]}"
+            remarks.append(f"{of}: {some}; in the warm-up ({warmup}) they are explored freely, too")
     if problems:
         raise SampleError(list_problems("can't train:", problems))
+    keys = {split: [_key(sample) for sample in own] for split, own in samples.items()}
     for one, other in combinations(samples, 2):
-        if shared := _shared(samples[one], samples[other]):
+        known = set(keys[one])
+        if shared := [sample.id for sample, key in zip(samples[other], keys[other], strict=True) if key in known]:
             names = f"data.{one}_file = {files[one]} and data.{other}_file = {files[other]}"
             count = f"{len(shared)} of the {len(samples[other])} samples of the latter"
-            remarks.append(f"{names}: {count} are in both, with video, query and spans; the first: {shared[0].id}")
+            remarks.append(f"{names}: {count} are in both, with video, query and spans; the first: {shared[0]}")
     return remarks
 
 
-def _look(
-    samples: Sequence[Sample], split: str, file: str, video_root: str | None, largest_share: float
-) -> list[str]:
-    return look_for_videos(
-        [sample.video for sample in samples],
-        of=f"data.{split}_file = {file}",
-        folder=Path(file).parent if video_root is None else video_root,
-        setting="data.video_root",
-        largest_share=None if split == "test" else largest_share,
-    )
-
-
-def _check_captions(samples: Sequence[Sample], of: str, warmup_epochs: int) -> list[str]:
-    bare = [sample for sample in samples if not sample.captions]
-    if warmup_epochs == 0 or not bare:
-        return []
-    warmup = f"curriculum.warmup_epochs = {warmup_epochs}"
-    if len(bare) == len(samples):
-        raise SampleError(
-            f"{of}: not one of its samples has captions, and {warmup} asks for reasoning paths that are made of them; set "
-            "it to 0, or make captions: python -m taro.prepare.caption --help"
-        )
-    count = f"{len(bare)} of {len(samples)} samples have no captions, the first is {bare[0].id}"
-    return [f"{of}: {count}; in the warm-up ({warmup}) they are explored freely, too"]
-
-
-def _shared(one: Sequence[Sample], other: Sequence[Sample]) -> list[Sample]:
-    """Those of `other` that are in `one`, too. Ids tell nothing: files of one source may count from 0 each."""
-    known = {_key(sample) for sample in one}
-    return [sample for sample in other if _key(sample) in known]
-
-
 def _key(sample: Sample) -> tuple:
+    """Ids tell nothing: files of one source may count from 0 each."""
     return os.path.abspath(sample.video), *query_key(sample)[1:]

@@ -64,7 +64,7 @@ class GroundingDataModule(L.LightningDataModule):
         workers: NonNegativeInt = 2,
         bad_rows: Literal["error", "drop"] = "error",
         seed: int = 0,
-        limit_train: int | None = None,
+        limit_train: PositiveInt | None = None,
         frame_cache: DiskCacheSettings | None = None,
     ) -> None:
         super().__init__()

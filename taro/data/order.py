@@ -12,14 +12,8 @@ from taro.seeds import stable_seed
 
 
 class EvaluationBatches(Sampler[list[int]]):
-    """Every `world_size`-th sample, in batches. All ranks have equally many, since they share what a batch needs (weights, an
-    engine): one with fewer samples ends with an empty batch.
-
-    Args:
-        length: number of samples of all ranks.
-        batch_size: of each rank.
-        rank, world_size: which part.
-    """
+    """Every `world_size`-th of `length` samples, in batches of `batch_size` on each rank. All ranks have equally many, since
+    they share what a batch needs (weights, an engine): one with fewer samples ends with an empty batch."""
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.length, self.batch_size, self.rank, self.world_size = length, batch_size, rank, world_size
@@ -35,24 +29,12 @@ class EvaluationBatches(Sampler[list[int]]):
 class EpochSampler(Sampler[int]):
     """A permutation of all samples for each epoch, which follows from the seed; each rank takes its own, equally many.
 
-    Where in which epoch it starts follows from the steps done, so that a resumed run goes on with the next sample.
-
-    Args:
-        length: number of samples.
-        seed: of the permutations.
-        batch_size: samples of a step on each rank; an epoch has as many steps as they fill.
-        steps_done: asked whenever an iteration starts.
-        rank, world_size: which part.
+    Where in which epoch it starts follows from the steps done, which are asked for whenever an iteration starts: a resumed run
+    goes on with the next sample. An epoch has as many steps as batches of `batch_size` on each rank are full.
     """
 
     def __init__(
-        self,
-        length: int,
-        seed: int,
-        batch_size: int,
-        steps_done: Callable[[], int],
-        rank: int = 0,
-        world_size: int = 1,
+        self, length: int, seed: int, batch_size: int, steps_done: Callable[[], int], rank: int = 0, world_size: int = 1
     ) -> None:
         self.length, self.seed, self.batch_size, self.steps_done = length, seed, batch_size, steps_done
         self.rank, self.world_size = rank, world_size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
@@ -52,7 +52,7 @@ SPAN_FAULTS = frozenset({"zero_length_span", "reversed_span", "span_partly_outsi
 # Rows of an evaluation still count with these.
 KEPT_FAULTS = SPAN_FAULTS | {"no_duration"}
 
-# Where a row of the public benchmark files holds the fields of a sample.
+# Where a row of the public benchmark files holds the fields of a sample; its windows and duration are in the clip's clock, too.
 BENCHMARK_NAMES = {"id": "qid", "video": "video_file", "spans": "relevant_windows", "clip": "[video_start, video_end]"}
 
 
@@ -163,7 +163,15 @@ def parse_row(
     """
     names = names or {}
     values, problems = read_fields(Sample, fields, names)
-    faults = [_fault(name, problem, fields.get(name), names) for name, problem in problems.items()]
+    faults = []
+    for name, problem in problems.items():
+        kind, value = "unreadable", fields.get(name)
+        if name == "query" and (value is None or isinstance(value, str)):
+            kind = "empty_query"
+        elif name == "duration" and isinstance(value, VideoError):
+            allowed = f"seconds, or nothing where the video can be read; {value}"
+            kind, problem = "no_duration", describe_fault(names.get(name, name), MISSING, allowed)
+        faults.append(Fault(kind, problem))
     readable = all(fault.kind == "no_duration" for fault in faults)
     if readable:
         values.setdefault("duration", math.nan)
@@ -171,7 +179,7 @@ def parse_row(
     if first != place:
         allowed = f"an id that no other row has ({first} has it too)"
         faults.append(Fault("duplicate_id", describe_fault(names.get("id", "id"), values["id"], allowed)))
-    faults += placement_faults(values, names)
+    faults += _placement_faults(values, names)
     if not readable:
         return Row(place, None, tuple(faults))
     values["video"] = os.path.join(root, values["video"])
@@ -179,31 +187,18 @@ def parse_row(
     return Row(place, Sample(**values, extra=extra), tuple(faults))
 
 
-def _fault(name: str, problem: str, value: Any, names: Mapping[str, str]) -> Fault:
-    """The kind of fault that a field has which can't be read."""
-    if name == "duration" and isinstance(value, VideoError):
-        allowed = f"seconds, or nothing where the video can be read; {value}"
-        return Fault("no_duration", describe_fault(names.get(name, name), MISSING, allowed))
-    nothing = value is None or isinstance(value, str)
-    return Fault("empty_query" if name == "query" and nothing else "unreadable", problem)
+def rename_fields(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A row with its keys named as the fields of a sample.
 
-
-def placement_faults(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Iterator[Fault]:
-    """What is wrong with where spans, clip and captions lie, by the fields of a sample that are in `values`."""
-    for name, find in _PLACEMENT_CHECKERS.items():
-        if name in values and "duration" in values:
-            for kind, inside, got, allowed in find(values[name], values["duration"]):
-                yield Fault(kind, describe_fault((names or {}).get(name, name) + inside, got, allowed))
-
-
-def from_benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Map a public benchmark row to the fields of a sample; its windows and duration are in the clip's clock too."""
-    row = dict(row)
-    clip = [row.pop("video_start", None), row.pop("video_end", None)]
-    for name in ("id", "video", "spans"):
-        if BENCHMARK_NAMES[name] in row:
-            row[name] = row.pop(BENCHMARK_NAMES[name])
-    return {**row, "clip": None if clip == [None, None] else clip}
+    Args:
+        row: As JSON gave it.
+        names: What the row calls the fields; of the clip, "[start, end]" with the keys of its two ends.
+    """
+    ends = names["clip"].strip("[]").split(", ")
+    clip = [row.get(end) for end in ends]
+    there = {ours: theirs for ours, theirs in names.items() if theirs in row}
+    rest = {name: value for name, value in row.items() if name not in (*ends, *there.values())}
+    return {**rest, **{ours: row[theirs] for ours, theirs in there.items()}, "clip": None if clip == [None, None] else clip}
 
 
 def clip_length(clip: Any) -> float | None:
@@ -218,14 +213,14 @@ def span_fault(start: float, end: float, duration: float) -> str | None:
         return "zero_length_span"
     if start > end:
         return "reversed_span"
-    if is_inside(start, end, duration):
+    if _is_inside(start, end, duration):
         return None
     if start >= duration - TIME_TOLERANCE or end <= TIME_TOLERANCE:
         return "span_outside"
     return "span_far_outside" if end > FAR_OUTSIDE * duration else "span_partly_outside"
 
 
-def is_inside(start: float, end: float, duration: float) -> bool:
+def _is_inside(start: float, end: float, duration: float) -> bool:
     """Whether both times (seconds) are in the video, up to rounding; one of unknown duration (nan) has no end."""
     return not any(time < -TIME_TOLERANCE or time > duration + TIME_TOLERANCE for time in (start, end))
 
@@ -242,36 +237,28 @@ def list_rows(head: str, rows: Sequence[Row]) -> str:
 
 # ---- Where spans, clip and captions lie ----
 
-_Found = Iterator[tuple[str, str, Any, str]]  # kinds, with the place in the field, what was got and what is allowed
 
-
-def _find_span_faults(spans: Iterable[Span], duration: float) -> _Found:
-    for i, (start, end) in enumerate(spans):
-        kind = span_fault(start, end, duration)
+def _placement_faults(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Fault]:
+    """What is wrong with where they lie, as far as they and the duration are in `values`."""
+    duration = values.get("duration")
+    if duration is None:
+        return
+    spans, clip = (names.get(name, name) for name in ("spans", "clip"))
+    for i, span in enumerate(values.get("spans", ())):
+        kind = span_fault(*span, duration)
         if kind is not None:
-            yield kind, f"[{i}]", [start, end], f"start < end within [0, {duration}] (the duration)"
-
-
-def _find_clip_fault(clip: Span | None, duration: float) -> _Found:
-    if clip is not None and abs(clip[1] - clip[0] - duration) > CLIP_TOLERANCE:
+            allowed = f"start < end within [0, {duration}] (the duration)"
+            yield Fault(kind, describe_fault(f"{spans}[{i}]", list(span), allowed))
+    ends = values.get("clip")
+    if ends is not None and abs(ends[1] - ends[0] - duration) > CLIP_TOLERANCE:
         allowed = f"end - start within {CLIP_TOLERANCE} s of the duration, {duration} (the clip's, not the file's)"
-        yield "clip_length", "", list(clip), allowed
-
-
-def _find_caption_faults(captions: Iterable[Caption], duration: float) -> _Found:
-    for i, caption in enumerate(captions):
-        times = [caption.start, caption.end]
+        yield Fault("clip_length", describe_fault(clip, list(ends), allowed))
+    for i, caption in enumerate(values.get("captions", ())):
+        place, times = f"captions[{i}]", [caption.start, caption.end]
         if find_tag(caption.text):
             allowed = "text without think and answer tags: in a reasoning path they would be read as the model's"
-            yield "caption_tag", f"[{i}].text", caption.text, allowed
+            yield Fault("caption_tag", describe_fault(f"{place}.text", caption.text, allowed))
         if caption.start >= caption.end:
-            yield "empty_caption", f"[{i}]", times, "start < end"
-        elif not is_inside(*times, duration):
-            yield "caption_outside", f"[{i}]", times, f"within [0, {duration}] (the duration)"
-
-
-_PLACEMENT_CHECKERS: dict[str, Callable[[Any, float], _Found]] = {
-    "spans": _find_span_faults,
-    "clip": _find_clip_fault,
-    "captions": _find_caption_faults,
-}
+            yield Fault("empty_caption", describe_fault(place, times, "start < end"))
+        elif not _is_inside(*times, duration):
+            yield Fault("caption_outside", describe_fault(place, times, f"within [0, {duration}] (the duration)"))

@@ -43,21 +43,14 @@ def load_samples(
     Args:
         path: The annotation file.
         video_root: Folder that relative video paths start from; the annotation file's own unless given.
-        bad_rows: ``error`` refuses the file; ``drop`` leaves bad rows out and logs which; ``keep`` is for evaluation,
-            where every row asked for counts: rows that are bad only in where their spans lie (zero-length, reversed,
-            outside the video), or lack a duration that can't be read from the video either (it is nan then), stay as they
-            are, any other fault still refuses the file.
-        limit: Read this many rows from the top, and check no others.
+        bad_rows: ``error`` refuses the file; ``drop`` leaves bad rows out and logs which; ``keep`` is for evaluation, where
+            every row counts: those that are bad only in where their spans lie, or lack a duration that can't be read from the
+            video either (it is nan then), stay as they are; any other fault still refuses the file.
+        limit: Read this many rows from the top, and check no others; None reads all.
 
     Raises:
         SampleError: A row is bad and ``bad_rows`` doesn't cover it, or no sample is left.
-        ValueError: ``bad_rows`` or ``limit`` is not one of the values above.
-        OSError: The file can't be read.
     """
-    if bad_rows not in ("error", "drop", "keep"):
-        raise ValueError(f"bad_rows: got {bad_rows!r}; allowed: error, drop, keep")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: got {limit!r}; allowed: a whole number from 1, or null for all rows")
     path = Path(path)
     rows = read_rows(path, path.parent if video_root is None else Path(video_root), limit)
     bad = [row for row in rows if row.faults]
@@ -79,15 +72,25 @@ def save_samples(
     *,
     relative_to: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Write samples so that ``load_samples`` gives them back; the file appears whole or not at all.
+    """Write samples so that ``load_samples`` gives them back; the file appears whole or not at all, and its folder is made.
 
-    Args:
-        samples: What to write.
-        path: The file; its folder is made where missing.
-        relative_to: Write video paths relative to this folder, which is then the ``video_root`` to load them with
-            (give the file's own folder to need none). Absolute paths unless given.
+    Video paths are relative to `relative_to`, which is then the ``video_root`` to load them with (the file's own folder needs
+    none); absolute unless given.
     """
     write_lines((_to_row(sample, relative_to) for sample in samples), path)
+
+
+def save_like(
+    samples: Iterable[Sample],
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    video_root: str | os.PathLike[str] | None,
+) -> None:
+    """Save samples that were loaded from `source` with `video_root`: relative videos stay relative where the same setting
+    finds them again, and become absolute elsewhere."""
+    root = Path(source).parent if video_root is None else video_root
+    same_root = video_root is not None or Path(path).parent.resolve() == Path(source).parent.resolve()
+    save_samples(samples, path, relative_to=root if same_root else None)
 
 
 def query_key(sample: Sample) -> tuple[Any, ...]:

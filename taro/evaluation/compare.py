@@ -14,15 +14,14 @@ from typing import Any
 
 from taro.command_line import Parser
 from taro.errors import clean_exit
-from taro.evaluation.bootstrap import COVERAGE, RESAMPLES, SEED, percentile_intervals, resample_means, two_sided_p_values
+from taro.evaluation.bootstrap import COVERAGE, percentile_intervals, resample_means, two_sided_p_values
 from taro.evaluation.predictions import EvaluationError, Prediction, count_failures, load_predictions
 from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
 from taro.jsonl import list_differences, read_config
 from taro.messages import list_lines, print_table
 
-COMPARED = ("model", "model_files")  # what may differ without a warning
-IRRELEVANT = ("shards",)
+MAY_DIFFER = ("model", "model_files", "shards")  # without a warning
 
 
 @dataclass(frozen=True)
@@ -50,22 +49,19 @@ class Comparison:
     settings: dict[str, tuple[Any, Any]]  # that differ, the model apart
 
 
-def compare_runs(
-    first: str | Path, second: str | Path, strict: bool = False, resamples: int = RESAMPLES, seed: int = SEED
-) -> Comparison:
+def compare_runs(first: str | Path, second: str | Path, strict: bool = False) -> Comparison:
     """
     Args:
         first, second: folders of finished evaluations.
         strict: R1 counts IoU > level and not >=.
-        resamples, seed: of the bootstrap.
 
     Raises:
-        EvaluationError: a folder can't be read or is not finished, or the samples are not the same.
+        EvaluationError: a folder is not that of a finished evaluation, or the samples are not the same.
+        RowError: predictions that can't be read.
     """
-    runs = [load_predictions(folder) for folder in (first, second)]
-    ordered = _same_samples(*runs)
+    ordered = _same_samples(load_predictions(first), load_predictions(second))
     scores = [score_matrix(predictions, strict) for predictions in ordered]  # (N, K) each
-    differences = resample_means(scores[1] - scores[0], resamples, seed)  # (R, K)
+    differences = resample_means(scores[1] - scores[0])  # (R, K)
     values = zip(
         METRICS,
         *(part.mean(axis=0).tolist() for part in scores),
@@ -77,7 +73,11 @@ def compare_runs(
         samples=len(scores[0]),
         changes=tuple(Change(metric, a, b, tuple(interval), p) for metric, a, b, interval, p in values),
         failures=tuple(count_failures(predictions) for predictions in ordered),
-        settings=_differing_settings(first, second),
+        settings={
+            name: values
+            for name, values in list_differences(read_config(first), read_config(second)).items()
+            if name.partition(".")[0] not in MAY_DIFFER
+        },
     )
 
 
@@ -97,28 +97,21 @@ def _same_samples(first: Sequence[Prediction], second: Sequence[Prediction]) -> 
     return list(here.values()), [there[name] for name in here]
 
 
-def _differing_settings(first: str | Path, second: str | Path) -> dict[str, tuple[Any, Any]]:
-    ignored = COMPARED + IRRELEVANT
-    differences = list_differences(read_config(first), read_config(second))
-    return {name: values for name, values in differences.items() if name.split(".")[0] not in ignored}
-
-
 def print_comparison(comparison: Comparison) -> None:
     """What differs between the settings, the metrics as a table, and what failed."""
     for name, (first, second) in comparison.settings.items():
         print(f"warning: {name} differs: {first!r} and {second!r}")
-    print_table(["metric", "first", "second", "change", f"{COVERAGE:.0%} interval", "p"], map(_cells, comparison.changes))
+    rows = []
+    for change in comparison.changes:
+        values = f"{change.first:.3f}", f"{change.second:.3f}", f"{change.difference:+.3f}"
+        interval = " to ".join(f"{end:+.3f}" for end in change.interval)
+        rows.append([change.metric, *values, interval, f"{change.p_value:.3f}"])
+    print_table(["metric", "first", "second", "change", f"{COVERAGE:.0%} interval", "p"], rows)
     print(f"{comparison.samples} samples")
     first, second = comparison.failures
     for failure in first:
         if first[failure] or second[failure]:
             print(f"{failure}: {first[failure]} and {second[failure]}")
-
-
-def _cells(change: Change) -> list[str]:
-    low, high = change.interval
-    values = f"{change.first:.3f}", f"{change.second:.3f}", f"{change.difference:+.3f}"
-    return [change.metric, *values, f"{low:+.3f} to {high:+.3f}", f"{change.p_value:.3f}"]
 
 
 def main(arguments: list[str] | None = None) -> Comparison:
@@ -127,12 +120,8 @@ def main(arguments: list[str] | None = None) -> Comparison:
     parser.add_argument("first", type=Path, help="folder of an evaluation")
     parser.add_argument("second", type=Path, help="another one, of the same samples")
     parser.add_argument("--strict", action="store_true", help="R1@m counts IoU > m, as Time-R1's evaluation does, and not >=")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap")
     args = parser.parse_args(arguments)
-    if args.resamples < 1:
-        raise EvaluationError(f"--resamples {args.resamples}: must be at least 1")
-    comparison = compare_runs(args.first, args.second, args.strict, args.resamples, args.seed)
+    comparison = compare_runs(args.first, args.second, args.strict)
     for place, folder in (("first", args.first), ("second", args.second)):
         print(f"{place}: {folder}, model {read_config(folder)['model']}")
     print_comparison(comparison)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from taro.data.samples import Sample
 from taro.evaluation.answers import still_to_ask
-from taro.evaluation.predictions import Prediction, read_predictions
+from taro.evaluation.predictions import Prediction
 from taro.evaluation.questions import Questions
 from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, resolve
-from taro.jsonl import ResumableFolder, write_lines
+from taro.files import write_text
+from taro.jsonl import ResumableFolder, Shard, write_lines
+from taro.rows import read_objects
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,31 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
         ModelError: not a Qwen-VL model.
         EngineError: vLLM is not installed, or can't run the model.
     """
-    resolved = resolve(settings)
-    benchmark = resolved.benchmark
-    questions = Questions.load(settings, resolved.annotations, resolved.video_root, evaluating=True)
-    if settings.output is None:
-        folder, found = None, {one.id: one for one in _ask(questions, questions.samples, benchmark)}
+    benchmark = resolve(settings)
+    questions = Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)
+
+    def ask(samples: Sequence[Sample]) -> Iterator[Prediction]:
+        return (prediction for (prediction,) in questions.ask(samples, benchmark.name))
+
+    output = settings.output and Path(settings.output)
+    if output is None:
+        found = {one.id: one for one in ask(questions.samples)}
     else:
-        folder = ResumableFolder(settings.output, _configuration(questions, benchmark), resolved.shard)
-        found = _fill(folder, questions, benchmark)
+        folder = ResumableFolder(output, _configuration(questions, benchmark), Shard.parse(settings.shard))
+        there = read_objects(Prediction, folder.read(), "prediction")
+        todo = still_to_ask(folder.shard.of(questions.samples), {name: one.failure for name, one in there.items()})
+        folder.append(asdict(prediction) for prediction in ask(todo))
+        folder.finish([sample.id for sample in questions.samples])
+        found = read_objects(Prediction, folder.read(), "prediction")
     samples = [sample for sample in questions.samples if sample.id in found]
     predictions = [found[sample.id] for sample in samples]
     whole = len(samples) == len(questions.samples)
-    official = _score_officially(benchmark, samples, predictions, settings.strict, folder) if whole else None
+    official = _score_officially(samples, predictions, settings.strict, output) if whole and benchmark.scorer else {}
     report = make_report(samples, predictions, benchmark.breakdowns, settings.strict, settings.resamples, official)
-    if folder is not None and whole:
-        folder.finish([sample.id for sample in samples])
-        about = {"dataset": benchmark.name, "annotations": str(questions.file), "video_root": questions.video_root}
+    if output is not None and whole:
+        about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
         metrics = about | {"model": settings.model} | report.to_json()
-        folder.write("metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return Evaluation(report, predictions, len(questions.samples))
 
 
@@ -73,40 +83,16 @@ def _configuration(questions: Questions, benchmark: Benchmark) -> dict[str, Any]
     return {"dataset": benchmark.name, **questions.describe(), "grounding": grounding}
 
 
-def _fill(folder: ResumableFolder, questions: Questions, benchmark: Benchmark) -> dict[str, Prediction]:
-    """Have this shard's missing answers made; returns all that are there then."""
-    failures = {name: prediction.failure for name, prediction in read_predictions(folder.read()).items()}
-    todo = still_to_ask(folder.shard.of(questions.samples), failures)
-    folder.append(prediction.to_row() for prediction in _ask(questions, todo, benchmark))
-    return read_predictions(folder.read())
-
-
-def _ask(questions: Questions, samples: Sequence[Sample], benchmark: Benchmark) -> Iterator[Prediction]:
-    return (prediction for (prediction,) in questions.ask(samples, benchmark.name))
-
-
-# ---- Official scorers ----
-
-
 def _score_officially(
-    benchmark: Benchmark,
-    samples: Sequence[Sample],
-    predictions: Sequence[Prediction],
-    strict: bool,
-    folder: ResumableFolder | None,
+    samples: Sequence[Sample], predictions: Sequence[Prediction], strict: bool, output: Path | None
 ) -> dict[str, float]:
-    """Scores of the benchmark's own scorer, where it has one; writes what would be submitted to it."""
-    if benchmark.scorer is None:
-        return {}
-    truth = [_truth_row(sample) for sample in samples]
-    submission = make_submission([prediction.to_row() for prediction in predictions], truth)
-    if folder is not None:
-        write_lines(submission, folder.folder / "submission.jsonl")
+    """QVHighlights' own scores; writes what would be submitted. Its ids are whole numbers."""
+    truth = []
+    for sample in samples:
+        row = {"qid": int(sample.id) if sample.id.isdecimal() else sample.id, "query": sample.query}
+        row |= {name: sample.extra[name] for name in ("vid",) if name in sample.extra}
+        truth.append(row | {"relevant_windows": sample.spans})
+    submission = make_submission([asdict(prediction) for prediction in predictions], truth)
+    if output is not None:
+        write_lines(submission, output / "submission.jsonl")
     return score_submission(submission, truth, strict_r1=strict)
-
-
-def _truth_row(sample: Sample) -> dict[str, Any]:
-    """A row as QVHighlights has it; its ids are whole numbers."""
-    row = {"qid": int(sample.id) if sample.id.isdecimal() else sample.id, "query": sample.query}
-    row |= {name: sample.extra[name] for name in ("vid",) if name in sample.extra}
-    return row | {"relevant_windows": sample.spans}

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from taro.evaluation.scores import IOU_LEVELS, score_answer
+from taro.evaluation.scores import METRICS, score_answer
 from taro.spans import Span, temporal_iou
 
-__all__ = ["IOU_LEVELS", "GroundingMetrics", "temporal_iou"]
+__all__ = ["GroundingMetrics", "temporal_iou"]
+
+OF_TEXTS = ("timestamp_rate", "format_rate")
 
 
 class GroundingMetrics(Metric):
@@ -28,11 +30,7 @@ class GroundingMetrics(Metric):
     higher_is_better = True
     full_state_update = False
 
-    iou: Tensor  # sum of the best IoUs
-    hits: Tensor  # (levels,) samples that reach each of IOU_LEVELS
-    parsed: Tensor
-    timestamped: Tensor
-    formatted: Tensor
+    sums: Tensor  # of the scores, in the order of METRICS
     texts: Tensor  # completions seen
     failed: Tensor
     samples: Tensor  # asked for, failed ones included
@@ -40,9 +38,8 @@ class GroundingMetrics(Metric):
     def __init__(self, strict: bool = False, **settings):
         super().__init__(**settings)
         self.strict = strict
-        self.add_state("iou", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("hits", torch.zeros(len(IOU_LEVELS), dtype=torch.int64), dist_reduce_fx="sum")
-        for name in ("parsed", "timestamped", "formatted", "texts", "failed", "samples"):
+        self.add_state("sums", torch.zeros(len(METRICS), dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("texts", "failed", "samples"):
             self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
@@ -62,30 +59,18 @@ class GroundingMetrics(Metric):
                 f"spans, truths and texts must have one entry for each sample, got {len(spans)} spans, "
                 f"{len(truths)} truths and {'no' if texts is None else len(texts)} texts"
             )
-        if failed < 0:
-            raise ValueError(f"failed must be a number of samples >= 0, got {failed}")
         for index, (span, true_spans) in enumerate(zip(spans, truths, strict=True)):
             if not len(true_spans):
                 raise ValueError(f"sample {index} has no true span, each needs at least one")
             scores = score_answer(span, true_spans, None if texts is None else texts[index], self.strict)
-            self.iou += scores.iou
-            self.hits += torch.tensor(scores.hits, device=self.hits.device)
-            self.parsed += scores.parsed
-            self.timestamped += scores.timestamped
-            self.formatted += scores.formatted
+            self.sums += self.sums.new_tensor(scores)
         self.texts += len(texts or ())
         self.failed += failed
         self.samples += len(spans) + failed
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars, rates as shares in [0, 1]; nan without samples, and for the text rates without texts."""
-        text_samples = torch.where(self.texts > 0, self.samples, 0)
-        return {
-            "mIoU": self.iou / self.samples,
-            **{f"R1@{level}": hits / self.samples for level, hits in zip(IOU_LEVELS, self.hits, strict=True)},
-            "parse_rate": self.parsed / self.samples,
-            "timestamp_rate": self.timestamped / text_samples,
-            "format_rate": self.formatted / text_samples,
-            "failed": self.failed.clone(),
-            "samples": self.samples.clone(),
-        }
+        values = dict(zip(METRICS, self.sums / self.samples, strict=True))
+        if not self.texts:
+            values |= {name: torch.full_like(values[name], torch.nan) for name in OF_TEXTS}
+        return {**values, "failed": self.failed.clone(), "samples": self.samples.clone()}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from taro.data.samples import Sample
 from taro.errors import TaroError
-from taro.evaluation.scores import best_iou
 from taro.jsonl import ResumeError, read_config, read_folder
 from taro.messages import LINES_SHOWN, first_lines
 from taro.prompts import parse_answer
 from taro.rows import Number, OptionalString, Pair, String, read_objects
+from taro.spans import best_iou
 
 MISSING_VIDEO = "missing_video"
 UNREADABLE_VIDEO = "unreadable_video"
@@ -81,20 +81,6 @@ class Prediction:
         """Without a completion."""
         return cls(sample.id, sample.query, sample.spans, failure=failure, reason=reason)
 
-    def to_row(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def read_predictions(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Prediction]:
-    """
-    Args:
-        rows: as `to_row` makes them, by id.
-
-    Raises:
-        RowError: fields are missing, unknown, or not of their kind; all bad rows are named.
-    """
-    return read_objects(Prediction, rows, "prediction")
-
 
 def count_failures(predictions: Collection[Prediction]) -> dict[str, int]:
     """How many failed in which way, zeros included."""
@@ -106,28 +92,20 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
 
     Raises:
         EvaluationError: it is not finished, or the folder is none of an evaluation.
+        RowError: rows that can't be read; all are named.
     """
     try:
-        config, rows = read_config(folder), read_folder(folder)
+        samples, rows = read_config(folder).get("samples"), read_folder(folder)
     except ResumeError as error:
         raise EvaluationError(str(error)) from None
-    asked = config["samples"].get("count") if isinstance(config.get("samples"), dict) else None
+    asked = samples.get("count") if isinstance(samples, dict) else None
     if asked is None:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
     if len(rows) != asked:
         raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
-    return list(read_predictions(rows).values())
+    return list(read_objects(Prediction, rows, "prediction").values())
 
 
-class Failed(Protocol):
-    """What has an id, and may have failed for a reason."""
-
-    id: str
-    failure: str | None
-    reason: str | None
-
-
-def list_failures(predictions: Iterable[Failed], shown: int = LINES_SHOWN) -> list[str]:
-    """A line for each that failed, the first `shown` in full."""
-    failed = [f"{one.failure}: {one.id}: {one.reason}" for one in predictions if one.failure]
-    return first_lines(failed, shown)
+def list_failures(answered: Iterable[Any], shown: int = LINES_SHOWN) -> list[str]:
+    """A line for each that failed, the first `shown` in full; all have an id, a failure and a reason, as predictions do."""
+    return first_lines([f"{one.failure}: {one.id}: {one.reason}" for one in answered if one.failure], shown)

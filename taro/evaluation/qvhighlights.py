@@ -21,9 +21,17 @@ import numpy as np
 
 from taro.command_line import Parser
 from taro.errors import clean_exit
-from taro.evaluation.qvhighlights_rows import Query, Row, SubmissionError, Window, make_submission, read_queries, read_rows
+from taro.evaluation.qvhighlights_rows import (
+    Highlights,
+    Moments,
+    Row,
+    SubmissionError,
+    make_submission,
+    read_queries,
+    read_rows,
+)
 from taro.files import write_text
-from taro.spans import Span, temporal_iou
+from taro.spans import Span, best_iou
 
 __all__ = ["SubmissionError", "main", "make_submission", "score_submission"]
 
@@ -53,22 +61,20 @@ def score_submission(predictions: Sequence[Row], truth: Sequence[Row], *, strict
     Raises:
         SubmissionError: bad rows.
     """
-    queries = read_queries(predictions, truth)
-    scores = {}
-    if queries[0].windows is not None:
-        scores |= _score_moments(queries, strict_r1)
-    if queries[0].saliency is not None:
-        scores |= _score_highlights(queries)
+    moments, highlights = read_queries(predictions, truth)
+    scores = _score_moments(moments, strict_r1) if moments else {}
+    scores |= _score_highlights(highlights) if highlights else {}
     return {name: round(100 * float(score), 2) for name, score in scores.items()}
 
 
 # ---- Moments ----
 
 
-def _score_moments(queries: Sequence[Query], strict_r1: bool) -> dict[str, float]:
+def _score_moments(queries: Sequence[Moments], strict_r1: bool) -> dict[str, float]:
     precisions = {name: _mean_average_precisions(queries, *limits) for name, limits in LENGTHS.items()}  # each (T,)
     at_level = dict(zip(IOU_LEVELS.tolist(), precisions["full"], strict=True))
-    ious = np.array([_first_window_iou(query) for query in queries])
+    first = [query.pred_relevant_windows[0][:2] if query.pred_relevant_windows else None for query in queries]  # as listed
+    ious = np.array([best_iou(span, query.relevant_windows) for span, query in zip(first, queries, strict=True)])
     reaches = operator.gt if strict_r1 else operator.ge
     return {
         **{f"MR-full-R1@{level}": np.mean(reaches(ious, level)) for level in R1_LEVELS},
@@ -77,23 +83,17 @@ def _score_moments(queries: Sequence[Query], strict_r1: bool) -> dict[str, float
     }
 
 
-def _first_window_iou(query: Query) -> float:
-    """IoU of the window that is listed first, whatever its score, with the true window that fits it best."""
-    span = query.windows[0][:2] if query.windows else None
-    return max(temporal_iou(span, true) for true in query.true_windows)
-
-
-def _mean_average_precisions(queries: Sequence[Query], above: float, up_to: float) -> np.ndarray:
+def _mean_average_precisions(queries: Sequence[Moments], above: float, up_to: float) -> np.ndarray:
     """Means (T,) over the queries with true windows of such a length; other true windows are as if they were not there."""
     values = []
     for query in queries:
-        true = [(start, end) for start, end in query.true_windows if above < end - start <= up_to]
+        true = [(start, end) for start, end in query.relevant_windows if above < end - start <= up_to]
         if true:
-            values.append(_window_precisions(query.windows, true))
+            values.append(_window_precisions(query.pred_relevant_windows, true))
     return np.mean(values, axis=0) if values else np.full(len(IOU_LEVELS), math.nan)
 
 
-def _window_precisions(windows: Sequence[Window], true: Sequence[Span]) -> np.ndarray:
+def _window_precisions(windows: Sequence[tuple[float, float, float]], true: Sequence[Span]) -> np.ndarray:
     """Average precisions (T,) of one query's windows, interpolated as in PASCAL VOC 2010: at each hit the best precision
     from there on, summed and divided by the number of true windows."""
     if not windows:
@@ -141,13 +141,13 @@ def _best_from_here_on(precision: np.ndarray) -> np.ndarray:
 # ---- Highlights ----
 
 
-def _score_highlights(queries: Sequence[Query]) -> dict[str, float]:
+def _score_highlights(queries: Sequence[Highlights]) -> dict[str, float]:
     levels = np.array([*RATING_LEVELS.values()])[:, None, None]
     hits, precisions = [], []
     for query in queries:
-        positive = query.ratings >= levels  # (L, R, K)
-        hits.append(_top_clip_hits(positive, query.saliency))
-        precisions.append(_clip_precisions(positive, query.saliency).mean(axis=1))
+        positive, saliency = query.ratings >= levels, np.array(query.pred_saliency_scores)  # (L, R, K) and one score a clip
+        hits.append(_top_clip_hits(positive, saliency))
+        precisions.append(_clip_precisions(positive, saliency).mean(axis=1))
     scores = {}
     for name, precision, hit in zip(RATING_LEVELS, np.mean(precisions, axis=0), np.mean(hits, axis=0), strict=True):
         scores |= {f"HL-min-{name}-mAP": precision, f"HL-min-{name}-Hit1": hit}

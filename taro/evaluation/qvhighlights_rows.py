@@ -5,9 +5,8 @@ Letters: `M` true windows, `N` predicted windows, `K` clips of a video, `R` rate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,17 +17,19 @@ from taro.errors import TaroError
 from taro.jsonl import NotJSON, read_lines
 from taro.messages import MISSING, describe_fault, first_names, list_lines, shorten
 from taro.rows import Number, Pair, Whole, read_fields
-from taro.spans import Span
 
 Row = dict[str, Any]
-Window = tuple[float, float, float]  # start and end in seconds, score
 
 CLIP_SECONDS = 2
 RATERS = 3
 
-_WINDOWS, _SALIENCY = "pred_relevant_windows", "pred_saliency_scores"
-_NO_SPAN = (0.0, 0.0)
+_WINDOWS, _SALIENCY = "pred_relevant_windows", "pred_saliency_scores"  # of a submission; all other fields are of the truth
 _NAMES_SHOWN = 5
+
+_Window = Annotated[tuple[Number, Number, Number], Field(description="[start, end, score], three finite numbers (seconds)")]
+_Ratings = Annotated[tuple[Number, Number, Number], Field(description=f"{RATERS} finite numbers")]
+_ALL_RATINGS = Field(description=f"a list with {RATERS} ratings for each of the relevant_clip_ids")
+_SALIENCY_OF_CLIPS = f"a list of finite numbers, one for each {CLIP_SECONDS} seconds of the video"
 
 
 class SubmissionError(TaroError):
@@ -36,14 +37,36 @@ class SubmissionError(TaroError):
 
 
 @dataclass(frozen=True)
-class Query:
-    """What is scored of one query; the first two are None where the submission has no windows, the others where it has no
-    saliency scores."""
+class Moments:
+    """The windows of one query: M true ones, (start, end) in seconds, and N predicted ones with a score, as listed."""
 
-    true_windows: tuple[Span, ...] | None  # M
-    windows: tuple[Window, ...] | None  # N, as listed
-    ratings: np.ndarray | None  # (R, K)
-    saliency: np.ndarray | None  # one score a clip, as submitted: not always K
+    relevant_windows: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
+    pred_relevant_windows: Annotated[tuple[_Window, ...], Field(description="[[start, end, score], ...] (seconds)")]
+
+
+@dataclass(frozen=True)
+class Highlights:
+    """The clips of one query's video: what raters said of some, and a predicted score for each, though not always K."""
+
+    duration: Annotated[Number, Field(ge=CLIP_SECONDS, description=f"a finite number from {CLIP_SECONDS} (seconds)")]
+    relevant_clip_ids: Annotated[tuple[Whole, ...], Field(description="a list of whole numbers")]
+    saliency_scores: Annotated[tuple[_Ratings, ...], _ALL_RATINGS]
+    pred_saliency_scores: Annotated[tuple[Number, ...], Field(min_length=1, description=_SALIENCY_OF_CLIPS)]
+
+    @property
+    def clips(self) -> int:
+        return int(self.duration / CLIP_SECONDS)
+
+    @property
+    def ratings(self) -> np.ndarray:
+        """(R, K): those of the clips that are listed, 0 for the others."""
+        ratings = np.zeros((RATERS, self.clips))
+        ratings[:, np.array(self.relevant_clip_ids, int)] = np.array(self.saliency_scores, float).reshape(-1, RATERS).T
+        return ratings
+
+
+class _Answer:
+    answer: Annotated[Pair | None, Field(description="null, or [start, end], two finite numbers (seconds)")]
 
 
 def read_rows(flag: str, path: Path) -> list[Row]:
@@ -54,41 +77,48 @@ def read_rows(flag: str, path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise SubmissionError(f"{flag} {path}: no such file; allowed: a file with one JSON object a line")
-    rows, faults = [], []
-    for number, value in read_lines(path):
-        if isinstance(value, NotJSON):
-            faults.append(f"{flag} {path}, line {number}: {value}; allowed: one JSON object a line")
-        else:
-            rows.append(value)
-    _raise_if_any(faults)
-    return rows
+    rows = dict(read_lines(path))
+    faults = {number: value for number, value in rows.items() if isinstance(value, NotJSON)}.items()
+    _raise_if_any([f"{flag} {path}, line {number}: {fault}; allowed: one JSON object a line" for number, fault in faults])
+    return [*rows.values()]
 
 
-def read_queries(predictions: Sequence[Row], truth: Sequence[Row]) -> list[Query]:
-    """The queries of the truth, in its order, each with what the submission says of it.
+def read_queries(predictions: Sequence[Row], truth: Sequence[Row]) -> tuple[list[Moments], list[Highlights]]:
+    """Of each query of the truth, in its order, its windows and its clips; none where the submission has none.
 
     Raises:
         SubmissionError: bad rows.
     """
     faults: list[str] = []
-    submission, benchmark = _Source("submission", "qid", faults), _Source("truth", "qid", faults)
-    answers, true = _by_key(submission, predictions), _by_key(benchmark, truth)
-    faults += _differences(submission, answers, true)
-    has_windows, has_saliency = (any(name in row for row in answers.values()) for name in (_WINDOWS, _SALIENCY))
-    if answers and not (has_windows or has_saliency):
+    answers, true = _by_key("submission", "qid", predictions, faults), _by_key("truth", "qid", truth, faults)
+    faults += _differences("submission", "qid", answers, true)
+    given = set().union(*answers.values())
+    kinds = [kind for name, kind in ((_WINDOWS, Moments), (_SALIENCY, Highlights)) if name in given]
+    if answers and not kinds:
         faults.append(f"submission: no row has {_WINDOWS} or {_SALIENCY}; allowed: either or both, the same in all rows")
-    queries = []
+    found: dict[type, list[Any]] = {Moments: [], Highlights: []}
     for qid in (qid for qid in true if qid in answers):
-        windows = true_windows = ratings = saliency = None
-        if has_windows:
-            true_windows = benchmark.read(true[qid], _TrueWindows).get("relevant_windows")
-            windows = submission.read(answers[qid], _Windows).get(_WINDOWS)
-        if has_saliency:
-            ratings = _make_ratings(benchmark, true[qid])
-            saliency = np.array(submission.read(answers[qid], _Saliency).get(_SALIENCY, ()))
-        queries.append(Query(true_windows, windows, ratings, saliency))
+        row = true[qid] | {name: answers[qid].get(name, MISSING) for name in (_WINDOWS, _SALIENCY)}
+        for kind in kinds:
+            values, problems = read_fields(kind, row)
+            if not problems:
+                found[kind].append(kind(**values))
+                problems = dict(_clip_faults(found[kind][-1], row)) if kind is Highlights else {}
+            for name, problem in problems.items():
+                source = "submission" if name in (_WINDOWS, _SALIENCY) else "truth"
+                faults.append(f"{source}, qid {shorten(qid)}: {problem}")
     _raise_if_any(faults)
-    return queries
+    return found[Moments], found[Highlights]
+
+
+def _clip_faults(video: Highlights, row: Row) -> Iterator[tuple[str, str]]:
+    ids = video.relevant_clip_ids
+    if not all(0 <= clip < video.clips for clip in ids):
+        allowed = f"a list of whole numbers from 0 to {video.clips - 1}"
+        yield "relevant_clip_ids", describe_fault("relevant_clip_ids", ids, allowed)
+    elif len(video.saliency_scores) != len(ids):
+        allowed = f"a list with {RATERS} ratings for each of the {len(ids)} relevant_clip_ids"
+        yield "saliency_scores", describe_fault("saliency_scores", row["saliency_scores"], allowed)
 
 
 def make_submission(predictions: Sequence[Row], truth: Sequence[Row]) -> list[Row]:
@@ -108,113 +138,47 @@ def make_submission(predictions: Sequence[Row], truth: Sequence[Row]) -> list[Ro
         SubmissionError: bad rows.
     """
     faults: list[str] = []
-    source = _Source("predictions", "id", faults)
-    answers = _by_key(source, predictions)
-    true = {str(qid): row for qid, row in _by_key(_Source("truth", "qid", faults), truth).items()}
-    faults += _differences(source, answers, true)
-    spans = {key: source.read(row, _Answer).get("answer") for key, row in answers.items()}
+    answers = _by_key("predictions", "id", predictions, faults)
+    true = {str(qid): row for qid, row in _by_key("truth", "qid", truth, faults).items()}
+    faults += _differences("predictions", "id", answers, true)
+    spans = {}
+    for key, row in answers.items():
+        values, problems = read_fields(_Answer, row)
+        faults += [f"predictions, id {shorten(key)}: {problem}" for problem in problems.values()]
+        span = values.get("answer")
+        spans[key] = span if span is not None and span[0] < span[1] else (0.0, 0.0)
     _raise_if_any(faults)
-    spans = {key: span if span is not None and span[0] < span[1] else _NO_SPAN for key, span in spans.items()}
     return [
         {name: row[name] for name in ("qid", "query", "vid") if name in row} | {_WINDOWS: [[*spans[key], 1.0]]}
         for key, row in true.items()
     ]
 
 
-# ---- Rows and fields ----
-
-
-_Window = Annotated[tuple[Number, Number, Number], Field(description="[start, end, score], three finite numbers (seconds)")]
-_Ratings = Annotated[tuple[Number, Number, Number], Field(description=f"{RATERS} finite numbers")]
-
-
-class _TrueWindows:
-    relevant_windows: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
-
-
-class _TrueHighlights:
-    duration: Annotated[Number, Field(ge=CLIP_SECONDS, description=f"a finite number from {CLIP_SECONDS} (seconds)")]
-    relevant_clip_ids: Annotated[tuple[Whole, ...], Field(description="a list of whole numbers")]
-    saliency_scores: Annotated[
-        tuple[_Ratings, ...], Field(description=f"a list with {RATERS} ratings for each of the relevant_clip_ids")
-    ]
-
-
-class _Windows:
-    pred_relevant_windows: Annotated[tuple[_Window, ...], Field(description="[[start, end, score], ...] (seconds)")]
-
-
-class _Saliency:
-    pred_saliency_scores: Annotated[
-        tuple[Number, ...],
-        Field(min_length=1, description=f"a list of finite numbers, one for each {CLIP_SECONDS} seconds of the video"),
-    ]
-
-
-class _Answer:
-    answer: Annotated[Pair | None, Field(description="null, or [start, end], two finite numbers (seconds)")]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Rows by their key; what is wrong with them is noted in `faults`."""
-
-    name: str
-    key: str
-    faults: list[str]
-
-    def note(self, row: Row, fault: str) -> None:
-        self.faults.append(f"{self.name}, {self.key} {shorten(row[self.key])}: {fault}")
-
-    def read(self, row: Row, kind: type) -> dict[str, Any]:
-        """The fields that can be read."""
-        values, problems = read_fields(kind, row)
-        for problem in problems.values():
-            self.note(row, problem)
-        return values
-
-
-def _make_ratings(source: _Source, row: Row) -> np.ndarray | None:
-    """(R, K): the ratings of the clips that are listed, 0 for the others; None where a field is bad."""
-    values = source.read(row, _TrueHighlights)
-    if len(values) < len(_TrueHighlights.__annotations__):
-        return None
-    ids, scores, clips = values["relevant_clip_ids"], values["saliency_scores"], int(values["duration"] / CLIP_SECONDS)
-    if not all(0 <= clip < clips for clip in ids):
-        allowed = f"a list of whole numbers from 0 to {clips - 1}"
-        return source.note(row, describe_fault("relevant_clip_ids", ids, allowed))
-    if len(scores) != len(ids):
-        allowed = f"a list with {RATERS} ratings for each of the {len(ids)} relevant_clip_ids"
-        return source.note(row, describe_fault("saliency_scores", row["saliency_scores"], allowed))
-    ratings = np.zeros((RATERS, clips))
-    ratings[:, np.array(ids, dtype=np.int64)] = np.array(scores, dtype=np.float64).reshape(len(ids), RATERS).T
-    return ratings
-
-
-def _by_key(source: _Source, rows: Sequence[Row]) -> dict[str | int, Row]:
+def _by_key(source: str, key: str, rows: Sequence[Row], faults: list[str]) -> dict[str | int, Row]:
+    """Rows by their key; what is wrong with those that have none of their own is added to `faults`."""
     found: dict[str | int, Row] = {}
     for number, row in enumerate(rows, start=1):
-        place, key = f"{source.name}, row {number}", source.key
+        place = f"{source}, row {number}"
         value = row.get(key, MISSING) if isinstance(row, dict) else None
         if not isinstance(row, dict):
-            source.faults.append(describe_fault(place, row, "an object with the fields of a row"))
-        elif isinstance(value, bool) or not isinstance(value, str | Integral):
-            source.faults.append(describe_fault(f"{place}: {key}", value, "a whole number or text"))
+            faults.append(describe_fault(place, row, "an object with the fields of a row"))
+        elif isinstance(value, bool) or not isinstance(value, str | int):
+            faults.append(describe_fault(f"{place}: {key}", value, "a whole number or text"))
         elif value in found:
-            source.faults.append(f"{place}: {key}: got {shorten(value)} again; allowed: one row for each {key}")
+            faults.append(f"{place}: {key}: got {shorten(value)} again; allowed: one row for each {key}")
         else:
             found[value] = row
     if not rows:
-        source.faults.append(f"{source.name}: got no rows; allowed: one or more")
+        faults.append(f"{source}: got no rows; allowed: one or more")
     return found
 
 
-def _differences(source: _Source, answers: Iterable[str | int], true: Iterable[str | int]) -> Iterator[str]:
-    for here, there, where in ((true, answers, "truth"), (answers, true, source.name)):
+def _differences(source: str, key: str, answers: Mapping[Any, Row], true: Mapping[Any, Row]) -> Iterator[str]:
+    for here, there, where in ((true, answers, "truth"), (answers, true, source)):
         lone = [shorten(value) for value in here if value not in there]
         if lone:
             shown = first_names(lone, _NAMES_SHOWN)
-            yield f"{source.key}: got {len(lone)} in the {where} alone: {shown}; allowed: the same in {source.name} and truth"
+            yield f"{key}: got {len(lone)} in the {where} alone: {shown}; allowed: the same in {source} and truth"
 
 
 def _raise_if_any(faults: Sequence[str]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field
 
 from taro.command_line import CONFIGS
 from taro.evaluation.predictions import EvaluationError
-from taro.messages import describe_fault, list_lines
-from taro.rows import OptionalString, String, read_fields
+from taro.rows import OptionalString, RowError, String, read_objects
 
 REGISTRY = CONFIGS / "datasets.yaml"
 
@@ -47,16 +45,19 @@ def load_benchmarks(path: str | Path | None = None) -> list[Benchmark]:
     """
     path = Path(path or REGISTRY)
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        entries = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
         raise EvaluationError(f"--datasets {path}: can't be read ({' '.join(str(error).split())})") from None
     if not isinstance(entries, dict) or not entries:
         raise EvaluationError(f"--datasets {path}: must be a YAML mapping of names to entries as in configs/datasets.yaml")
-    faults: list[str] = []
-    benchmarks = [benchmark for name, entry in entries.items() for benchmark in _read(name, entry, faults)]
-    faults = faults or _shared_names(benchmarks)
-    if faults:
-        raise EvaluationError(list_lines(f"--datasets {path}:", faults))
+    rows = {name: {"name": name} | entry if isinstance(entry, dict) else entry for name, entry in entries.items()}
+    try:
+        benchmarks = list(read_objects(Benchmark, rows, "entry").values())
+    except RowError as error:
+        raise EvaluationError(f"--datasets {path}: {error}") from None
+    names = [name for benchmark in benchmarks for name in {_plain(name) for name in (benchmark.name, *benchmark.aliases)}]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise EvaluationError(f"--datasets {path}: names of more than one benchmark: {', '.join(twice)}")
     return benchmarks
 
 
@@ -73,31 +74,5 @@ def find_benchmark(name: str, benchmarks: list[Benchmark]) -> Benchmark:
     raise EvaluationError(f"--dataset {name}: unknown, allowed: {known}; --datasets FILE adds others")
 
 
-def own_benchmark(annotations: str) -> Benchmark:
-    """Samples of one's own, under the name of their file; the videos are beside it."""
-    return Benchmark(Path(annotations).stem or "custom", annotations, "all", "unknown", "none", "none")
-
-
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
-
-
-def _read(name: Any, entry: Any, faults: list[str]) -> Iterator[Benchmark]:
-    """The benchmark of an entry; none, but notes in `faults`, where it is bad."""
-    if not isinstance(name, str) or not isinstance(entry, dict):
-        faults.append(describe_fault(str(name), entry, "a name with fields"))
-        return
-    values, problems = read_fields(Benchmark, {**entry, "name": name}, closed=True)
-    faults += [f"{name}: {problem}" for problem in problems.values()]
-    if not problems:
-        yield Benchmark(**values)
-
-
-def _shared_names(benchmarks: list[Benchmark]) -> list[str]:
-    owner: dict[str, str] = {}
-    faults = []
-    for benchmark in benchmarks:
-        for name in (benchmark.name, *benchmark.aliases):
-            if owner.setdefault(_plain(name), benchmark.name) != benchmark.name:
-                faults.append(f"{benchmark.name}: {name} is a name of {owner[_plain(name)]} already")
-    return faults

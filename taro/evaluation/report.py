@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -42,11 +45,12 @@ class Report(Summary):
     strict: bool  # R1 counts IoU > level
     bootstrap: dict[str, float]
     breakdowns: dict[str, dict[str, Summary]]  # by what, then by its value
-    official: dict[str, float] = field(default_factory=dict)  # of the benchmark's own scorer, in its own units
+    official: dict[str, float]  # of the benchmark's own scorer, in its own units
 
     def to_json(self) -> dict[str, Any]:
-        """`metrics.json`: as it is, with null for values that are not defined."""
-        return _without_nan(asdict(self))
+        """`metrics.json`: as it is, with null for official scores that are not defined."""
+        official = {name: None if math.isnan(score) else score for name, score in self.official.items()}
+        return asdict(self) | {"official": official}
 
 
 def make_report(
@@ -67,11 +71,10 @@ def make_report(
         official: scores of the benchmark's own scorer.
     """
     scores = score_matrix(predictions, strict)
-    failures = count_failures(predictions)
     return Report(
         **vars(summarise(scores, resamples)),
         failed=sum(prediction.completion is None for prediction in predictions),
-        failures=failures,
+        failures=count_failures(predictions),
         seconds=math.fsum(prediction.seconds for prediction in predictions),
         strict=strict,
         bootstrap={"resamples": resamples, "seed": SEED, "coverage": COVERAGE},
@@ -85,11 +88,14 @@ def make_report(
 
 def score_matrix(predictions: Sequence[Prediction], strict: bool = False) -> np.ndarray:
     """(N, K) float64: what each answer adds to each of METRICS."""
-    return np.array([score_answer(row.answer, row.spans, row.completion, strict).values for row in predictions])
+    scores = [score_answer(row.answer, row.spans, row.completion, strict) for row in predictions]
+    return np.array(scores).reshape(-1, len(METRICS))
 
 
 def summarise(scores: np.ndarray, resamples: int = RESAMPLES) -> Summary:
     """Means of the columns of (N, K), and their intervals."""
+    if not len(scores):  # of a shard that other ones have not begun beside
+        return Summary(0, dict.fromkeys(METRICS, math.nan), dict.fromkeys(METRICS, (math.nan, math.nan)))
     intervals = percentile_intervals(resample_means(scores, resamples))
     return Summary(
         samples=len(scores),
@@ -102,9 +108,16 @@ def group_samples(samples: Sequence[Sample], keys: Sequence[str] = ()) -> dict[s
     """Places of the samples by the values of each key that any row has, and by the length of video and moment."""
     labels = {key: [sample.extra.get(key) for sample in samples] for key in keys}
     labels["video_length"] = [_bin(sample.duration, VIDEO_LENGTHS) for sample in samples]
-    labels["moment_length"] = [_bin(_moment_length(sample), MOMENT_LENGTHS) for sample in samples]
-    groups = {name: _places(values) for name, values in labels.items()}
-    return {name: places for name, places in groups.items() if places}
+    labels["moment_length"] = [_bin(fmean(end - start for start, end in sample.spans), MOMENT_LENGTHS) for sample in samples]
+    groups: dict[str, dict[str, list[int]]] = {}
+    for name, values in labels.items():
+        places = defaultdict(list)
+        for place, value in enumerate(values):
+            if value is not None:
+                places[str(value)].append(place)
+        if places:
+            groups[name] = {label: places[label] for label in sorted(places, key=_natural_order)}
+    return groups
 
 
 def print_report(report: Report, predictions: Sequence[Prediction], asked: int) -> None:
@@ -126,11 +139,6 @@ def print_report(report: Report, predictions: Sequence[Prediction], asked: int) 
             print(f"{failure}: {count}")
 
 
-def _moment_length(sample: Sample) -> float:
-    """Mean length of the sample's true spans."""
-    return sum(end - start for start, end in sample.spans) / len(sample.spans)
-
-
 def _bin(length: float, limits: Sequence[int]) -> str:
     if math.isnan(length):
         return "unknown"
@@ -140,21 +148,6 @@ def _bin(length: float, limits: Sequence[int]) -> str:
     return f"{limits[-1]}+ s"
 
 
-def _places(labels: Sequence[Any]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for place, label in enumerate(labels):
-        if label is not None:
-            groups.setdefault(str(label), []).append(place)
-    return dict(sorted(groups.items(), key=_natural_order))
-
-
-def _natural_order(group: tuple[str, list[int]]) -> tuple[float, str]:
+def _natural_order(label: str) -> tuple[float, str]:
     """Ranges by where they start, names by the alphabet."""
-    start = group[0].partition("-")[0].partition("+")[0]
-    return (float(start) if start.isdecimal() else math.inf, group[0])
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return float(re.match(r"\d*", label)[0] or math.inf), label

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from taro.evaluation.bootstrap import RESAMPLES
 from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.registry import Benchmark, find_benchmark, load_benchmarks, own_benchmark
+from taro.evaluation.registry import Benchmark, find_benchmark, load_benchmarks
 from taro.jsonl import ResumeError, Shard
 from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
+from taro.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from taro.rollout import VLLMSettings
 from taro.rollout.start import engine_problems
 
@@ -52,85 +52,59 @@ class EvaluationSettings:
     datasets: str | None = None
     annotations: str | None = None
     video_root: str | None = None
-    limit: int | None = None
+    limit: PositiveInt | None = None
     output: str | None = None
     shard: str | None = None
     strict: bool = False
-    max_tokens: int = 1024
-    repetition_penalty: float = 1.0
-    batch_size: int = 16
-    workers: int = 2
-    resamples: int = RESAMPLES
+    max_tokens: PositiveInt = 1024
+    repetition_penalty: PositiveFloat = 1.0
+    batch_size: PositiveInt = 16
+    workers: NonNegativeInt = 2
+    resamples: PositiveInt = RESAMPLES
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     vllm: VLLMSettings = field(default_factory=lambda: VLLMSettings(gpu_memory_utilization=0.9))
     grounding: GroundingSettings | None = None
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """What follows from the settings alone."""
+def resolve(settings: EvaluationSettings) -> Benchmark:
+    """The benchmark with the samples file and the video root that are asked for.
 
-    benchmark: Benchmark
-    annotations: Path
-    video_root: str | None
-    shard: Shard
-
-
-def resolve(settings: EvaluationSettings) -> Resolved:
-    """
     Raises:
         EvaluationError: settings that can't work, all of them named.
     """
-    problems = [*_number_problems(settings), *_shard_problems(settings), *engine_problems(settings.engine, settings.device)]
+    problems, benchmark = [], None
     try:
-        benchmark = _choose_benchmark(settings)
-        annotations = _find_annotations(settings, benchmark)
+        benchmark = _find_benchmark(settings)
     except EvaluationError as error:
-        problems.insert(0, str(error))
-    if problems:
-        raise EvaluationError(list_problems("can't evaluate:", problems))
-    return Resolved(
-        benchmark=benchmark,
-        annotations=annotations,
-        video_root=settings.video_root or (benchmark.video_root if settings.annotations is None else None),
-        shard=Shard.parse(settings.shard),
-    )
-
-
-def _choose_benchmark(settings: EvaluationSettings) -> Benchmark:
-    if settings.dataset is not None:
-        return find_benchmark(settings.dataset, load_benchmarks(settings.datasets))
-    if settings.annotations is None:
-        raise EvaluationError("what to evaluate on: give --dataset, the name of a benchmark, or --annotations, a samples file")
-    return own_benchmark(settings.annotations)
-
-
-def _find_annotations(settings: EvaluationSettings, benchmark: Benchmark) -> Path:
-    path = Path(settings.annotations or benchmark.annotations)
-    if path.is_file():
-        return path
-    if settings.annotations is not None:
-        raise EvaluationError(f"--annotations {path}: no such samples file")
-    raise EvaluationError(
-        f"--dataset {settings.dataset}: its samples file {path} is not there; make it, or name it with --annotations. "
-        f"{benchmark.how_to_get()}"
-    )
-
-
-def _number_problems(settings: EvaluationSettings) -> Iterator[str]:
-    for name, lowest in {"limit": 1, "max_tokens": 1, "batch_size": 1, "workers": 0, "resamples": 1}.items():
-        value = getattr(settings, name)
-        if value is not None and value < lowest:
-            yield f"--{name} {value}: must be at least {lowest}"
-    if not settings.repetition_penalty > 0:
-        yield f"--repetition_penalty {settings.repetition_penalty}: must be above 0"
-
-
-def _shard_problems(settings: EvaluationSettings) -> Iterator[str]:
+        problems.append(str(error))
     try:
         Shard.parse(settings.shard)
     except ResumeError as error:
-        yield str(error)
+        problems.append(str(error))
     if settings.shard is not None and settings.output is None:
-        yield "--shard needs --output, the folder that the shards share"
+        problems.append("--shard needs --output, the folder that the shards share")
+    problems += engine_problems(settings.engine, settings.device)
+    if problems:
+        raise EvaluationError(list_problems("can't evaluate:", problems))
+    return benchmark
+
+
+def _find_benchmark(settings: EvaluationSettings) -> Benchmark:
+    own = settings.annotations
+    if settings.dataset is not None:
+        benchmark = find_benchmark(settings.dataset, load_benchmarks(settings.datasets))
+    elif own is None:
+        raise EvaluationError("what to evaluate on: give --dataset, the name of a benchmark, or --annotations, a samples file")
+    else:
+        benchmark = Benchmark(Path(own).stem or "custom", own, split="all", license="unknown", homepage="none", make="none")
+    if own is not None:
+        benchmark = replace(benchmark, annotations=own, video_root=None)
+    if not Path(benchmark.annotations).is_file():
+        if own is not None:
+            raise EvaluationError(f"--annotations {own}: no such samples file")
+        raise EvaluationError(
+            f"--dataset {settings.dataset}: its samples file {benchmark.annotations} is not there; make it, or name it with "
+            f"--annotations. {benchmark.how_to_get()}"
+        )
+    return replace(benchmark, video_root=settings.video_root or benchmark.video_root)

@@ -36,12 +36,8 @@ def add_adapters(model: PreTrainedModel, settings: LoRASettings, seed: int = 0) 
     """Freeze the model and put adapters in that change nothing yet; float32, and the same for the same seed."""
     from peft import LoraConfig
 
-    names = "|".join(settings.targets)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        target_modules=rf".*\.language_model\..*\.({names})",
-    )
+    targets = rf".*\.language_model\..*\.({'|'.join(settings.targets)})"
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

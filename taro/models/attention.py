@@ -10,9 +10,8 @@ G completions, P prompt tokens, C tokens of the longest completion of a group; S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+if TYPE_CHECKING:
+    from taro.models.packing import PackedGroup
 
 SHARED_PREFIX = "shared_prefix"
 FLEX = "flex"
@@ -32,22 +34,6 @@ def leave_out_cudnn() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-@dataclass(frozen=True)
-class GroupLayout:
-    """Where the tokens of a packed group belong. Made by `PackedGroup.layout`."""
-
-    prompt_length: int
-    slots: Tensor  # (S - P,) place of each completion token in the padded (G, C) grid, row by row
-    rows: int  # G
-    columns: int  # C
-    allowed: Tensor  # (C, P + C) bool, what the token in this column sees: the prompt, and its row up to itself
-
-    @property
-    def length(self) -> int:
-        """S."""
-        return self.prompt_length + len(self.slots)
-
-
 def shared_prefix_attention(
     module: nn.Module,
     query: Tensor,
@@ -55,18 +41,18 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    group_layouts: Sequence[GroupLayout] = (),
+    packed_groups: Sequence[PackedGroup] = (),
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of packed groups where there are layouts, each group for itself; transformers' own SDPA where there are none.
+    """Attention of packed groups, each for itself; transformers' own SDPA where there are none.
 
     query (1, H, S, d), key and value (1, H_kv, S, d) -> (1, S, H, d).
     """
-    if not group_layouts:
+    if not packed_groups:
         return _unpacked(module, query, key, value, attention_mask, scaling, **kwargs)
-    sizes = [layout.length for layout in group_layouts]
+    sizes = [len(group) for group in packed_groups]
     states = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
-    groups = [_group_attention(*group, scaling) for group in zip(*states, group_layouts, strict=True)]
+    groups = [_group_attention(*group, scaling) for group in zip(*states, packed_groups, strict=True)]
     return torch.cat(groups, dim=1), None
 
 
@@ -108,24 +94,24 @@ def _unpacked(
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
-def _group_attention(query: Tensor, key: Tensor, value: Tensor, layout: GroupLayout, scaling: float | None) -> Tensor:
+def _group_attention(query: Tensor, key: Tensor, value: Tensor, group: PackedGroup, scaling: float | None) -> Tensor:
     """One group of a pack: (1, S, H, d)."""
-    p, shared = layout.prompt_length, query.shape[1] // key.shape[1]  # query heads to a key head
+    p, shared = group.prompt_length, query.shape[1] // key.shape[1]  # query heads to a key head
     prompt = scaled_dot_product_attention(
         query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True, scale=scaling, enable_gqa=shared > 1
     )
-    if not len(layout.slots):
+    if not len(group.slots):
         return prompt.transpose(1, 2)
     # The query heads that share a key head become its queries: fused kernels that take a mask don't know shared heads.
     folded = scaled_dot_product_attention(
-        _grid(query, layout).unflatten(1, (-1, shared)).flatten(2, 3),  # (G, H_kv, H / H_kv * C, d)
-        _with_prompt(key, layout),
-        _with_prompt(value, layout),
-        attn_mask=layout.allowed.repeat(shared, 1),
+        _grid(query, group).unflatten(1, (-1, shared)).flatten(2, 3),  # (G, H_kv, H / H_kv * C, d)
+        _with_prompt(key, group),
+        _with_prompt(value, group),
+        attn_mask=group.allowed.repeat(shared, 1),
         scale=scaling,
     )
     completions = folded.unflatten(2, (shared, -1)).flatten(1, 2)  # (G, H, C, d)
-    packed = completions.transpose(1, 2).flatten(0, 1).index_select(0, layout.slots)  # (S - P, H, d)
+    packed = completions.transpose(1, 2).flatten(0, 1).index_select(0, group.slots)  # (S - P, H, d)
     return torch.cat([prompt.transpose(1, 2), packed[None]], dim=1)
 
 
@@ -138,17 +124,17 @@ def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
     return output.reshape(rows, 1, heads, size)
 
 
-def _grid(states: Tensor, layout: GroupLayout) -> Tensor:
+def _grid(states: Tensor, group: PackedGroup) -> Tensor:
     """(1, heads, S, d) -> (G, heads, C, d), zeros in the padding."""
-    own = states[0, :, layout.prompt_length :].transpose(0, 1)  # (S - P, heads, d)
-    padded = own.new_zeros(layout.rows * layout.columns, *own.shape[1:]).index_copy(0, layout.slots, own)
-    return padded.unflatten(0, (layout.rows, layout.columns)).transpose(1, 2)
+    own = states[0, :, group.prompt_length :].transpose(0, 1)  # (S - P, heads, d)
+    padded = own.new_zeros(group.response_mask.numel(), *own.shape[1:]).index_copy(0, group.slots, own)
+    return padded.unflatten(0, group.response_mask.shape).transpose(1, 2)
 
 
-def _with_prompt(states: Tensor, layout: GroupLayout) -> Tensor:
+def _with_prompt(states: Tensor, group: PackedGroup) -> Tensor:
     """(1, heads, S, d) -> (G, heads, P + C, d): the prompt's, then the row's own."""
-    prompt = states[:, :, : layout.prompt_length].expand(layout.rows, -1, -1, -1)
-    return torch.cat([prompt, _grid(states, layout)], dim=2)
+    prompt = states[:, :, : group.prompt_length].expand(len(group.response_mask), -1, -1, -1)
+    return torch.cat([prompt, _grid(states, group)], dim=2)
 
 
 for _name, _attention in ((SHARED_PREFIX, shared_prefix_attention), (FLEX, flex_prefix_attention)):

@@ -7,6 +7,7 @@ Its tensors are the trained weights, `model.NAME`, and the optimizer's state of 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from taro.errors import TaroError
 from taro.files import write_text
+from taro.messages import list_lines
 
 RUN, METADATA = "run.json", ".metadata"  # the latter is what PyTorch writes last
 MODEL, OPTIMIZER = "model.", "optimizer."
@@ -54,11 +55,8 @@ def write(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None, 
 
 
 def write_meanwhile(folder: Path, tensors: dict[str, Tensor], group: ProcessGroup | None) -> Future:
-    """The same in a thread, from a copy in the host's memory that is made before this returns.
-
-    Args:
-        group: of all ranks on the CPU, used for nothing else meanwhile.
-    """
+    """The same in a thread, from a copy in the host's memory that is made before this returns. `group` is of all ranks on the
+    CPU, and used for nothing else meanwhile."""
     return dcp.async_save(tensors, checkpoint_id=folder, process_group=group)
 
 
@@ -93,13 +91,20 @@ def read_into(path: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.
     """
     refuse_old(path)
     entries = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    stored = {name.removeprefix(MODEL): entry.size for name, entry in entries.items() if name.startswith(MODEL)}
-    _require_same(path, stored, weights)
+    there = {name.removeprefix(MODEL): tuple(entry.size) for name, entry in entries.items() if name.startswith(MODEL)}
+    here = {name: tuple(parameter.shape) for name, parameter in weights.items()}
+    differing = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    if differing:
+        lines = [f"{name}: {there.get(name, 'not')} there, {here.get(name, 'not')} here" for name in differing]
+        raise CheckpointError(list_lines(f"{path} has {len(differing)} weights that do not fit the model:", lines))
     tensors = {f"{MODEL}{name}": parameter.detach() for name, parameter in weights.items()}
     for full_name, entry in entries.items():
         if optimizer is not None and full_name.startswith(OPTIMIZER):
             name, _, key = full_name.removeprefix(OPTIMIZER).rpartition(".")
-            tensors[full_name] = optimizer.state[weights[name]][key] = _empty_state(entry, weights[name])
+            parameter, dtype = weights[name], entry.properties.dtype
+            alike = entry.size == parameter.shape  # a value for each weight, sharded as it is, or one for all
+            room = torch.zeros_like(parameter, dtype=dtype) if alike else torch.zeros(entry.size, dtype=dtype)
+            tensors[full_name] = optimizer.state[parameter][key] = room
     try:
         dcp.load(tensors, checkpoint_id=path, no_dist=True)
     except CheckpointException as error:
@@ -135,6 +140,8 @@ def reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
+    if quoted := re.search(r'message: "([^"]+)"', str(error)):  # by safetensors
+        return quoted[1]
     text = " ".join(f"{type(error).__name__} {error}".split())
     # Of another rank's error only its text arrives, which for PyTorch's writer does not say what was wrong.
     return f"no space left, or another error of the file system: {text}" if "inline_container" in text else text
@@ -142,25 +149,6 @@ def reason(error: BaseException) -> str:
 
 def _read_json(path: str | Path) -> dict[str, Any]:
     return json.loads(Path(path, RUN).read_text(), object_hook=_decode)
-
-
-def _require_same(path: Path, stored: Mapping[str, torch.Size], weights: Mapping[str, nn.Parameter]) -> None:
-    expected = {name: parameter.shape for name, parameter in weights.items()}
-    differing = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
-    if differing:
-        lines = [f"- {name}: {_shape(stored.get(name))} there, {_shape(expected.get(name))} here" for name in differing[:5]]
-        raise CheckpointError(f"{path} has {len(differing)} weights that do not fit the model:\n" + "\n".join(lines))
-
-
-def _shape(size: torch.Size | None) -> str:
-    return "not" if size is None else str(tuple(size))
-
-
-def _empty_state(entry: TensorStorageMetadata, parameter: nn.Parameter) -> Tensor:
-    """Room for a value of the optimizer: one for each weight, sharded alike, or one for all."""
-    if entry.size == parameter.shape:
-        return torch.zeros_like(parameter, dtype=entry.properties.dtype)
-    return torch.zeros(entry.size, dtype=entry.properties.dtype)
 
 
 def _encode(value: Any) -> Any:

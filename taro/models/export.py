@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from taro.distributed import global_rank
 from taro.errors import TaroError, clean_exit
 from taro.files import PART, publish, remove
 from taro.models.adapters import LoRASettings, add_adapters
-from taro.models.checkpoint import read_into, read_run
+from taro.models.checkpoint import read_into, read_run, reason
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
 
@@ -49,53 +48,34 @@ def export_policy(
     """
     if output.is_dir() and any(output.iterdir()) and not (output / "config.json").exists():
         raise ExportError(f"{output} holds files that are no model's: choose another folder")
-    part = output.with_name(f"{output.name}{PART}")
+    part, writes = output.with_name(f"{output.name}{PART}"), global_rank() == 0
     try:
-        if global_rank() == 0:
+        if writes:
             output.parent.mkdir(parents=True, exist_ok=True)
             remove(part)
-        _write(policy, source, part, settings, dtype)
-        if global_rank() == 0:
+        policy.save_pretrained(part, dtype)
+        if writes:
+            _add_companions(part, source)
+            if settings is not None:
+                settings.save(part)
             publish(part, output)
     except (OSError, SafetensorError) as error:
-        if global_rank() == 0:
+        if writes:
             shutil.rmtree(part, ignore_errors=True)
-        raise ExportError(f"{output} can't be written ({_reason(error)})") from error
+        raise ExportError(f"{output} can't be written ({reason(error)})") from error
 
 
-def _write(policy: QwenVL, source: str, folder: Path, settings: GroundingSettings | None, dtype: str | None) -> None:
-    policy.save_pretrained(folder, dtype)
-    if global_rank() != 0:
-        return
+def _add_companions(folder: Path, source: str) -> None:
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     for name in COMPANIONS:
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if found is not None and not (folder / name).exists():
             shutil.copy(found, folder / name)
-    if settings is not None:
-        settings.save(folder)
-
-
-def _reason(error: Exception) -> str:
-    """The system's own words, which safetensors puts into a text: `... message: "No space left on device" ...`."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    quoted = re.search(r'message: "([^"]+)"', str(error))
-    return quoted[1] if quoted else " ".join(str(error).split())
 
 
 def export_command(checkpoint: str | Path, output: Path) -> str:
     """That makes the same folder."""
     return f"python -m taro.models.export --checkpoint {shlex.quote(str(checkpoint))} --output {shlex.quote(str(output))}"
-
-
-def load_policy_weights(policy: QwenVL, checkpoint: str | Path) -> None:
-    """Put the weights of a checkpoint into `policy`.
-
-    Raises:
-        CheckpointError: it is not a checkpoint of this model.
-    """
-    read_into(Path(checkpoint), policy.trained_weights(), None)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     policy.freeze_tower()
     if model["lora"] is not None:
         add_adapters(policy.model, LoRASettings(**model["lora"]))
-    load_policy_weights(policy, args.checkpoint)
+    read_into(args.checkpoint, policy.trained_weights(), None)
     settings = GroundingSettings.from_dict(model["grounding"])
     export_policy(policy, model["name_or_path"], args.output, settings, args.dtype)
     print(f"{args.output}: {model['name_or_path']} with the weights of step {stored['step']}")

@@ -4,7 +4,6 @@ in time, what its tower gives, and how the decoder is called."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import ssl
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ VIDEO_SLOT = "<|vision_start|><|video_pad|><|vision_end|>"  # what both chat tem
 VIDEO_TOKEN = "<|video_pad|>"
 # Never sampled and never scored: the policy can't write a video.
 PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-
 
 WANTED = "Give a folder or a hub name of a Qwen2.5-VL or Qwen3-VL model."
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -121,12 +119,8 @@ Family = Qwen25VL | Qwen3VL
 
 
 def _require_there(name_or_path: str) -> None:
-    """transformers takes what is no folder for a hub name, and asks a hub that it can't reach for half a minute.
-
-    Raises:
-        ModelError: no such folder; or a hub name that is not on this disk, and the hub can't be reached.
-    """
-    if os.path.isdir(name_or_path):
+    """transformers takes what is no folder for a hub name, and asks a hub that it can't reach for half a minute."""
+    if Path(name_or_path).is_dir():
         return
     if not HUB_NAME.fullmatch(name_or_path):
         raise ModelError(f"{name_or_path!r}: there is no such folder. {WANTED}")
@@ -159,9 +153,7 @@ def load_config(name_or_path: str) -> tuple[PreTrainedConfig, Family]:
         raise ModelError(f"{name_or_path!r} has no readable config.json ({reason}). {WANTED}") from error
     family = FAMILIES.get(config.model_type)
     if family is None:
-        raise ModelError(
-            f"{name_or_path!r} is a {config.model_type!r} model, allowed: {', '.join(FAMILIES)}"
-        )
+        raise ModelError(f"{name_or_path!r} is a {config.model_type!r} model, allowed: {', '.join(FAMILIES)}")
     return config, family
 
 
@@ -173,13 +165,7 @@ def load_geometry(name_or_path: str, config: PreTrainedConfig, family: Family) -
     if found is not None:
         stored = json.loads(Path(found).read_text())
         mean, std = tuple(stored.get("image_mean", mean)), tuple(stored.get("image_std", std))
-    return PatchGeometry(
-        patch_size=vision.patch_size,
-        merge_size=vision.spatial_merge_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        image_mean=mean,
-        image_std=std,
-    )
+    return PatchGeometry(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, mean, std)
 
 
 def placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

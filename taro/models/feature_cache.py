@@ -27,13 +27,7 @@ def weights_fingerprint(tower: nn.Module) -> str:
 
 
 class FeatureCache:
-    """Features of one tower, whose weights must not change any more.
-
-    Args:
-        cache: where they are.
-        tower: in its final weights and dtype when features are first asked for.
-        geometry: how the tower's frames are cut.
-    """
+    """Features of one tower, whose weights and dtype must not change once features were asked for."""
 
     def __init__(self, cache: TensorCache, tower: nn.Module, geometry: PatchGeometry) -> None:
         self.cache, self.tower, self.geometry = cache, tower, geometry
@@ -49,16 +43,6 @@ class FeatureCache:
             raise ValueError("features can be kept for a frozen tower only: freeze it first")
         return weights_fingerprint(self.tower)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.tower.parameters()).device
-
-    @property
-    def precision(self) -> str:
-        """In which the tower computes."""
-        kind = self.device.type
-        return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "as the weights"
-
     def features(
         self,
         path: str,
@@ -67,30 +51,24 @@ class FeatureCache:
         frames: Tensor,
         compute: Callable[[], VisionFeatures],
     ) -> VisionFeatures:
-        """The kept features of a video, or else those that `compute` gives, which are kept.
+        """The kept features of a video, or else those that `compute` gives, which are kept unless there is no file at `path`.
 
-        Args:
-            path: of the video file. Where it is not there, nothing is kept.
-            clip: the part of it.
-            settings: with which its frames were taken.
-            frames: (F, 3, H, W) uint8 that are to be encoded. They may be older than the file, so they count too.
-            compute: encodes them.
+        `frames` (F, 3, H, W) uint8 are those to be encoded. They may be older than the file, so they count too.
         """
         identity = file_identity(path)
         if identity is None:
             return compute()
-        identity = f"{identity}, frames {hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}"
-        tower = {"tower": self.fingerprint, "precision": self.precision}
-        key = video_key("features", path, clip, settings, self.geometry, **tower)
-        entry = self.cache.get(key, identity)
-        if entry is not None:
-            deepstack = tuple(entry.tensors[_layer_name(number)] for number in range(len(entry.tensors) - 1))
-            return VisionFeatures(entry.tensors["embeds"], deepstack).to(self.device)
+        shown = {"file": identity, "frames": hashlib.blake2b(tensor_bytes(frames), digest_size=16).hexdigest()}
+        device = next(self.tower.parameters()).device
+        precise = not torch.is_autocast_enabled(device.type)
+        precision = "as the weights" if precise else str(torch.get_autocast_dtype(device.type))
+        tower = {"tower": self.fingerprint, "precision": precision}
+        key = video_key("features", path, clip, settings, self.geometry, **shown, **tower)
+        kept = self.cache.get(key)
+        if kept is not None:
+            embeds, *deepstack = (kept[str(number)] for number in range(len(kept)))
+            return VisionFeatures(embeds, tuple(deepstack)).to(device)
         features = compute()
-        layers = {_layer_name(number): layer for number, layer in enumerate(features.deepstack)}
-        self.cache.put(key, identity, {"embeds": features.embeds} | layers)
+        tensors = (features.embeds, *features.deepstack)
+        self.cache.put(key, {str(number): tensor for number, tensor in enumerate(tensors)})
         return features
-
-
-def _layer_name(number: int) -> str:
-    return f"deepstack.{number}"

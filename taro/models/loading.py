@@ -29,8 +29,7 @@ def load_policy(
         mesh: ranks that share the weights. Rank 0 alone ever has the whole model then, in the host's memory.
         compute_dtype: that shared weights are gathered in; None: their own.
     """
-    load = QwenVL.from_pretrained if mesh is None else QwenVL.without_weights
-    policy = load(name_or_path, dtype, attention)
+    policy = QwenVL.from_pretrained(name_or_path, dtype, attention, weights=mesh is None)
     policy.freeze_tower()
     reference = None
     if lora is not None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout
+from taro.models.attention import FLEX, SHARED_PREFIX
 
 BLOCK = 128  # tokens to the side of a block of FlexAttention's masks
 
@@ -44,18 +45,23 @@ class PackedGroup:
         order = torch.arange(len(self.segment_ids), device=self.segment_ids.device)
         return ((query == key) | (key == 0)) & (order[:, None] >= order[None, :])
 
-    def layout(self) -> GroupLayout:
-        """The same as `attention_mask`, as `shared_prefix_attention` takes it."""
-        rows, columns = self.response_mask.shape
-        column = torch.arange(columns, device=self.input_ids.device)
-        own = column[:, None] >= column[None, :]  # (C, C)
-        return GroupLayout(
-            prompt_length=self.prompt_length,
-            slots=self.response_mask.flatten().nonzero()[:, 0],
-            rows=rows,
-            columns=columns,
-            allowed=torch.cat([own.new_ones(columns, self.prompt_length), own], dim=1),
-        )
+    @cached_property
+    def slots(self) -> Tensor:
+        """(S - P,) place of each completion token in the padded (G, C) grid, row by row."""
+        return self.response_mask.flatten().nonzero()[:, 0]
+
+    @property
+    def allowed(self) -> Tensor:
+        """(C, P + C) bool, what the completion token in this column sees: the prompt, and its row up to itself."""
+        columns = self.response_mask.shape[1]
+        return self.response_mask.new_ones(columns, self.prompt_length + columns).tril(self.prompt_length)
+
+    def seen_places(self, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, of a group that begins at this place of a pack: where each token's segment begins, all of which it sees up
+        to itself, and from where to before where it sees its prompt, which in the prompt itself is nothing. (S,) each."""
+        before = self.prompt_length * (self.segment_ids > 0)  # (S,)
+        own = start + torch.arange(len(self), device=before.device) - (self.offsets - before)
+        return own, torch.full_like(own, start), start + before
 
     def position_ids(self, prompt_positions: Tensor) -> Tensor:
         """M-RoPE positions of the pack, (3, S), from those of the prompt, (3, P)."""
@@ -115,7 +121,7 @@ class Pack:
     def attention_inputs(self, attention: str) -> dict[str, Any]:
         """What the decoder needs to keep groups and completions apart, by the name of its attention."""
         if attention == SHARED_PREFIX:
-            return {"group_layouts": tuple(group.layout() for group in self.groups)}
+            return {"packed_groups": self.groups}
         return {"attention_mask": self.block_mask() if attention == FLEX else self.attention_mask()[None, None]}
 
     def attention_mask(self) -> Tensor:
@@ -123,77 +129,42 @@ class Pack:
         return torch.block_diag(*(group.attention_mask() for group in self.groups)).bool()
 
     def block_mask(self) -> BlockMask:
-        """The same for FlexAttention, (1, 1, N, N), from the layout: nothing of the size N * N is made."""
-        numbers = [(group.segment_ids.max() + 1) for group in self.groups]  # segments of each group
-        first = torch.cat([numbers[0].new_zeros(1), torch.stack(numbers).cumsum(0)[:-1]])  # (groups,) prompts' segments
-        sizes = torch.tensor([len(group) for group in self.groups], device=first.device)
-        prompt = first.repeat_interleave(sizes)  # (N,) segment of the token's prompt
-        segment = torch.cat([group.segment_ids for group in self.groups]) + prompt  # (N,) no two groups share one
+        """The same for FlexAttention, (1, 1, N, N), from where segments begin and end: nothing of the size N * N is made."""
+        starts = itertools.accumulate((len(group) for group in self.groups), initial=0)
+        parts = zip(*(group.seen_places(start) for group, start in zip(self.groups, starts, strict=False)), strict=True)
+        own, first, last = (torch.cat(part) for part in parts)  # (N,) each
 
         def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return ((segment[key] == segment[query]) | (segment[key] == prompt[query])) & (query >= key)
+            return ((key >= own[query]) & (key <= query)) | ((key >= first[query]) & (key < last[query]))
 
-        some, full = classify_blocks(self.segments(), len(segment), BLOCK)
+        some, full = _classify_blocks(own.cpu(), first.cpu(), last.cpu())
         return BlockMask.from_kv_blocks(
-            *_in_order(some & ~full, segment.device),
-            *_in_order(full, segment.device),
+            *_in_order(some & ~full, own.device),
+            *_in_order(full, own.device),
             BLOCK_SIZE=BLOCK,
             mask_mod=sees,
-            seq_lengths=(len(segment), len(segment)),
+            seq_lengths=(len(own), len(own)),
         )
 
-    def segments(self) -> list[Segment]:
-        """Prompts and completions that have tokens, in their order in the pack."""
-        found, start = [], 0
-        for group in self.groups:
-            end = start + group.prompt_length
-            prompt = Segment(start, end, start, start)
-            ends = list(itertools.accumulate(group.response_mask.sum(1).tolist(), initial=end))
-            found += [prompt, *(Segment(*place, start, end) for place in itertools.pairwise(ends) if place[0] < place[1])]
-            start = ends[-1]
-        return found
 
+def _classify_blocks(own: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Which blocks of a pack's mask have anything that is seen, and which have nothing that is not, each (Q, Q) bool for
+    Q = ceil(N / BLOCK) blocks of queries (rows) and keys. What is beyond the N tokens is not seen.
 
-@dataclass(frozen=True)
-class Segment:
-    """Tokens of a pack that see each other causally, and all of their group's prompt: first place, and the one after the
-    last. Of a prompt itself `prompt_start` is `prompt_end`: it sees no other."""
-
-    start: int
-    end: int
-    prompt_start: int
-    prompt_end: int
-
-
-def classify_blocks(segments: Sequence[Segment], length: int, size: int) -> tuple[Tensor, Tensor]:
-    """Which blocks of size * size of a pack's mask have anything that is seen, and which have nothing that is not, each
-    (Q, Q) bool for Q = ceil(length / size) blocks of queries (rows) and keys. What is beyond `length` is not seen.
-
-    A segment's last query in a block of queries sees all that its others see, and they see all that its first one sees.
+    Args:
+        own, first, last: as `seen_places` gives them.
     """
-    blocks = torch.arange(0, length, size)  # (Q,) where each starts
-    pieces = [  # of each segment in each block of queries: block, first query, last query, and the segment
-        (block, max(segment.start, block * size), min(segment.end, (block + 1) * size) - 1, segment)
-        for segment in segments
-        for block in range(segment.start // size, (segment.end - 1) // size + 1)
-    ]
-
-    def seen(query: Tensor, own: Tensor, prompt: Tensor, prompt_end: Tensor) -> Tensor:
-        """(pieces, Q), how many keys of each block a query, (pieces,), sees."""
-        ranges = ((own, query + 1), (prompt, prompt_end))
-        return sum(
-            (torch.minimum(end[:, None], blocks + size) - torch.maximum(start[:, None], blocks)).clamp(min=0)
+    blocks = torch.arange(0, len(own), BLOCK)  # (Q,) where each starts
+    some, full = [], []
+    for queries in torch.arange(len(own)).split(BLOCK):
+        ranges = ((own[queries], queries + 1), (first[queries], last[queries]))  # of keys, which do not overlap
+        seen = sum(  # (BLOCK, Q), how many keys of each block a query sees
+            (torch.minimum(end[:, None], blocks + BLOCK) - torch.maximum(start[:, None], blocks)).clamp(min=0)
             for start, end in ranges
         )
-
-    row, first, last = (torch.tensor(column) for column in list(zip(*pieces, strict=True))[:3])
-    places = [(segment.start, segment.prompt_start, segment.prompt_end) for *_, segment in pieces]
-    keys = torch.tensor(places).unbind(1)
-    some, partial = torch.zeros(2, len(blocks), len(blocks), dtype=torch.int32)
-    some.index_add_(0, row, (seen(last, *keys) > 0).int())
-    partial.index_add_(0, row, (seen(first, *keys) < size).int())
-    whole = blocks + size <= length  # (Q,)
-    return some > 0, (partial == 0) & whole[:, None] & whole
+        some.append((seen > 0).any(0))
+        full.append((seen == BLOCK).all(0) & (len(queries) == BLOCK))
+    return torch.stack(some), torch.stack(full)
 
 
 def _in_order(chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

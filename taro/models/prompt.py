@@ -6,6 +6,7 @@ P prompt tokens, F frames.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ class PromptBuilder:
             raise ModelError("the tokenizer has no eos_token")
         return self.tokenizer.eos_token_id
 
-    @property
+    @cached_property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a completion: the end of the turn, and the end of a text, which base models write."""
         return frozenset({self.eos_id, self.tokenizer.convert_tokens_to_ids("<|endoftext|>")})
@@ -123,19 +124,16 @@ class PromptBuilder:
         return self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def token_spans(self, ids: Tensor | list[int]) -> tuple[str, list[tuple[int, int]]]:
-        """Text of completion ids, and for each token its (start, end) characters in it."""
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        return _token_spans(self.tokenizer, [None if i in self.end_ids else i for i in ids])
+        """Text of completion ids, and for each token its (start, end) characters in it.
 
-
-def _token_spans(tokenizer: PreTrainedTokenizerBase, ids: list[int | None]) -> tuple[str, list[tuple[int, int]]]:
-    """Byte-level tokens may hold part of a character: lengths are measured on the decoded prefix, in whole characters."""
-    text, spans, pending = "", [], []
-    for token in ids:
-        if token is not None:
-            pending.append(token)
-        piece = tokenizer.decode(pending, skip_special_tokens=False, clean_up_tokenization_spaces=False) if pending else ""
-        spans.append((len(text), len(text) + len(piece)))
-        if not piece.endswith("\ufffd"):
-            text, pending = text + piece, []
-    return text + (tokenizer.decode(pending) if pending else ""), spans
+        Byte-level tokens may hold part of a character: lengths are measured on the decoded prefix, in whole characters.
+        """
+        text, spans, pending = "", [], []
+        for token in ids.tolist() if isinstance(ids, Tensor) else ids:
+            if token not in self.end_ids:
+                pending.append(token)
+            piece = self.decode(pending)
+            spans.append((len(text), len(text) + len(piece)))
+            if not piece.endswith("\ufffd"):
+                text, pending = text + piece, []
+        return text + self.decode(pending), spans

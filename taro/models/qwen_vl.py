@@ -6,9 +6,8 @@ N merged video patches, D hidden, B rows, L tokens of this call, K tokens with t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreTrainedModel
 
 from taro.distributed import global_rank
-from taro.models.attention import FLEX, SHARED_PREFIX, GroupLayout, leave_out_cudnn
+from taro.models.attention import FLEX, SHARED_PREFIX, leave_out_cudnn
 from taro.models.families import Family, Mask, load_config, load_geometry, placeholder_ids, torch_dtype
-from taro.models.patches import frames_to_patches
+from taro.models.packing import PackedGroup
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
-from taro.video.geometry import PatchGeometry
+from taro.video.geometry import PatchGeometry, frames_to_patches
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,28 @@ class QwenVL(nn.Module):
         self.register_buffer("suppressed_ids", torch.tensor(suppressed_ids, dtype=torch.long), persistent=False)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX) -> QwenVL:
-        """Load a folder or hub name. `attention` is `shared_prefix`, `flex`, or the name of one of transformers' own.
+    def from_pretrained(
+        cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX, *, weights: bool = True
+    ) -> QwenVL:
+        """Load a folder or hub name.
+
+        Args:
+            attention: `shared_prefix`, `flex`, or the name of one of transformers' own.
+            weights: False: parameters are on the meta device, where they take no memory.
 
         Raises:
             ModelError: it is not a Qwen2.5-VL or Qwen3-VL model.
         """
-        load = partial(AutoModelForImageTextToText.from_pretrained, name_or_path)
-        return cls._make(name_or_path, dtype, attention, lambda config, **settings: load(config=config, **settings))
-
-    @classmethod
-    def without_weights(cls, name_or_path: str, dtype: str = "float32", attention: str = SHARED_PREFIX) -> QwenVL:
-        """The same, with parameters on the meta device, where they take no memory. Raises as `from_pretrained`."""
-        with parameters_on_meta():
-            return cls._make(name_or_path, dtype, attention, AutoModelForImageTextToText.from_config)
-
-    @classmethod
-    def _make(cls, name_or_path: str, dtype: str, attention: str, make: Callable[..., PreTrainedModel]) -> QwenVL:
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(AutoTokenizer.from_pretrained(name_or_path))
         # The tower never sees a group.
-        tower = "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention
-        attentions = {"text_config": attention, "vision_config": tower}
-        model = make(config, dtype=torch_dtype(dtype), attn_implementation=attentions)
+        attentions = {"text_config": attention, "vision_config": "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention}
+        settings = {"dtype": torch_dtype(dtype), "attn_implementation": attentions}
+        if weights:
+            model = AutoModelForImageTextToText.from_pretrained(name_or_path, config=config, **settings)
+        else:
+            with parameters_on_meta():
+                model = AutoModelForImageTextToText.from_config(config, **settings)
         return cls(model.eval(), family, load_geometry(name_or_path, config, family), suppressed)
 
     @property
@@ -148,7 +146,7 @@ class QwenVL(nn.Module):
         features: VisionFeatures | None = None,
         video_mask: Tensor | None = None,
         cache: Cache | None = None,
-        group_layouts: Sequence[GroupLayout] = (),
+        packed_groups: Sequence[PackedGroup] = (),
     ) -> Tensor:
         """The decoder's last hidden states, (B, L, D).
 
@@ -158,7 +156,7 @@ class QwenVL(nn.Module):
             attention_mask: None (causal), (B, K) bool over padding, (1, 1, L, K) bool, or a BlockMask with `flex` attention.
             features: of the videos, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
             cache: keys and values so far; grows by L.
-            group_layouts: of a pack, in place of its mask, with `shared_prefix` attention.
+            packed_groups: of a pack, in place of its mask, with `shared_prefix` attention.
         """
         embeds = self.decoder.embed_tokens(input_ids)  # (B, L, D)
         if features is not None:
@@ -172,7 +170,7 @@ class QwenVL(nn.Module):
             deepstack=features.deepstack if features is not None else (),
             past_key_values=cache,
             use_cache=cache is not None,
-            group_layouts=group_layouts,
+            packed_groups=packed_groups,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from taro.data.samples import query_key, save_samples
 from taro.errors import TaroError, clean_exit
 from taro.jsonl import write_lines
 from taro.messages import first_lines, print_table
+from taro.prepare.paths import path_problems
 from taro.prepare.repair import drop_rows, fix_rows
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
@@ -55,10 +56,8 @@ class CheckedFile:
     """Rows of an annotation file with all their faults (kinds of `CHECKS`), and what is known of the videos."""
 
     rows: tuple[Row, ...]
-    durations: Mapping[str, float]
-    """Seconds by path of the videos whose headers were read."""
-    videos: int | None
-    """Number of videos that were looked at, those that can't be opened among them; None: none was asked for."""
+    durations: Mapping[str, float]  # seconds by path of the videos whose headers were read
+    videos: int | None  # that were looked at, those that can't be opened among them; None: none was asked for
 
     @property
     def bad(self) -> list[Row]:
@@ -71,55 +70,39 @@ class CheckedFile:
 
 
 def check_file(path: Path, *, video_root: Path | None = None, videos: bool = False, workers: int | None = None) -> CheckedFile:
-    """Find all faults of an annotation file, in its own format or that of the public benchmark files.
-
-    Args:
-        path: One JSON object a line.
-        video_root: Folder that relative videos start from; the file's own unless given.
-        videos: Read the videos' headers too.
-        workers: Processes that do; one for each core unless given.
-
-    Raises:
-        CheckError: The file has no rows, or none that can be read.
-        OSError: It can't be read.
-    """
+    """Find all faults of an annotation file, one JSON object a line, in its own format or that of the public benchmark files;
+    with `videos` also by their headers. CheckError where it has no rows, or none that can be read."""
     rows = read_rows(path, path.parent if video_root is None else video_root, workers=workers)
     if not rows:
         raise CheckError(f"{path}: no rows; one or more are needed")
-    if all(row.sample is None for row in rows):
+    paths = {row.sample.video for row in rows if row.sample is not None}
+    if not paths:
         first = f"the first, {rows[0].place}: {'; '.join(fault.message for fault in rows[0].faults)}"
         advice = "Other formats are converted first: python -m taro.prepare.convert --help"
         raise CheckError(f"{path}: none of {len(rows)} rows can be read; {first}\n{advice}")
-    headers: dict[str, float | VideoError] = {}
-    if videos:
-        found = read_all_durations(sorted({Path(row.sample.video) for row in rows if row.sample is not None}), workers)
-        headers = {row.sample.video: found[Path(row.sample.video)] for row in rows if row.sample is not None}
+    found = read_all_durations(sorted(map(Path, paths)), workers) if videos else {}
+    headers = {video: found[Path(video)] for video in paths} if videos else {}
     durations = {video: header for video, header in headers.items() if not isinstance(header, VideoError)}
     return CheckedFile(tuple(_with_more_faults(rows, headers)), durations, len(headers) if videos else None)
 
 
 def _with_more_faults(rows: Iterable[Row], headers: Mapping[str, float | VideoError]) -> Iterator[Row]:
-    """The rows, with the faults of `CHECKS` that loading doesn't look for; `headers` by the video's path."""
+    """The rows, with the faults of `CHECKS` that loading doesn't look for."""
     place_of_query: dict[tuple[Any, ...], str] = {}
     for row in rows:
-        if row.sample is None:
-            yield row
-            continue
-        faults = [*row.faults, *_caption_order(row.sample)]
-        first = place_of_query.setdefault(query_key(row.sample), row.place)
-        if first != row.place:
-            faults.append(Fault("duplicate_query", f"query, spans and video are those of {first}"))
-        if row.sample.video in headers:
-            faults += _file_faults(row.sample, headers[row.sample.video])
+        faults, sample = list(row.faults), row.sample
+        if sample is not None:
+            for i, (before, caption) in enumerate(pairwise(sample.captions), start=1):
+                if caption.start < before.start:
+                    what = f"captions[{i}]: starts at {caption.start}, the one before it at {before.start}"
+                    faults.append(Fault("captions_unordered", what))
+                    break
+            first = place_of_query.setdefault(query_key(sample), row.place)
+            if first != row.place:
+                faults.append(Fault("duplicate_query", f"query, spans and video are those of {first}"))
+            if (header := headers.get(sample.video)) is not None:
+                faults += _file_faults(sample, header)
         yield replace(row, faults=tuple(faults))
-
-
-def _caption_order(sample: Sample) -> Iterator[Fault]:
-    starts = [caption.start for caption in sample.captions]
-    for i, (before, start) in enumerate(pairwise(starts), start=1):
-        if start < before:
-            yield Fault("captions_unordered", f"captions[{i}]: starts at {start}, the one before it at {before}")
-            return
 
 
 def _file_faults(sample: Sample, header: float | VideoError) -> Iterator[Fault]:
@@ -135,66 +118,36 @@ def _file_faults(sample: Sample, header: float | VideoError) -> Iterator[Fault]:
 # ---- Reports ----
 
 
-def count_faults(checked: CheckedFile) -> dict[str, list[tuple[Row, Fault]]]:
-    """Rows by the kind of their faults, each once for a kind, in the order of `CHECKS`; kinds that no row has are left out."""
-    found: dict[str, dict[str, tuple[Row, Fault]]] = {kind: {} for kind in CHECKS}
-    for row in checked.rows:
-        for fault in row.faults:
-            found[fault.kind].setdefault(row.place, (row, fault))
-    return {kind: list(rows.values()) for kind, rows in found.items() if rows}
-
-
 def make_report(path: Path, checked: CheckedFile) -> dict[str, Any]:
-    """All that was found, as JSON."""
-    kinds = {
-        kind: {
-            "meaning": CHECKS[kind],
-            "count": len(rows),
-            "rows": [
-                {"place": row.place, "id": _id(row), "message": "; ".join(f.message for f in row.faults if f.kind == kind)}
-                for row, _ in rows
-            ],
-        }
-        for kind, rows in count_faults(checked).items()
-    }
-    rows = {"rows": len(checked.rows), "clips": checked.clips, "bad_rows": len(checked.bad)}
-    return {"file": str(path), **rows, "videos": checked.videos, "kinds": kinds}
+    """All that was found, as JSON: the rows by kinds of faults, in the order of `CHECKS`, without those that no row has."""
+    kinds = {}
+    for kind, meaning in CHECKS.items():
+        rows = [
+            {"place": row.place, "id": row.sample and row.sample.id, "message": "; ".join(messages)}
+            for row in checked.bad
+            if (messages := [fault.message for fault in row.faults if fault.kind == kind])
+        ]
+        if rows:
+            kinds[kind] = {"meaning": meaning, "count": len(rows), "rows": rows}
+    counts = {"rows": len(checked.rows), "clips": checked.clips, "bad_rows": len(checked.bad), "videos": checked.videos}
+    return {"file": str(path), **counts, "kinds": kinds}
 
 
-def print_report(path: Path, checked: CheckedFile) -> None:
+def print_report(report: Mapping[str, Any]) -> None:
     """Counts as a table, and the first rows of each kind."""
-    looked = "none" if checked.videos is None else checked.videos
-    counts = f"{len(checked.bad)} of {len(checked.rows)} rows have a fault; {checked.clips} are clips of a longer file"
-    print(f"{path}: {counts}; videos looked at: {looked}")
-    faults = count_faults(checked)
-    if faults:
-        print_table(["fault", "rows", "meaning"], [(kind, str(len(rows)), CHECKS[kind]) for kind, rows in faults.items()])
-    for kind, rows in faults.items():
-        lines = [f"{row.place}{f' ({_id(row)})' if row.sample else ''}: {fault.message}" for row, fault in rows]
-        for line in first_lines(lines, _EXAMPLES):
+    looked = "none" if report["videos"] is None else report["videos"]
+    counts = f"{report['bad_rows']} of {report['rows']} rows have a fault; {report['clips']} are clips of a longer file"
+    print(f"{report['file']}: {counts}; videos looked at: {looked}")
+    kinds = report["kinds"]
+    if kinds:
+        print_table(["fault", "rows", "meaning"], [(kind, str(own["count"]), own["meaning"]) for kind, own in kinds.items()])
+    for kind, own in kinds.items():
+        named = [(row["place"] + (f" ({row['id']})" if row["id"] else ""), row["message"]) for row in own["rows"]]
+        for line in first_lines([f"{place}: {message}" for place, message in named], _EXAMPLES):
             print(f"{kind}: {line}")
 
 
-def _id(row: Row) -> str | None:
-    return None if row.sample is None else row.sample.id
-
-
 # ---- Command ----
-
-
-def write_mended(checked: CheckedFile, output: Path, *, fix: bool, relative_to: Path) -> tuple[int, Path]:
-    """Write the rows, mended or only the good ones, and the record of changes.
-
-    Video paths are relative to `relative_to`. Returns the number of samples and the record's path. Raises CheckError where
-    no row is left.
-    """
-    samples, changes = fix_rows(checked.rows, checked.durations) if fix else drop_rows(checked.rows)
-    if not samples:
-        raise CheckError(f"none of {len(checked.rows)} rows is left; nothing was written")
-    record = changes_file(output)
-    write_lines(map(asdict, changes), record)
-    save_samples(samples, output, relative_to=relative_to)
-    return len(samples), record
 
 
 def changes_file(output: Path) -> Path:
@@ -202,34 +155,18 @@ def changes_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.changes.jsonl")
 
 
-def _check_paths(args: argparse.Namespace, output: Path | None) -> None:
-    problems = [] if args.file.is_file() else [f"{args.file}: is no file; give one that exists"]
-    if args.video_root is not None and not args.video_root.is_dir():
-        problems.append(f"--video_root {args.video_root}: is no folder; give one that exists")
+def _list_problems(args: argparse.Namespace, output: Path | None) -> list[str]:
+    written = [("--report", args.report), ("--output", output), ("--output", output and changes_file(output))]
+    problems = path_problems([("file", args.file)], [("--video_root", args.video_root)], written)
     if args.output is not None and output is None:
         problems.append(f"--output {args.output}: nothing is written without --fix or --drop; give one of them")
     if args.workers is not None and args.workers < 1:
         problems.append(f"--workers {args.workers}: must be at least 1")
-    written = [("--report", args.report)]
-    if output is not None:
-        written += [("--output", output), ("--output", changes_file(output))]
-    taken = [args.file.resolve()]
-    for flag, path in written:
-        if path is None:
-            continue
-        if path.resolve() in taken or (path.exists() and args.file.exists() and path.samefile(args.file)):
-            problems.append(f"{flag} {path}: is the input or another output; give another name")
-        elif path.is_dir():
-            problems.append(f"{flag} {path}: is a folder; give the name of a file")
-        taken.append(path.resolve())
-    if problems:
-        raise CheckError("\n".join(problems))
+    return problems
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="samples or a public benchmark file, one JSON object a line")
     parser.add_argument("--video_root", type=Path, help="folder that relative videos start from; the file's own unless given")
     parser.add_argument("--videos", action="store_true", help="read the videos' headers too")
@@ -238,7 +175,7 @@ def _parser() -> Parser:
     mend.add_argument("--drop", action="store_true", help="write a copy without the rows that have a fault")
     parser.add_argument("--output", type=Path, help="the copy; NAME.fixed.jsonl or NAME.good.jsonl beside FILE unless given")
     parser.add_argument("--report", type=Path, help="write all that was found as JSON")
-    parser.add_argument("--workers", type=int, default=None, help="processes that read headers; one for each core unless given")
+    parser.add_argument("--workers", type=int, help="processes that read headers; one for each core unless given")
     return parser
 
 
@@ -248,16 +185,21 @@ def main(arguments: list[str] | None = None) -> int:
     output = None
     if args.fix or args.drop:
         output = args.output or args.file.with_name(f"{args.file.stem}.{'fixed' if args.fix else 'good'}.jsonl")
-    _check_paths(args, output)
+    if problems := _list_problems(args, output):
+        raise CheckError("\n".join(problems))
     checked = check_file(args.file, video_root=args.video_root, videos=args.videos, workers=args.workers)
-    print_report(args.file, checked)
+    report = make_report(args.file, checked)
+    print_report(report)
     if args.report is not None:
-        write_lines([make_report(args.file, checked)], args.report)
+        write_lines([report], args.report)
     if output is None:
         return 1 if checked.bad else 0
-    root = output.parent if args.video_root is None else args.video_root
-    written, record = write_mended(checked, output, fix=args.fix, relative_to=root)
-    print(f"{output}: {written} of {len(checked.rows)} rows; what was changed: {record}")
+    samples, changes = fix_rows(checked.rows, checked.durations) if args.fix else drop_rows(checked.rows)
+    if not samples:
+        raise CheckError(f"none of {len(checked.rows)} rows is left; nothing was written")
+    write_lines(map(asdict, changes), changes_file(output))
+    save_samples(samples, output, relative_to=output.parent if args.video_root is None else args.video_root)
+    print(f"{output}: {len(samples)} of {len(checked.rows)} rows; what was changed: {changes_file(output)}")
     return 0
 
 

@@ -1,42 +1,13 @@
-"""How hard samples are for a model, and which of them to train on:
+"""How hard samples are for a model, and which of them to train on: see --help, `select --help`, and docs/data.md.
 
-    python -m taro.prepare.difficulty --model Qwen/Qwen2.5-VL-7B-Instruct --input F.jsonl --output G.jsonl --samples 8
-    python -m taro.prepare.difficulty select --input G.jsonl --output H.jsonl --range 0 0.7
-    python -m taro.prepare.difficulty --help
-    python -m taro.prepare.difficulty select --help
-
-The first asks the model for answers to each sample and writes the samples with `difficulty`, the mean IoU of its answers
-with the truth in percent, and `ious`, the IoU of each answer. An answer that can't be read has IoU 0. A sample whose video
-or prompt can't be used gets neither, but `difficulty_failure`. The samples are shown as training shows them. What is done
-is kept in G.difficulty/: the same command goes on after a stop.
-
-Time-R1 (arXiv 2503.13377) scores with one greedy answer, --samples 1 --temperature 0. Its 2,500 samples are drawn from those
-above IoU 0 by a Gaussian around 0.3:
-
-    python -m taro.prepare.difficulty select --input G.jsonl --output H.jsonl --range 0 1 --gaussian 0.3 0.2 --count 2500
-
-What its code calls a variance of 0.2 is the standard deviation: the weights are exp(-(IoU - 0.3)^2 / (2 * 0.2^2)).
-
-Between epochs it keeps 0 < IoU <= 0.7. A run has the IoUs of its own completions in its rollouts, so nothing has to be scored
-for that (run from the main folder of the project):
-
-    model=Qwen/Qwen2.5-VL-3B-Instruct data=data/timer1/train.jsonl
-    for round in 0 1 2 3 4; do
-        python train.py --config configs/qwen25_3b.yaml --config configs/experiments/time_r1.yaml --name filtered$round \\
-            --trainer.max_epochs 1 --seed_everything $round --model.name_or_path $model --data.train_file $data || break
-        python -m taro.prepare.difficulty select --input $data --output outputs/filtered$round/selected.jsonl \\
-            --rollouts outputs/filtered$round --range 0 0.7 --keep_unscored || break
-        model=outputs/filtered$round/hf data=outputs/filtered$round/selected.jsonl
-    done
-
-Time-R1 scores with the model of the epoch's end; these are the IoUs of the model that met the sample. To do as it does, score
-with outputs/filtered$round/hf and select from that file, without --rollouts. Optimizer and KL reference start anew in each
-round. Where train.py is given --data.video_root, give select the same --video_root.
+Scoring asks the model for answers to each sample and writes the samples with `difficulty`, the mean IoU of its answers with the
+truth in percent, and `ious`, the IoU of each answer. An answer that can't be read has IoU 0. A sample whose video or prompt
+can't be used gets neither, but `difficulty_failure`. The samples are shown as training shows them. What is done is kept in
+G.difficulty/: the same command goes on after a stop.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -52,16 +23,18 @@ if __name__ == "__main__" and sys.argv[1:2] != ["select"]:
 
 from pydantic import Field
 
-from taro.data.samples import Sample
+from taro.data.samples import Sample, save_like
 from taro.errors import TaroError, clean_exit
 from taro.evaluation.answers import still_to_ask
 from taro.evaluation.predictions import Answer, Iou, Prediction, list_failures
 from taro.evaluation.questions import Questions
-from taro.jsonl import ResumableFolder, ResumeError, Shard, file_problems
+from taro.jsonl import ResumableFolder, Shard
 from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
 from taro.prepare import selection
-from taro.prepare.ious import histogram, with_ious
+from taro.prepare.paths import resumable_problems
+from taro.prepare.selection import histogram, with_ious
+from taro.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from taro.rollout import VLLMSettings
 from taro.rollout.start import engine_problems
 from taro.rows import OptionalString, String, read_objects
@@ -104,17 +77,17 @@ class DifficultySettings:
     model: str
     input: str
     output: str
-    samples: int = 8
-    temperature: float = 1.0
+    samples: PositiveInt = 8
+    temperature: NonNegativeFloat = 1.0
     seed: int = 0
     engine: Literal["native", "vllm"] = "native"
     video_root: str | None = None
-    limit: int | None = None
+    limit: PositiveInt | None = None
     shard: str | None = None
-    max_tokens: int = 1024
-    repetition_penalty: float = 1.0
-    batch_size: int = 16
-    workers: int = 2
+    max_tokens: PositiveInt = 1024
+    repetition_penalty: PositiveFloat = 1.0
+    batch_size: PositiveInt = 16
+    workers: NonNegativeInt = 2
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     vllm: VLLMSettings = field(default_factory=lambda: VLLMSettings(gpu_memory_utilization=0.9))
@@ -128,16 +101,8 @@ class DifficultySettings:
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """What a model said of one sample.
-
-    Attributes:
-        id: of the sample.
-        ious: of each answer with the true span that fits it best.
-        answers: (start, end) in seconds; None where there is none in the completion.
-        completions: the model's texts.
-        failure: why it was not asked, a key of `taro.evaluation.predictions.FAILURES`; there are no answers then.
-        reason: the same in words.
-    """
+    """What a model said of one sample, by completion; or the `failure`, a key of `taro.evaluation.predictions.FAILURES`, why it
+    was not asked, and the `reason` in words. IoUs are with the true span that fits an answer best."""
 
     id: String
     ious: Annotated[tuple[Iou, ...], Field(description="a list of numbers from 0 to 1")] = ()
@@ -152,29 +117,20 @@ class ScoredSample:
         first = predictions[0]
         if first.completion is None:
             return cls(first.id, failure=first.failure, reason=first.reason)
-        columns = zip(*((one.iou, one.answer, one.completion) for one in predictions), strict=True)
-        return cls(first.id, *columns)
-
-    def to_row(self) -> dict[str, Any]:
-        """As JSON's types."""
-        return asdict(self)
+        return cls(first.id, *zip(*((one.iou, one.answer, one.completion) for one in predictions), strict=True))
 
 
 def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     """Score this shard's missing samples; write the output as soon as none is missing. Returns the scores in the order of the
     input, None for those that other shards have not done yet.
 
-    Raises:
-        DifficultyError: settings that can't work, all named, before anything is loaded.
-        SampleError: rows that can't be read, or not one video is there.
-        ResumeError: the output belongs to scores of another configuration.
-        ModelError: not a Qwen-VL model.
-        EngineError: vLLM can't run the model.
+    Raises DifficultyError for settings that can't work, all named, before anything is loaded; and what samples, a folder of
+    another configuration, and an engine raise.
     """
     if problems := list(find_problems(settings)):
         raise DifficultyError(list_problems("can't score:", problems))
-    file = Path(settings.input)
-    questions = Questions.load(settings, file, settings.video_root, evaluating=False, temperature=settings.temperature)
+    file, temperature = Path(settings.input), settings.temperature
+    questions = Questions.load(settings, file, settings.video_root, evaluating=False, temperature=temperature)
     folder = ResumableFolder(settings.folder, _configuration(settings, questions), Shard.parse(settings.shard), NAME)
     failures = {id: score.failure for id, score in read_objects(ScoredSample, folder.read(), "sample").items()}
     todo = still_to_ask(folder.shard.of(questions.samples), failures)
@@ -182,16 +138,13 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     def seeds(sample: Sample) -> list[int]:
         return [stable_seed("difficulty", settings.seed, sample.id, number) for number in range(settings.samples)]
 
-    folder.append(ScoredSample.of(predictions).to_row() for predictions in questions.ask(todo, "difficulty", seeds))
-    whole = folder.finish([sample.id for sample in questions.samples])
+    folder.append(asdict(ScoredSample.of(group)) for group in questions.ask(todo, "difficulty", seeds))
+    is_whole = folder.finish([sample.id for sample in questions.samples])
     done = read_objects(ScoredSample, folder.read(), "sample")
-    if whole:
-        scored = [
-            with_ious(sample, score.ious, score.failure and f"{score.failure}: {score.reason}")
-            for sample in questions.samples
-            for score in [done[sample.id]]
-        ]
-        selection.save_like(scored, Path(settings.output), file, settings.video_root and Path(settings.video_root))
+    if is_whole:
+        pairs = [(sample, done[sample.id]) for sample in questions.samples]
+        scored = [with_ious(sample, own.ious, own.failure and f"{own.failure}: {own.reason}") for sample, own in pairs]
+        save_like(scored, settings.output, settings.input, settings.video_root)
     return [done.get(sample.id) for sample in questions.samples]
 
 
@@ -222,19 +175,10 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
 
 def find_problems(settings: DifficultySettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
-    yield from file_problems(settings.input, settings.output, settings.video_root, resumed=settings.folder.exists())
-    for name, least in {"samples": 1, "limit": 1, "max_tokens": 1, "batch_size": 1, "workers": 0, "temperature": 0}.items():
-        value = getattr(settings, name)
-        if value is not None and not least <= value < math.inf:
-            yield f"--{name} {value}: must be at least {least}"
-    if not settings.repetition_penalty > 0:
-        yield f"--repetition_penalty {settings.repetition_penalty}: must be above 0"
+    paths = settings.input, settings.output, settings.video_root
+    yield from resumable_problems(*paths, settings.shard, settings.folder)
     if settings.temperature == 0 and settings.samples > 1:
         yield f"--samples {settings.samples}: with --temperature 0 all answers are the same; take 1, or raise the temperature"
-    try:
-        Shard.parse(settings.shard)
-    except ResumeError as error:
-        yield str(error)
     yield from engine_problems(settings.engine, settings.device)
 
 
@@ -242,14 +186,11 @@ def find_problems(settings: DifficultySettings) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Score, or with `select` as the first argument select; print what came of it.
-
-    Raises:
-        DifficultyError: not one sample could be asked about; beside what `score_samples` and `selection.select` raise.
-    """
+    """Score, or with `select` as the first argument select; print what came of it. DifficultyError where no sample could be
+    asked about."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["select"]:
-        selection.main(arguments[1:])
+        print(selection.select(selection.parse(arguments[1:])))
         return
     settings = parse(arguments)
     scores = score_samples(settings)

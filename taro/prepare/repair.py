@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from taro.data.rows import CLIP_TOLERANCE, Caption, Row, Sample, span_fault
 from taro.data.samples import query_key
 from taro.prompts import find_tag
-
-Span = tuple[float, float]
+from taro.spans import Span
 
 # Nothing in the row says what would be right.
 _HOPELESS = ("missing_video", "unreadable_video", "no_duration", "clip_length")
@@ -55,39 +55,32 @@ def fix_rows(rows: Sequence[Row], durations: Mapping[str, float]) -> tuple[list[
     ids = {row.sample.id for row in rows if row.sample is not None}
     seen: set[tuple[Any, ...]] = set()
     for row in rows:
-        fixed = _fix_row(row, durations)
+        fixed = None
+        if row.sample is not None and not any(fault.kind in _HOPELESS for fault in row.faults):
+            fixed = _fix(row.sample, durations.get(row.sample.video))
         if fixed is None or query_key(fixed) in seen:
             changes.append(_dropped(row, None if fixed is None else "duplicate_query"))
             continue
         seen.add(query_key(fixed))
         if fixed.id in samples:
-            fixed = replace(fixed, id=_new_id(fixed.id, ids))
+            free = next(name for number in count(2) if (name := f"{fixed.id}_{number}") not in ids)
+            ids.add(free)
+            fixed = replace(fixed, id=free)
         changes += _compare(row, fixed)
         samples[fixed.id] = fixed
     return list(samples.values()), changes
 
 
-def _fix_row(row: Row, durations: Mapping[str, float]) -> Sample | None:
-    """Mended but for its id; None where it can't be."""
-    if row.sample is None or any(fault.kind in _HOPELESS for fault in row.faults):
-        return None
-    sample = _fix_file(row.sample, durations.get(row.sample.video))
-    return None if sample is None else _fix_times(sample)
-
-
-def _fix_file(sample: Sample, length: float | None) -> Sample | None:
-    """With the clip and the duration that a file of `length` seconds allows; None where it has none such."""
-    if length is None:
-        return sample
-    if sample.clip is None:
-        return sample if abs(length - sample.duration) <= CLIP_TOLERANCE else replace(sample, duration=length)
-    if sample.clip[1] <= length + CLIP_TOLERANCE:
-        return sample
-    return replace(sample, clip=None) if abs(length - sample.duration) <= CLIP_TOLERANCE else None
-
-
-def _fix_times(sample: Sample) -> Sample | None:
-    """With spans and captions inside of the video; None where no span is left."""
+def _fix(sample: Sample, length: float | None) -> Sample | None:
+    """Mended but for its id; None where its file, of `length` seconds, has no such clip, or no span is left."""
+    if length is not None:
+        as_long = abs(length - sample.duration) <= CLIP_TOLERANCE
+        if sample.clip is None:
+            sample = sample if as_long else replace(sample, duration=length)
+        elif sample.clip[1] > length + CLIP_TOLERANCE:
+            if not as_long:
+                return None
+            sample = replace(sample, clip=None)
     spans = tuple(span for old in sample.spans if (span := _fix_span(old, sample.duration)) is not None)
     captions = [
         Caption(*span, caption.text)
@@ -106,24 +99,15 @@ def _fix_span(span: Span, duration: float) -> Span | None:
     return (max(start, 0.0), min(end, duration)) if kind == "span_partly_outside" else None
 
 
-def _new_id(id: str, ids: set[str]) -> str:
-    number = 2
-    while f"{id}_{number}" in ids:
-        number += 1
-    ids.add(f"{id}_{number}")
-    return f"{id}_{number}"
-
-
 def _compare(row: Row, fixed: Sample) -> list[Change]:
     why = ", ".join(dict.fromkeys(fault.kind for fault in row.faults))
-    names = ("id", "duration", "clip", "spans", "captions")
     old, new = vars(row.sample), vars(fixed)
     if row.measured:
-        old = {**old, "duration": None}
-        why = why or "no duration"
+        old, why = {**old, "duration": None}, why or "no duration"
+    names = ("id", "duration", "clip", "spans", "captions")
     return [Change(row.place, row.sample.id, name, old[name], new[name], why) for name in names if old[name] != new[name]]
 
 
 def _dropped(row: Row, why: str | None = None) -> Change:
     why = why or "; ".join(f"{fault.kind}: {fault.message}" for fault in row.faults)
-    return Change(row.place, row.sample.id if row.sample else None, "row", row.sample, None, why)
+    return Change(row.place, row.sample and row.sample.id, "row", row.sample, None, why)

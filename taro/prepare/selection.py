@@ -1,75 +1,72 @@
-"""Which samples to train on, by the IoU in [0, 1] that a model's answers have with the truth. Run as
-`python -m taro.prepare.difficulty select`, where the whole way is told."""
+"""Which samples to train on, by the IoU in [0, 1] that a model's answers have with the truth: kept in the samples' rows, or
+found in the rollouts of a training run. A row's `difficulty` is the mean IoU in percent, as in Time-R1's files: the higher,
+the easier.
+
+Run as `python -m taro.prepare.difficulty select`; the whole way is in docs/data.md.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
 from taro.command_line import Parser
-from taro.data.samples import Sample, load_samples, save_samples
-from taro.messages import first_names, list_problems
-from taro.prepare.ious import SelectionError, histogram, read_difficulties, read_rollouts, rollout_files, with_ious
+from taro.data.samples import Sample, load_samples, save_like
+from taro.errors import TaroError
+from taro.jsonl import read_rows
+from taro.messages import describe_fault, first_names, list_lines, list_problems
+from taro.prepare.paths import path_problems
+from taro.rows import is_number
 from taro.seeds import stable_seed
+
+Pair = tuple[float, float]
+
+# Keys of a row that are not fields of a sample.
+DIFFICULTY = "difficulty"
+IOUS = "ious"  # of each answer
+FAILURE = "difficulty_failure"  # why there is neither
+
+BINS = [k / 10 for k in range(11)]
+BAR = 40  # characters
+_ROLLOUT_KEYS = {"id", "query", "constructed", "iou"}
+
+
+class SelectionError(TaroError):
+    """Nothing can be selected as asked; nothing was written."""
 
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """The flags of the command.
-
-    Attributes:
-        input: samples, JSON lines, with `difficulty` unless `rollouts` is given.
-        output: those that are selected.
-        video_root: folder that relative videos start from; the input's own unless given.
-        rollouts: folder of a training run, whose rollouts give the IoUs.
-        range: (low, high): low < IoU <= high is kept.
-        gaussian: (center, sigma): after that, `count` samples are drawn around the center.
-        count: of them.
-        seed: of the draw.
-        keep_unscored: samples without an IoU are selected, too.
-    """
+    """The flags of the command, which `parse` describes."""
 
     input: Path
     output: Path
-    video_root: Path | None = None
-    rollouts: Path | None = None
-    range: tuple[float, float] | None = None
-    gaussian: tuple[float, float] | None = None
-    count: int | None = None
-    seed: int = 0
-    keep_unscored: bool = False
+    video_root: Path | None
+    rollouts: Path | None
+    range: Pair | None
+    gaussian: Pair | None
+    count: int | None
+    seed: int
+    keep_unscored: bool
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What `select` did, in the order of the input.
-
-    Attributes:
-        samples: that were written.
-        ious: mean IoU by id, of all samples that have one.
-        unscored: ids of those that have none.
-    """
-
-    samples: tuple[Sample, ...]
-    ious: dict[str, float] = field(hash=False)
-    unscored: tuple[str, ...]
-
-
-def select(settings: SelectionSettings) -> Selection:
-    """Write the samples that are worth training on.
+def select(settings: SelectionSettings) -> str:
+    """Write the samples that are worth training on; says which in lines.
 
     Raises:
         SelectionError: settings that can't work, all named; difficulties that can't be read; or no sample is left.
         SampleError: rows that can't be read.
         ResumeError: rollouts that can't be read.
-        OSError: a file can't be read or written.
     """
-    if problems := find_problems(settings):
+    if problems := list(find_problems(settings)):
         raise SelectionError(list_problems("can't select:", problems))
     samples = load_samples(settings.input, video_root=settings.video_root, bad_rows="keep")
     if settings.rollouts is None:
@@ -79,28 +76,26 @@ def select(settings: SelectionSettings) -> Selection:
         samples = [with_ious(sample, found.get(sample.id, ())) for sample in samples]
         ious = {sample.id: fmean(found[sample.id]) for sample in samples if sample.id in found}
     kept = choose(ious, settings.range, settings.gaussian, settings.count, settings.seed)
-    unscored = tuple(sample.id for sample in samples if sample.id not in ious)
-    if settings.keep_unscored:
-        kept |= set(unscored)
-    selected = tuple(sample for sample in samples if sample.id in kept)
+    unscored = [sample.id for sample in samples if sample.id not in ious]
+    selected = [sample for sample in samples if sample.id in kept or (settings.keep_unscored and sample.id not in ious)]
     if not selected:
         raise SelectionError(f"none of {len(samples)} samples is left; {len(unscored)} have no IoU\n{histogram(ious.values())}")
     save_like(selected, settings.output, settings.input, settings.video_root)
-    return Selection(selected, ious, unscored)
+    after = [ious[id] for id in kept]
+    means = f", mean IoU {fmean(ious.values()):.3f} before" + (f", {fmean(after):.3f} after" if after else "")
+    lines = [f"{settings.output}: {len(selected)} of {len(samples)} samples{means}"]
+    if unscored:
+        done = "kept" if settings.keep_unscored else "left out (--keep_unscored keeps them)"
+        lines.append(f"without an IoU, and {done}: {len(unscored)} ({first_names(unscored)})")
+    return "\n".join([*lines, histogram(ious.values(), after)])
 
 
 def choose(
-    ious: Mapping[str, float],
-    within: tuple[float, float] | None,
-    gaussian: tuple[float, float] | None = None,
-    count: int | None = None,
-    seed: int = 0,
+    ious: Mapping[str, float], within: Pair | None, gaussian: Pair | None = None, count: int | None = None, seed: int = 0
 ) -> set[str]:
     """Ids of the samples in the range (low, high], and of these `count` drawn around the Gaussian's center.
 
-    Raises:
-        SelectionError: there are fewer than `count`.
-    """
+    Raises SelectionError where there are fewer."""
     kept = dict(ious) if within is None else {id: iou for id, iou in ious.items() if within[0] < iou <= within[1]}
     if gaussian is None:
         return set(kept)
@@ -124,65 +119,120 @@ def draw_around(ious: Mapping[str, float], center: float, sigma: float, *, count
     return set(sorted(ious, key=key, reverse=True)[:count])
 
 
-# ---- Output ----
-
-
-def save_like(samples: Iterable[Sample], output: Path, source: Path, video_root: Path | None) -> None:
-    """Write samples that were loaded from `source`. Relative videos stay relative where the same `video_root`, or none, finds
-    them again; elsewhere they become absolute."""
-    root = source.parent if video_root is None else video_root
-    same_root = video_root is not None or output.parent.resolve() == root.resolve()
-    save_samples(samples, output, relative_to=root if same_root else None)
-
-
-def describe(selection: Selection, settings: SelectionSettings) -> str:
-    """What was selected, in lines."""
-    chosen = {sample.id for sample in selection.samples}
-    kept = [iou for id, iou in selection.ious.items() if id in chosen]
-    total = len(selection.ious) + len(selection.unscored)
-    mean = f", mean IoU {fmean(selection.ious.values()):.3f} before" + (f", {fmean(kept):.3f} after" if kept else "")
-    lines = [f"{settings.output}: {len(chosen)} of {total} samples{mean}"]
-    if selection.unscored:
-        done = "kept" if settings.keep_unscored else "left out (--keep_unscored keeps them)"
-        lines.append(f"without an IoU, and {done}: {len(selection.unscored)} ({first_names(selection.unscored)})")
-    return "\n".join([*lines, histogram(selection.ious.values(), kept)])
-
-
-# ---- Command ----
-
-
-def find_problems(settings: SelectionSettings) -> list[str]:
+def find_problems(settings: SelectionSettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
-    found = [] if settings.input.is_file() else [f"--input {settings.input}: no such file"]
-    if settings.output.is_dir():
-        found.append(f"--output {settings.output}: is a folder; give the name of a file")
-    elif settings.output.resolve() == settings.input.resolve():
-        found.append(f"--output {settings.output}: is the input; choose another")
-    if settings.video_root is not None and not settings.video_root.is_dir():
-        found.append(f"--video_root {settings.video_root}: no such folder")
+    roots = [("--video_root", settings.video_root)]
+    yield from path_problems([("--input", settings.input)], roots, [("--output", settings.output)])
     if settings.rollouts is not None and not rollout_files(settings.rollouts):
-        found.append(
-            f"--rollouts {settings.rollouts}: has no rollouts/step_*.jsonl; name a run's folder, outputs/NAME, of a run with "
-            "rollouts_every 1"
-        )
+        name = "name a run's folder, outputs/NAME, of a run with rollouts_every 1"
+        yield f"--rollouts {settings.rollouts}: has no rollouts/step_*.jsonl; {name}"
     if settings.range is None and settings.gaussian is None:
-        found.append("give --range LOW HIGH, or --gaussian CENTER SIGMA --count N, or both")
+        yield "give --range LOW HIGH, or --gaussian CENTER SIGMA --count N, or both"
     if settings.range is not None and not settings.range[0] < settings.range[1] <= 1:
         low, high = settings.range
-        found.append(f"--range {low:g} {high:g}: must be IoUs (not percent) with LOW < HIGH <= 1")
-    return found + _gaussian_problems(settings)
+        yield f"--range {low:g} {high:g}: must be IoUs (not percent) with LOW < HIGH <= 1"
+    if settings.gaussian is not None:
+        center, sigma = settings.gaussian
+        if not (0 <= center <= 1 and 0 < sigma < math.inf):
+            yield f"--gaussian {center:g} {sigma:g}: needs CENTER from 0 to 1 (IoU, not percent) and SIGMA above 0"
+        if settings.count is None or settings.count < 1:
+            yield f"--gaussian draws --count samples: give a number from 1, got {settings.count}"
+    elif settings.count is not None:
+        yield "--count: is of --gaussian; give that, too, or leave it out"
 
 
-def _gaussian_problems(settings: SelectionSettings) -> list[str]:
-    if settings.gaussian is None:
-        return [] if settings.count is None else ["--count: is of --gaussian; give that, too, or leave it out"]
-    center, sigma = settings.gaussian
-    found = []
-    if not (0 <= center <= 1 and 0 < sigma < math.inf):
-        found.append(f"--gaussian {center:g} {sigma:g}: needs CENTER from 0 to 1 (IoU, not percent) and SIGMA above 0")
-    if settings.count is None or settings.count < 1:
-        found.append(f"--gaussian draws --count samples: give a number from 1, got {settings.count}")
-    return found
+# ---- IoUs ----
+
+
+def with_ious(sample: Sample, ious: Sequence[float], failure: str | None = None) -> Sample:
+    """The sample with these IoUs and their mean in place of earlier ones; without both, but with the `failure`, where there
+    are none."""
+    rest = {name: value for name, value in sample.extra.items() if name not in (DIFFICULTY, IOUS, FAILURE)}
+    if ious:
+        rest |= {DIFFICULTY: 100 * fmean(ious), IOUS: list(ious)}
+    elif failure is not None:
+        rest[FAILURE] = failure
+    return replace(sample, extra=rest)
+
+
+def read_difficulties(samples: Iterable[Sample]) -> dict[str, float]:
+    """IoU in [0, 1] by id, of the samples that have a `difficulty`. SelectionError where none has, or one is no percentage."""
+    ious, wrong = {}, []
+    for sample in samples:
+        value = sample.extra.get(DIFFICULTY)
+        if value is None:
+            continue
+        if is_number(value) and 0 <= value <= 100:
+            ious[sample.id] = value / 100
+        else:
+            wrong.append(f"{sample.id}: {describe_fault(DIFFICULTY, value, '0 to 100 (percent), or null')}")
+    if wrong:
+        raise SelectionError(list_lines(f"{len(wrong)} difficulties can't be read:", wrong))
+    if not ious:
+        raise SelectionError(
+            f"no sample has a {DIFFICULTY}: score them (python -m taro.prepare.difficulty --model ...), or give --rollouts"
+        )
+    return ious
+
+
+def read_rollouts(folder: Path, samples: Sequence[Sample]) -> dict[str, tuple[float, ...]]:
+    """IoUs of each sample's group of completions by id, from when training last met it. Completions that start with a
+    constructed path say little about what the model finds by itself: they don't count.
+
+    Args:
+        folder: of the run.
+        samples: that it was trained on; more or fewer are allowed.
+
+    Raises:
+        SelectionError: there are no such rollouts, or they are of other samples.
+        ResumeError: a line that can't be read.
+    """
+    queries = {sample.id: sample.query for sample in samples}
+    ious: dict[str, tuple[int, list[float]]] = {}  # with the step that they are of
+    others: dict[str, str] = {}
+    count = 0
+    for step, path in sorted((int(re.match(r"step_(\d+)", path.name)[1]), path) for path in rollout_files(folder)):
+        for row in read_rows(path):
+            if not row.keys() >= _ROLLOUT_KEYS:
+                raise SelectionError(f"{path}: its rows must have {', '.join(sorted(_ROLLOUT_KEYS))}: has train.py written it?")
+            count += 1
+            id = row["id"]
+            if row["constructed"] or id not in queries:
+                continue
+            if row["query"] != queries[id]:
+                others[id] = f"{id}: {row['query']!r} there, {queries[id]!r} in --input"
+            if id not in ious or ious[id][0] != step:
+                ious[id] = step, []
+            ious[id][1].append(row["iou"])
+    if others:
+        raise SelectionError(list_lines(f"--rollouts {folder}: is of other samples, {len(others)} differ:", [*others.values()]))
+    if not ious:
+        raise SelectionError(
+            f"--rollouts {folder}: none of its {count} completions can be used: they must be of samples in --input, and not "
+            "start with a constructed path (train with curriculum.warmup_epochs 0, or score with --model)"
+        )
+    return {id: tuple(own) for id, (_, own) in ious.items()}
+
+
+def rollout_files(folder: Path) -> list[Path]:
+    """Those that a run has written so far, in no order."""
+    return list((folder / "rollouts").glob("step_*.jsonl"))  # of several ranks: step_000001_rank0.jsonl
+
+
+def histogram(before: Iterable[float], after: Iterable[float] | None = None) -> str:
+    """How many IoUs are 0 and in each tenth above, (low, high], in lines; with bars of the last ones."""
+    columns = {"samples": before} if after is None else {"before": before, "after": after}
+    counts = [Counter(bisect_left(BINS, iou) for iou in ious) for ious in columns.values()]
+    longest = max([*counts[0].values(), 1])
+    lines = [f"{'IoU':<12}" + "".join(f"{name:>8}" for name in columns)]
+    for k, high in enumerate(BINS):
+        name = f"{BINS[k - 1]:.1f} to {high:.1f}" if k else "0"
+        bar = "#" * math.ceil(BAR * counts[-1][k] / longest)
+        lines.append((f"{name:<12}" + "".join(f"{own[k]:>8}" for own in counts) + f"  {bar}").rstrip())
+    return "\n".join(lines)
+
+
+# ---- Flags ----
 
 
 def parse(arguments: Sequence[str]) -> SelectionSettings:
@@ -191,21 +241,10 @@ def parse(arguments: Sequence[str]) -> SelectionSettings:
     parser.add_argument("--output", type=Path, required=True, help="those that are selected")
     parser.add_argument("--video_root", type=Path, help="folder that relative videos start from; the input's own unless given")
     parser.add_argument("--rollouts", type=Path, metavar="RUN_FOLDER", help="takes the IoUs from the rollouts of this run")
-    numbers = {"type": float, "nargs": 2}
-    parser.add_argument("--range", **numbers, metavar=("LOW", "HIGH"), help="keep LOW < IoU <= HIGH; LOW -1 keeps IoU 0, too")
-    parser.add_argument(
-        "--gaussian", **numbers, metavar=("CENTER", "SIGMA"), help="then draw --count of them, around CENTER"
-    )
+    pair = {"type": float, "nargs": 2}
+    parser.add_argument("--range", **pair, metavar=("LOW", "HIGH"), help="keep LOW < IoU <= HIGH; LOW -1 keeps IoU 0, too")
+    parser.add_argument("--gaussian", **pair, metavar=("CENTER", "SIGMA"), help="then draw --count of them, around CENTER")
     parser.add_argument("--count", type=int, help="of --gaussian")
     parser.add_argument("--seed", type=int, default=0, help="of --gaussian")
     parser.add_argument("--keep_unscored", action="store_true", help="select the samples without an IoU, too")
-    given = vars(parser.parse_args(arguments))
-    return SelectionSettings(**given | {name: given[name] and tuple(given[name]) for name in ("range", "gaussian")})
-
-
-def main(arguments: Sequence[str]) -> Selection:
-    """Select, and print what was."""
-    settings = parse(arguments)
-    selection = select(settings)
-    print(describe(selection, settings))
-    return selection
+    return SelectionSettings(**vars(parser.parse_args(arguments)))

@@ -24,14 +24,14 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from taro.data.rows import BENCHMARK_NAMES, from_benchmark
+from taro.data.rows import BENCHMARK_NAMES, rename_fields
 from taro.errors import TaroError
 from taro.jsonl import NotJSON, parse_lines
-from taro.messages import shorten
+from taro.messages import describe_fault, shorten
 from taro.rows import is_number
 
 Fields = dict[str, Any]
@@ -39,6 +39,9 @@ Fields = dict[str, Any]
 _CHARADES_LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)\s*##(.*)")
 _CHARADES_COLUMNS = ("id", "start", "end", "sentence")
 _TARO_QUERY = re.compile(r'the event "(.*)" in the video', re.DOTALL)
+_TVGBENCH_NAMES = {"video": "path", "query": "question", "spans": "answer", "clip": "[start, end]"}
+_TIMER1_NAMES = {"id": "qid", "query": "sentence", "spans": "timestamp", "clip": BENCHMARK_NAMES["clip"]}
+_TIMED_SENTENCES = {"query": "sentence", "spans": "timestamps"}
 
 
 class SourceError(TaroError):
@@ -50,47 +53,36 @@ class _Malformed(Exception):
 
 
 @dataclass(frozen=True)
-class SourceRow:
-    """One query of a source: where it stands, and its fields; `problem` says why there are none."""
-
-    place: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
 class Source:
     """A format: its entries with their places, the rows of an entry, and what it calls the fields of a sample."""
 
     entries: Callable[[Path], Iterable[tuple[str, Any]]]
     rows: Callable[[Any], list[Fields]]
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str]
 
-    def read(self, path: Path) -> Iterator[SourceRow]:
-        """All rows of a file. Raises SourceError where it is of another format, OSError where it can't be read."""
+    def read(self, path: Path) -> Iterator[tuple[str, Fields | str]]:
+        """The place of each row of a file, and its fields, or why it has none. Raises SourceError for another format."""
         for place, entry in self.entries(path):
             place = f"{path.name} {place}"
             try:
                 rows = self.rows(entry)
             except _Malformed as problem:
-                yield SourceRow(place, problem=str(problem))
+                yield place, str(problem)
                 continue
             for number, fields in enumerate(rows, start=1):
-                yield SourceRow(place if len(rows) == 1 else f"{place} sentence {number}", fields)
+                yield place if len(rows) == 1 else f"{place} sentence {number}", fields
 
 
 def read_durations(paths: Iterable[Path]) -> dict[str, float]:
-    """Seconds by video, from csv files with the columns id and length, as the Charades_v1_*.csv have them.
-
-    Raises SourceError where a column is missing or a length is not a number above 0.
-    """
+    """Seconds by video, from csv files with the columns id and length, as the Charades_v1_*.csv have them; SourceError where a
+    length is no number above 0."""
     durations = {}
     for path in paths:
         for place, row in _table(path, ("id", "length")):
-            length = _number(row["length"])
+            durations[row["id"]] = length = _number(row["length"])
             if not is_number(length) or length <= 0:
-                raise SourceError(f"{path} {place}: length: got {shorten(row['length'])}; allowed: a number above 0 (seconds)")
-            durations[row["id"]] = length
+                problem = describe_fault("length", row["length"], "a number above 0 (seconds)")
+                raise SourceError(f"{path} {place}: {problem}")
     return durations
 
 
@@ -175,53 +167,53 @@ def _charades_rows(entry: str | Fields) -> list[Fields]:
         entry = dict(zip(_CHARADES_COLUMNS, match.groups(), strict=True))
     if None in entry:  # where csv puts values without a column
         raise _Malformed(f"{shorten(entry[None])} beyond the last column; allowed: one value a column, with commas in quotes")
-    rest = {name: value for name, value in entry.items() if name not in (*_CHARADES_COLUMNS, "length")}
+    fields = _without(entry, *_CHARADES_COLUMNS, "length")
     if "length" in entry:
-        rest["duration"] = _number(entry["length"])
+        fields["duration"] = _number(entry["length"])
     span = [_number(entry["start"]), _number(entry["end"])]
-    return [{**rest, "video": f"{entry['id']}.mp4", "query": entry["sentence"], "spans": [span]}]
+    return [{**fields, "video": f"{entry['id']}.mp4", "query": entry["sentence"], "spans": [span]}]
 
 
 def _activitynet_rows(entry: tuple[str, Any]) -> list[Fields]:
     video, about = entry
-    rest = _without(about, "timestamps", "sentences")
-    return [{**rest, "video": f"{video}.mp4", "query": sentence, "spans": [span]} for span, sentence in _timed_sentences(about)]
+    return [{**fields, "video": f"{video}.mp4"} for fields in _timed_sentences(about)]
 
 
 def _tacos_rows(entry: tuple[str, Any]) -> list[Fields]:
     video, about = entry
-    rest = _without(about, "timestamps", "sentences")
+    rows = _timed_sentences(about)
     frames, rate = about.get("num_frames"), about.get("fps")
     if not (is_number(frames) and is_number(rate) and frames > 0 and rate > 0):
-        raise _Malformed(f"num_frames, fps: got {shorten([frames, rate])}; allowed: numbers above 0")
-    rest |= {"video": video if PurePosixPath(video).suffix else f"{video}.avi", "duration": frames / rate}
-    return [{**rest, "query": sentence, "spans": [_seconds(span, rate)]} for span, sentence in _timed_sentences(about)]
+        raise _Malformed(describe_fault("num_frames, fps", [frames, rate], "numbers above 0"))
+    name = video if PurePosixPath(video).suffix else f"{video}.avi"
+    for fields in rows:
+        fields |= {"video": name, "duration": frames / rate}
+        [span] = fields["spans"]
+        if isinstance(span, list) and all(map(is_number, span)):  # anything else stays, to be reported
+            fields["spans"] = [[frame / rate for frame in span]]
+    return rows
 
 
 def _tvgbench_rows(row: Any) -> list[Fields]:
-    fields = _without(row, "path", "question", "answer", "start", "end")
-    fields |= {ours: row[theirs] for ours, theirs in (("video", "path"), ("query", "question")) if theirs in row}
-    if "answer" in row:
-        answer = row["answer"]
-        fields["spans"] = [[_number(time) for time in answer.split("-")]] if isinstance(answer, str) else answer
-    return [_named(fields) | {"clip": _clip(row.get("start"), row.get("end"))}]
+    fields = rename_fields(_without(row), _TVGBENCH_NAMES)
+    if isinstance(answer := fields.get("spans"), str):
+        fields["spans"] = [[_number(time) for time in answer.split("-")]]
+    return [_with_file_name(fields)]
 
 
 def _timer1_rows(row: Any) -> list[Fields]:
-    fields = _without(row, "qid", "sentence", "timestamp", "video_start", "video_end")
-    fields |= {ours: row[theirs] for ours, theirs in (("id", "qid"), ("query", "sentence")) if theirs in row}
-    if "timestamp" in row:
-        fields["spans"] = [row["timestamp"]]
-    return [_named(fields) | {"clip": _clip(row.get("video_start"), row.get("video_end"))}]
+    fields = rename_fields(_without(row), _TIMER1_NAMES)
+    if "spans" in fields:
+        fields["spans"] = [fields["spans"]]
+    return [_with_file_name(fields)]
 
 
 def _benchmark_rows(row: Any) -> list[Fields]:
-    row = _without(row)
+    fields = rename_fields(_without(row), BENCHMARK_NAMES)
     if "reward_model" in row:
-        return [_taro_training_row(row)]
+        return [_taro_training_row(fields)]
     if "spans" in row:
         raise _Malformed("got a row with spans, which is a sample already; allowed: a row with relevant_windows")
-    fields = from_benchmark(row)
     if "video" not in fields and isinstance(fields.get("vid"), str):
         fields["video"] = f"{fields['vid']}.mp4"
     return [fields]
@@ -237,38 +229,37 @@ def _taro_training_row(row: Fields) -> Fields:
         allowed = "prompt of one message, one of videos, reward_model.ground_truth, extra_info with split, index, duration"
         raise _Malformed(f"{type(error).__name__} {error}; allowed: {allowed}") from error
     if query is None:
-        raise _Malformed(f'prompt: got {shorten(request["content"])}; allowed: ... the event "QUERY" in the video ...')
-    rest = _without(row, "prompt", "videos", "reward_model", "video_start", "video_end")
-    clip = _clip(row.get("video_start"), row.get("video_end"))
-    return _named({**rest, **fields, "query": query[1]}) | {"clip": clip}
+        raise _Malformed(describe_fault("prompt", request["content"], '... the event "QUERY" in the video ...'))
+    return _with_file_name({**_without(row, "prompt", "videos", "reward_model"), **fields, "query": query[1]})
 
 
 def _ego4d_rows(entry: tuple[Fields, Fields, Fields]) -> list[Fields]:
     video, clip, annotation = entry
     uids = {"video_uid": video.get("video_uid"), "clip_uid": clip["clip_uid"], "annotation_uid": annotation["annotation_uid"]}
-    shared = {**uids, "video": f"{clip['clip_uid']}.mp4"}
     limits = [clip.get("video_start_sec"), clip.get("video_end_sec")]
     if not all(is_number(time) for time in limits):
-        raise _Malformed(f"video_start_sec, video_end_sec of the clip: got {shorten(limits)}; allowed: numbers (seconds)")
+        raise _Malformed(describe_fault("video_start_sec, video_end_sec of the clip", limits, "numbers (seconds)"))
     queries = annotation.get("language_queries")
     if not isinstance(queries, list):
-        raise _Malformed(f"language_queries: got {shorten(queries)}; allowed: a list")
+        raise _Malformed(describe_fault("language_queries", queries, "a list"))
+    shared = {**uids, "video": f"{clip['clip_uid']}.mp4", "duration": limits[1] - limits[0]}
     rows = []
     for number, query in enumerate(queries):
-        fields = _without(query, "clip_start_sec", "clip_end_sec")
+        fields = {**_without(query, "clip_start_sec", "clip_end_sec"), **shared}
         if "clip_start_sec" in query or "clip_end_sec" in query:
             fields["spans"] = [[query.get("clip_start_sec"), query.get("clip_end_sec")]]
-        name = f"{uids['clip_uid']}_{uids['annotation_uid']}_{number}"
-        rows.append({**fields, **shared, "id": name, "duration": limits[1] - limits[0]})
+        rows.append({**fields, "id": f"{uids['clip_uid']}_{uids['annotation_uid']}_{number}"})
     return rows
 
 
-def _timed_sentences(about: Fields) -> list[tuple[Any, Any]]:
+def _timed_sentences(about: Any) -> list[Fields]:
+    """A row of each sentence about a video, with its timestamps as they are."""
+    rest = _without(about, "timestamps", "sentences")
     times, sentences = about.get("timestamps"), about.get("sentences")
     if not isinstance(times, list) or not isinstance(sentences, list) or len(times) != len(sentences):
         got = f"timestamps: got {shorten(times)}, sentences: got {shorten(sentences)}"
         raise _Malformed(f"{got}; allowed: two lists of the same length")
-    return list(zip(times, sentences, strict=True))
+    return [{**rest, "query": sentence, "spans": [span]} for span, sentence in zip(times, sentences, strict=True)]
 
 
 def _without(row: Any, *names: str) -> Fields:
@@ -277,21 +268,10 @@ def _without(row: Any, *names: str) -> Fields:
     return {name: value for name, value in row.items() if name not in names}
 
 
-def _named(fields: Fields) -> Fields:
+def _with_file_name(fields: Fields) -> Fields:
     """With the file's name for the path of the video."""
     video = fields.get("video")
     return {**fields, "video": PurePosixPath(video).name} if isinstance(video, str) else fields
-
-
-def _clip(start: Any, end: Any) -> list[Any] | None:
-    return None if start is None and end is None else [start, end]
-
-
-def _seconds(frames: Any, rate: float) -> Any:
-    """Frames in seconds; what is no list of numbers stays, to be reported."""
-    if not isinstance(frames, list) or not all(is_number(frame) for frame in frames):
-        return frames
-    return [frame / rate for frame in frames]
 
 
 def _number(text: str | None) -> float | str | None:
@@ -302,17 +282,13 @@ def _number(text: str | None) -> float | str | None:
         return text
 
 
-_CLIP = "[video_start, video_end]"
-_TIMED_SENTENCES = {"query": "sentence", "spans": "timestamps"}
 SOURCES = {
     "charades": Source(_charades_entries, _charades_rows, {"query": "sentence", "spans": "[start, end]"}),
     "activitynet": Source(_videos, _activitynet_rows, _TIMED_SENTENCES),
     "qvhighlights": Source(_items, _benchmark_rows, BENCHMARK_NAMES | {"video": "vid"}),
-    "tvgbench": Source(
-        _items, _tvgbench_rows, {"video": "path", "query": "question", "spans": "answer", "clip": "[start, end]"}
-    ),
+    "tvgbench": Source(_items, _tvgbench_rows, _TVGBENCH_NAMES),
     "tacos": Source(_videos, _tacos_rows, _TIMED_SENTENCES),
     "ego4d_nlq": Source(_ego4d_annotations, _ego4d_rows, {"spans": "[clip_start_sec, clip_end_sec]"}),
-    "timer1": Source(_items, _timer1_rows, {"id": "qid", "query": "sentence", "spans": "timestamp", "clip": _CLIP}),
+    "timer1": Source(_items, _timer1_rows, _TIMER1_NAMES),
     "taro": Source(_items, _benchmark_rows, BENCHMARK_NAMES),
 }

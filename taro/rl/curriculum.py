@@ -20,8 +20,6 @@ class CurriculumCallback(L.Callback):
     """
 
     def __init__(self, warmup_epochs: NonNegativeInt = 1, schedule: Literal["epochs", "linear"] = "epochs") -> None:
-        if schedule not in ("epochs", "linear"):
-            raise ValueError(f"curriculum.schedule = {schedule!r}, allowed: epochs, linear")
         self.warmup_epochs, self.schedule = warmup_epochs, schedule
 
     def probability(self, step: int, steps_per_epoch: int) -> float:

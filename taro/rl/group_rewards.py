@@ -5,38 +5,34 @@ G completions, C tokens of the longest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from taro.data.samples import Sample
-from taro.prompts import parse_answer
-from taro.rl.advantages import constructed_weights, group_advantages
+from taro.rl.advantages import (
+    constructed_weights,
+    dgrpo_weights,
+    group_advantages,
+    leave_one_out_advantages,
+    separate_advantages,
+    weighted_sum,
+)
 from taro.rl.group import Group
-from taro.rl.rewards import best_truth, format_reward, temporal_reward, timestamp_iou_reward
+from taro.rl.rewards import Completion, temporal_reward
+from taro.rl.rewards.choose import Rewards
+from taro.rl.rewards.parts import has_format
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
 from taro.rl.temporal_gap import gap_token_mask, temporal_gaps
-from taro.spans import Span, temporal_iou
+from taro.spans import Span
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a group's completions answer."""
-
-    spans: tuple[Span | None, ...]  # (G) seconds, None where none can be read
-    nearest: tuple[Span, ...]  # (G) the truth that each is compared with, cut to the video
-    ious: Tensor  # (G,) with it
-
-
-def read_answers(group: Group) -> Answers:
-    """The answers in what the policy wrote: a constructed path is not its own, and nothing in it earns a reward."""
-    sample: Sample = group.example.sample
-    truths = [(max(0.0, start), min(sample.duration, end)) for start, end in sample.spans]
-    spans = tuple(parse_answer(text) for text in group.policy_texts)
-    nearest = tuple(best_truth(span, truths) for span in spans)
-    ious = torch.tensor([temporal_iou(span, truth) for span, truth in zip(spans, nearest, strict=True)])
-    return Answers(spans, nearest, ious)
+def read_completions(group: Group, gaps: Tensor | None = None) -> list[Completion]:
+    """(G) what the policy wrote: a constructed path is not its own, and nothing in it earns a reward. `gaps` (G,)."""
+    measured = [None] * len(group.texts) if gaps is None else gaps.tolist()
+    rows = zip(group.policy_texts, group.rollout.completions, measured, group.example.constructed.tolist(), strict=True)
+    return [Completion(text, group.example.sample, tuple(ids.tolist()), gap, built) for text, ids, gap, built in rows]
 
 
 def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
@@ -47,7 +43,7 @@ def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
         return False
     if settings.measured == "all":
         return True
-    return settings.bonus != 0 and bool((read_answers(group).ious >= settings.iou_gate).any())
+    return settings.bonus != 0 and bool((compute_ious(read_completions(group)) >= settings.iou_gate).any())
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,14 @@ class GroupRewards:
     spans: tuple[Span | None, ...]  # (G) parsed answers, seconds
     ious: Tensor  # (G,)
     gaps: Tensor | None  # (G,) nats per token, nan where there is none; None where the group's were not measured
-    by_name: dict[str, Tensor]  # (G,) each
+    by_name: dict[str, Tensor]  # (G,) each, before its weight
+    weights: dict[str, float]  # of each
     advantages: Tensor  # (G,) those of constructed completions after the mapping
 
     @property
     def total(self) -> Tensor:
-        """(G,) sum of the rewards."""
-        return _sum(self.by_name)
+        """(G,) weighted sum of the rewards."""
+        return weighted_sum(self.by_name, self.weights)
 
 
 def compute_gaps(group: Group, log_probs: Tensor, shuffled_log_probs: Tensor, tokens: str) -> Tensor:
@@ -76,32 +73,55 @@ def compute_gaps(group: Group, log_probs: Tensor, shuffled_log_probs: Tensor, to
 
 
 def reward_group(
-    group: Group, gaps: Tensor | None, temporal: TemporalRewardSettings | None, advantages: AdvantageSettings
+    group: Group,
+    gaps: Tensor | None,
+    temporal: TemporalRewardSettings | None,
+    advantages: AdvantageSettings,
+    rewards: Rewards = Rewards(),
 ) -> GroupRewards:
-    """Rewards and advantages of a group. `gaps` (G,), None where they were not measured: then the temporal reward is 0."""
-    answers, duration = read_answers(group), group.example.sample.duration
-    pairs = zip(answers.spans, answers.nearest, strict=True)
-    rewards = {
-        "format": torch.tensor([format_reward(text) for text in group.policy_texts]),
-        "timestamp_iou": torch.tensor([timestamp_iou_reward(span, truth, duration) for span, truth in pairs]),
-    }
+    """Rewards and advantages of a group. `gaps` (G,), None where they were not measured: then the temporal reward is 0.
+
+    Raises RewardError for a reward that can't be computed."""
+    completions = read_completions(group, gaps)
+    ious = compute_ious(completions)
+    numbers, weights = rewards(completions)
+    by_name = {name: torch.tensor(values) for name, values in numbers.items()}
     if temporal is not None and gaps is None:
-        rewards["temporal"] = torch.zeros_like(answers.ious)
+        by_name["temporal"] = torch.zeros_like(ious)
     elif temporal is not None:
-        rewards["temporal"] = temporal_reward(
+        by_name["temporal"] = temporal_reward(
             gaps,
-            answers.ious,
+            ious,
             bonus=temporal.bonus,
             iou_gate=temporal.iou_gate,
             margin=temporal.margin,
             threshold=temporal.threshold,
         )
-    free = group_advantages(_sum(rewards)[None], scale=advantages.scale)[0]  # (G,)
+    weights = {name: weights.get(name, 1.0) for name in by_name}
+    free = _advantages(advantages.scale, by_name, weights, completions)  # (G,)
     mapped = constructed_weights(free[None], mode=advantages.constructed, beta=advantages.beta)[0]
     chosen = torch.where(group.example.constructed, mapped, free)
-    return GroupRewards(answers.spans, answers.ious, gaps, rewards, chosen)
+    spans = tuple(completion.span for completion in completions)
+    return GroupRewards(spans, ious, gaps, by_name, weights, chosen)
 
 
-def _sum(rewards: dict[str, Tensor]) -> Tensor:
-    """(G,) of (G,) each."""
-    return torch.stack(list(rewards.values())).sum(0)
+def _advantages(
+    scale: str, by_name: dict[str, Tensor], weights: dict[str, float], completions: Sequence[Completion]
+) -> Tensor:
+    """(G,), as `AdvantageSettings.scale` says."""
+    total = weighted_sum(by_name, weights)[None]  # (1, G)
+    if scale == "separate":
+        return separate_advantages({name: values[None] for name, values in by_name.items()}, weights)[0]
+    if scale == "leave_one_out":
+        return leave_one_out_advantages(total)[0]
+    if scale == "dgrpo":
+        right = torch.tensor([[has_format(completion) for completion in completions]]) + compute_ious(completions)
+        return (group_advantages(total) * dgrpo_weights(right)[:, None])[0]
+    if scale == "dgrpo_released":
+        return (group_advantages(total) * dgrpo_weights(total)[:, None])[0]
+    return group_advantages(total, scale=scale)[0]
+
+
+def compute_ious(completions: Sequence[Completion]) -> Tensor:
+    """(G,) of each answer with the nearest truth."""
+    return torch.tensor([completion.iou for completion in completions])

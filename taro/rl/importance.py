@@ -23,6 +23,17 @@ class Mismatch:
     kl: float  # of the engine's distribution from the policy's, nats per token
     tokens: int
 
+    def warn(self) -> bool:
+        """Say where an engine is too far off. Returns whether it is."""
+        if self.difference_mean <= LARGEST_MISMATCH:
+            return False
+        rank_zero_warn(
+            f"the engine's log-probs are {self.difference_mean:.3f} nats off the policy's on average, more than "
+            f"{LARGEST_MISMATCH}: are its weights, its dtype and its kernels the policy's? Logged as "
+            "sampling/sampling_logp_difference."
+        )
+        return True
+
 
 def measure_mismatch(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Mismatch | None:
     """How far the engine's log-probs are from the policy's, all (G, C), over `mask`; None where nothing can be compared.
@@ -36,22 +47,6 @@ def measure_mismatch(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor)
     kl = torch.expm1(difference) - difference
     magnitude = difference.abs()
     return Mismatch(float(magnitude.mean()), float(magnitude.max()), float(kl.mean()), len(difference))
-
-
-class MismatchWarning:
-    """Says once that an engine is too far off."""
-
-    def __init__(self) -> None:
-        self.given = False
-
-    def check(self, mismatch: Mismatch) -> None:
-        if mismatch.difference_mean > LARGEST_MISMATCH and not self.given:
-            self.given = True
-            rank_zero_warn(
-                f"the engine's log-probs are {mismatch.difference_mean:.3f} nats off the policy's on average, more than "
-                f"{LARGEST_MISMATCH}: are its weights, its dtype and its kernels the policy's? Logged as "
-                "sampling/sampling_logp_difference."
-            )
 
 
 def importance_weights(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, cap: float) -> Tensor:

@@ -24,12 +24,13 @@ from taro.ranges import GroupSize, PositiveInt
 from taro.rl.group import Group, group_log_probs, make_group, reference_log_probs, shuffled_log_probs
 from taro.rl.group_loss import TrainingGroup, group_loss
 from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
-from taro.rl.importance import MismatchWarning, measure_mismatch
+from taro.rl.importance import measure_mismatch
 from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
+from taro.rl.rewards.choose import TARO, Rewards
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
-from taro.rl.update import learning_rate, make_optimizer, refuse_skipped, sum_and_clip
+from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
 from taro.rl.usage import peak_memory
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, VLLMServerSettings, VLLMSettings
 from taro.rollout.start import start_training_engine
@@ -44,7 +45,8 @@ class GRPOModule(PolicyModule):
         group_size: completions per prompt (G).
         sampling: of training rollouts.
         evaluation_max_tokens: of the greedy completions of validation and test.
-        temporal_reward: the temporal-sensitivity reward; None trains without it.
+        rewards: by name, each with its weight, or with `weight` and its settings (docs/rewards.md).
+        temporal_reward: the temporal-sensitivity reward, which is added; None trains without it.
         advantages: how rewards become advantages.
         loss: surrogate and KL.
         optimizer: AdamW.
@@ -70,6 +72,7 @@ class GRPOModule(PolicyModule):
         group_size: GroupSize = 8,
         sampling: SamplingSettings = SamplingSettings(),
         evaluation_max_tokens: PositiveInt = 1024,
+        rewards: dict[str, float | dict[str, Any]] = TARO,
         temporal_reward: TemporalRewardSettings | None = TemporalRewardSettings(),
         advantages: AdvantageSettings = AdvantageSettings(),
         loss: LossSettings = LossSettings(),
@@ -85,6 +88,7 @@ class GRPOModule(PolicyModule):
         rollout_rows: PositiveInt = 128,
         feature_cache: DiskCacheSettings | None = None,
     ) -> None:
+        chosen = Rewards(rewards)  # before a model is loaded
         super().__init__(
             name_or_path,
             dtype,
@@ -97,10 +101,10 @@ class GRPOModule(PolicyModule):
         self.automatic_optimization = False
         self.group_size, self.pack_tokens = group_size, pack_tokens
         self.sampling, self.greedy = sampling, SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
-        self.temporal_reward, self.advantages, self.loss = temporal_reward, advantages, loss
+        self.rewards, self.temporal_reward, self.advantages, self.loss = chosen, temporal_reward, advantages, loss
         self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
-        self.mismatch_warning = MismatchWarning()
+        self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
         self.logged: tuple[str, ...] = ()  # names
         self.updated_step = 0  # the last step, from 1, that has changed the weights
@@ -210,12 +214,12 @@ class GRPOModule(PolicyModule):
         for group, own, other, ref in zip(pack, current, shuffled, reference, strict=True):
             log_probs = own.log_probs.detach()
             gaps = None if other is None else compute_gaps(group, log_probs, other, self.temporal_reward.tokens)
-            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages)
+            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages, self.rewards)
             log.add_group(group, rewards, own.entropy)
             mismatch = measure_mismatch(log_probs, group.rollout_log_probs, group.sampled_mask)
             if mismatch is not None:
                 log.add_mismatch(mismatch)
-                self.mismatch_warning.check(mismatch)
+                self.warned_of_mismatch = self.warned_of_mismatch or mismatch.warn()
             to_train.append(TrainingGroup(group, rewards, log_probs, ref))
         return to_train
 
@@ -258,8 +262,7 @@ class GRPOModule(PolicyModule):
 
     def learning_rate(self) -> float:
         """Of this step."""
-        data = self.trainer.datamodule
-        plan = Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.loss.updates)
+        plan = Plan.of(self.trainer, self.trainer.datamodule, self)
         return learning_rate(self.optimizer_settings, steps_done(self.trainer), plan.steps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -280,5 +283,11 @@ class GRPOModule(PolicyModule):
             self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A batch without an update has been written down by now."""
-        refuse_skipped(self.skipped_in_a_row, self.optimizer_settings.most_skipped)
+        """Raises FloatingPointError after too many updates in a row without a finite gradient; their batches are written down
+        by now."""
+        if self.skipped_in_a_row >= self.optimizer_settings.most_skipped:
+            raise FloatingPointError(
+                f"the gradient was not finite in {self.skipped_in_a_row} updates in a row; the weights are those from before. "
+                "Look at the batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set "
+                "trainer.precision to 32-true"
+            )

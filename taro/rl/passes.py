@@ -11,8 +11,7 @@ from lightning.pytorch.strategies import Strategy
 from taro.distributed import gather
 from taro.models.packing import plan_packs
 from taro.models.qwen_vl import QwenVL
-from taro.models.sharding import gathered
-from taro.models.strategy import ShardedStrategy
+from taro.models.sharding import ShardedStrategy, gathered
 from taro.rl.group import Group
 
 Item = TypeVar("Item")

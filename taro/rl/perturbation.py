@@ -1,4 +1,4 @@
-"""Perturbed videos: permutations of the frames around the boundaries of a truth, or around other places as a control.
+"""Perturbed videos: permutations of the frames around the boundaries of a truth.
 
 Shapes: F frames, K boundaries. A permutation is applied as `perturbed[i] = frames[permutation[i]]`: only the pixels
 move, a position keeps its timestamp. Timestamps, boundaries and radii are seconds.
@@ -27,63 +27,26 @@ class FrameShuffle:
     radius: float = 3.0
 
     def __post_init__(self):
-        _require_radius(self.radius)
+        if not self.radius > 0:
+            raise ValueError(f"radius must be a number of seconds > 0, got {self.radius}")
 
     def __call__(self, timestamps: Tensor, boundaries: Tensor | Sequence[float], generator: torch.Generator) -> Tensor:
-        return _shuffle(len(timestamps), _windows(timestamps, boundaries, self.radius), generator)
+        return shuffle_within(self.windows(timestamps, boundaries), len(timestamps), generator)
+
+    def windows(self, timestamps: Tensor, boundaries: Tensor | Sequence[float]) -> list[Tensor]:
+        """For each boundary the indices of the frames at most `radius` away."""
+        times = torch.as_tensor(timestamps, dtype=torch.float64)  # (F,)
+        centres = torch.as_tensor(boundaries, dtype=torch.float64)  # (K,)
+        if times.dim() != 1 or centres.dim() != 1:
+            raise ValueError(
+                "timestamps and boundaries must have the shapes (frames,) and (boundaries,), got "
+                f"{tuple(times.shape)} and {tuple(centres.shape)}"
+            )
+        return [torch.nonzero((times - centre).abs() <= self.radius).flatten() for centre in centres]
 
 
-def shuffle_elsewhere(
-    timestamps: Tensor,
-    boundaries: Tensor | Sequence[float],
-    avoid: Tensor | Sequence[float],
-    radius: float,
-    generator: torch.Generator,
-) -> Tensor | None:
-    """A control for `FrameShuffle`: as many frames move, in windows of the same sizes, at places that don't matter.
-
-    The windows of `boundaries` are moved to random places where every frame is farther than `radius` from every
-    boundary in `avoid`; windows that overlap move together, others stay disjoint. timestamps (F,), in ascending order,
-    -> permutation (F,), int64, or None if no such place was found (with one truth, so at most two separate windows:
-    if there is none). Raises ValueError for timestamps out of order and `radius <= 0`.
-    """
-    _require_radius(radius)
-    times = torch.as_tensor(timestamps, dtype=torch.float64)  # (F,)
-    if (times.diff() < 0).any():
-        raise ValueError("timestamps must be in ascending order")
-    free = torch.ones(len(times), dtype=torch.bool)  # (F,)
-    for window in _windows(times, avoid, radius):
-        free[window] = False
-    clusters = _overlapping(_windows(times, boundaries, radius))
-    lengths = [max(int(window[-1]) for window in cluster) - int(cluster[0][0]) + 1 for cluster in clusters]
-    # A random place for the first run may leave none for the next; leftmost places leave the most.
-    starts = _place(lengths, free, generator) or _place(lengths, free)
-    if starts is None:
-        return None
-    moved = [
-        window - cluster[0][0] + start for cluster, start in zip(clusters, starts, strict=True) for window in cluster
-    ]
-    return _shuffle(len(times), moved, generator)
-
-
-def _require_radius(radius: float) -> None:
-    if not radius > 0:
-        raise ValueError(f"radius must be a number of seconds > 0, got {radius}")
-
-
-def _windows(timestamps: Tensor, boundaries: Tensor | Sequence[float], radius: float) -> list[Tensor]:
-    """For each boundary the indices of the frames at most `radius` away."""
-    times = torch.as_tensor(timestamps, dtype=torch.float64)  # (F,)
-    centres = torch.as_tensor(boundaries, dtype=torch.float64)  # (K,)
-    if times.dim() != 1 or centres.dim() != 1:
-        raise ValueError(
-            "timestamps and boundaries must have the shapes (frames,) and (boundaries,), got "
-            f"{tuple(times.shape)} and {tuple(centres.shape)}"
-        )
-    return [torch.nonzero((times - centre).abs() <= radius).flatten() for centre in centres]
-
-
-def _shuffle(frames: int, windows: list[Tensor], generator: torch.Generator) -> Tensor:
+def shuffle_within(windows: list[Tensor], frames: int, generator: torch.Generator) -> Tensor:
+    """A permutation, (F,) int64, that shuffles the frames with these indices, window by window."""
     permutation = torch.arange(frames)  # (F,)
     for window in windows:
         if len(window) > 1:
@@ -98,31 +61,3 @@ def _displace(content: Tensor, window: Tensor, generator: torch.Generator) -> Te
         if not torch.equal(drawn, window):
             return drawn
     return content.sort().values.roll(1)
-
-
-def _overlapping(windows: list[Tensor]) -> list[list[Tensor]]:
-    """The windows that move frames, grouped by overlap, each group in the order of its first frames."""
-    clusters: list[list[Tensor]] = []
-    end = -1
-    for window in sorted((window for window in windows if len(window) > 1), key=lambda window: int(window[0])):
-        if int(window[0]) > end:
-            clusters.append([])
-        clusters[-1].append(window)
-        end = max(end, int(window[-1]))
-    return clusters
-
-
-def _place(lengths: list[int], free: Tensor, generator: torch.Generator | None = None) -> list[int] | None:
-    """First frames of disjoint free runs of these lengths, the longest placed first: at random, or leftmost without a
-    generator."""
-    free = free.clone()
-    starts = [0] * len(lengths)
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        length = lengths[index]
-        candidates = torch.nonzero(free.unfold(0, length, 1).all(dim=1)).flatten()
-        if not len(candidates):
-            return None
-        choice = torch.randint(len(candidates), (), generator=generator) if generator is not None else 0
-        starts[index] = int(candidates[choice])
-        free[starts[index] : starts[index] + length] = False
-    return starts

@@ -1,4 +1,4 @@
-"""A policy with its reference and its rollout engine, as a LightningModule that loads them, answers, and is saved."""
+"""A policy with its reference and its rollout engine, as a LightningModule that loads them and is evaluated."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import lightning as L
 import torch
 from torch import nn
 
 from taro.cache import DiskCacheSettings, TensorCache
 from taro.data.examples import GroundingExample
+from taro.evaluation.metrics import GroundingMetrics
 from taro.models.adapters import LoRASettings
 from taro.models.feature_cache import FeatureCache
 from taro.models.loading import load_policy, reload_policy
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.models.sharding import gathered
-from taro.models.strategy import ShardedStrategy
-from taro.rl.evaluation import EvaluatedModule
+from taro.models.sharding import ShardedStrategy, gathered
+from taro.prompts import parse_answer
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, SyncedEngine
 
 
-class PolicyModule(EvaluatedModule):
-    """What a method needs around the policy. Subclasses train it, start its engine, and set `greedy`.
+class PolicyModule(L.LightningModule):
+    """What a method needs around the policy. Subclasses train it, start its engine, and set `greedy`. Validation and test count
+    greedy answers, logged as `vtg/...` and `test/...`.
 
     Args: as `GRPOModule`'s; `with_reference`: keep a frozen copy of the first weights, where adapters can't be left out.
     """
@@ -45,6 +47,7 @@ class PolicyModule(EvaluatedModule):
         self.name_or_path, self.dtype_name, self.lora, self.attention = name_or_path, dtype, lora, attention
         self.with_reference, self.gradient_checkpointing = with_reference, gradient_checkpointing
         self.feature_cache = feature_cache
+        self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
         self.engine: SyncedEngine | None = None
@@ -107,15 +110,6 @@ class PolicyModule(EvaluatedModule):
         yield
         self.policy.eval()
 
-    def answer(self, examples: list[GroundingExample]) -> list[str]:
-        """Greedy completions, for validation and test."""
-        with torch.no_grad(), gathered(self.policy):
-            features = [self.encode(example) if self.engine.is_policy else None for example in examples]
-        requests = [
-            RolloutPrompt(example.prompt, ((),), (0,), feature) for example, feature in zip(examples, features, strict=True)
-        ]
-        return [self.builder.decode(group.completions[0]) for group in self.engine.generate(requests, self.greedy)]
-
     def encode(self, example: GroundingExample) -> VisionFeatures:
         """Features of an example's video, from disk where they are kept there."""
         frames, sample = example.prompt.video.frames, example.sample
@@ -131,3 +125,36 @@ class PolicyModule(EvaluatedModule):
         self.engine.weights_changed()
 
     on_train_start = on_validation_start = on_test_start = forget_sync
+
+    def evaluate_batch(self, batch: list[GroundingExample], metrics: GroundingMetrics) -> None:
+        """Answer the batch greedily and count it; what has no prompt counts as failed."""
+        examples = [example for example in batch if example.prompt is not None]
+        with torch.no_grad(), gathered(self.policy):
+            features = [self.encode(example) if self.engine.is_policy else None for example in examples]
+        requests = [
+            RolloutPrompt(example.prompt, ((),), (0,), feature) for example, feature in zip(examples, features, strict=True)
+        ]
+        texts = [self.builder.decode(group.completions[0]) for group in self.engine.generate(requests, self.greedy)]
+        metrics.update(
+            [parse_answer(text) for text in texts],
+            [example.sample.spans for example in examples],
+            texts,
+            failed=len(batch) - len(examples),
+        )
+
+    def log_metrics(self, metrics: GroundingMetrics, prefix: str) -> None:
+        for name, value in metrics.compute().items():
+            self.log(f"{prefix}/{name}", value.float(), prog_bar=False, sync_dist=True)  # the same on all ranks already
+        metrics.reset()
+
+    def validation_step(self, batch: list[GroundingExample], batch_idx: int) -> None:
+        self.evaluate_batch(batch, self.validation_metrics)
+
+    def test_step(self, batch: list[GroundingExample], batch_idx: int) -> None:
+        self.evaluate_batch(batch, self.test_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_metrics(self.validation_metrics, "vtg")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_metrics(self.test_metrics, "test")

@@ -40,13 +40,15 @@ class AdvantageSettings:
     """How rewards become weights.
 
     Args:
-        scale: divide by the group's standard deviation (`std`, GRPO) or not (`none`, Dr. GRPO).
+        scale: divide by the group's standard deviation (`std`, GRPO) or not (`none`, Dr. GRPO); compare each with the mean of
+            the others (`leave_one_out`, RLOO); divide each reward by its own (`separate`, GDPO); or weigh groups by difficulty,
+            after `std`, by the mean of IoU and format (`dgrpo`, VITAL) or of all rewards (`dgrpo_released`, its code).
         constructed: what the advantages of constructed completions are mapped to: `mask` max(A, 0), `awr` exp(A / beta),
             `clone` 1 where A > 0, `raft` 1 for the group's best.
         beta: temperature of `awr`.
     """
 
-    scale: Literal["std", "none"] = "std"
+    scale: Literal["std", "none", "leave_one_out", "separate", "dgrpo", "dgrpo_released"] = "std"
     constructed: Literal["mask", "awr", "clone", "raft"] = "mask"
     beta: PositiveFloat = 1.0
 
@@ -83,7 +85,7 @@ class OptimizerSettings:
     Args:
         learning_rate: the highest; `constant` keeps it.
         schedule: of the learning rate after the warm-up, over the steps of the whole run: `constant`, or down to `final_share`
-            by a `linear` or a `cosine` decay (`taro.rl.schedule`). All updates of a step have the same rate.
+            by a `linear` or a `cosine` decay. All updates of a step have the same rate.
         warmup_steps: training steps in which the rate rises.
         final_share: of `learning_rate`, where a decay ends.
         weight_decay: decoupled.

@@ -5,8 +5,9 @@ G completions of a group.
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +20,8 @@ from taro.rl.group import Group
 from taro.rl.group_loss import GroupLoss
 from taro.rl.group_rewards import GroupRewards
 from taro.rl.importance import Mismatch
-from taro.rl.timing import read_clock
 from taro.rl.update import Gradient
+from taro.rl.usage import read_clock
 
 
 class StepLog:
@@ -103,31 +104,22 @@ class StepLog:
         those of the slowest rank; `tokens_per_second` are prompt and completion tokens of all ranks, each prompt once."""
         self.seconds["step"] = read_clock(self.device) - self.started
         ranks = gather((dict(self.sums), dict(self.weights), self.maxima, dict(self.seconds), self.tokens))
-        sums, weights = (_added(rank[part] for rank in ranks) for part in (0, 1))
-        maxima, seconds = (_largest(rank[part] for rank in ranks) for part in (2, 3))
-        means = {name: _mean(value, weights[name]) if name in weights else value for name, value in sums.items()}
+        sums, weights = (_reduced((rank[part] for rank in ranks), operator.add) for part in (0, 1))
+        maxima, seconds = (_reduced((rank[part] for rank in ranks), max) for part in (2, 3))
+        means = {
+            name: value if name not in weights else value / weights[name] if weights[name] else float("nan")
+            for name, value in sums.items()
+        }
         rate = sum(tokens for *_, tokens in ranks) / seconds["step"]
         return means | maxima | {f"timing_s/{name}": value for name, value in seconds.items()} | {"tokens_per_second": rate}
 
 
-def _mean(total: float, weight: float) -> float:
-    return total / weight if weight else float("nan")
-
-
-def _added(parts: Iterable[dict[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = defaultdict(float)
+def _reduced(parts: Iterable[dict[str, float]], combine: Callable[[float, float], float]) -> dict[str, float]:
+    total: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():
-            total[name] += value
-    return dict(total)
-
-
-def _largest(parts: Iterable[dict[str, float]]) -> dict[str, float]:
-    largest: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            largest[name] = max(value, largest.get(name, value))
-    return largest
+            total[name] = combine(total[name], value) if name in total else value
+    return total
 
 
 def _records(group: Group, rewards: GroupRewards) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from taro.distributed import sum_gradients
 from taro.models.weights import whole_weight
-from taro.rl.schedule import learning_rate_factor
 from taro.rl.settings import OptimizerSettings
 
 
@@ -35,23 +35,19 @@ def sum_and_clip(parameters: Sequence[nn.Parameter], clip_norm: float, *, sharde
 
 
 def learning_rate(settings: OptimizerSettings, step: int, total_steps: float) -> float:
-    """The rate of a step. It follows from the step and the settings alone: no checkpoint has to keep it."""
-    return settings.learning_rate * learning_rate_factor(
-        step,
-        total_steps,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        final_share=settings.final_share,
-    )
+    """The rate of the training step number `step` (from 0) of `total_steps`. It follows from them and the settings alone: no
+    checkpoint has to keep it.
 
-
-def refuse_skipped(in_a_row: int, most: int) -> None:
+    It rises as (step + 1) / (warmup_steps + 1), so that no step is without a rate, and is whole in the step after the warm-up.
+    `constant` stays there, also without an end (`total_steps` infinite). With p = (step - warmup_steps) / (total_steps -
+    warmup_steps), from 0 up to just below 1 in the last step, `linear` falls as 1 - p and `cosine` as (1 + cos(pi p)) / 2,
+    both squeezed between 1 and `final_share`, which a step beyond the last one has.
     """
-    Raises:
-        FloatingPointError: too many updates in a row had to be left out.
-    """
-    if in_a_row >= most:
-        raise FloatingPointError(
-            f"the gradient was not finite in {in_a_row} updates in a row; the weights are those from before. Look at the "
-            "batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set trainer.precision to 32-true"
-        )
+    highest, warmup = settings.learning_rate, settings.warmup_steps
+    if step < warmup:
+        return highest * ((step + 1) / (warmup + 1))
+    if settings.schedule == "constant":
+        return highest
+    left = max(0.0, total_steps - step) / max(1.0, total_steps - warmup)  # 1 - p
+    height = left if settings.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return highest * (settings.final_share + (1 - settings.final_share) * height)

@@ -1,14 +1,22 @@
-"""How much memory a run takes."""
+"""The time and the memory that a step takes."""
 
 from __future__ import annotations
 
 import resource
 import sys
+import time
 
 import torch
 
 GIB = 2**30
 RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in which the system counts
+
+
+def read_clock(device: torch.device) -> float:
+    """Seconds, once all that was queued on `device`, which works while the program goes on, is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

@@ -6,14 +6,18 @@ G completions of a prompt, C_i tokens of completion i.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from taro.distributed import world_size
 from taro.errors import TaroError
 from taro.models.prompt import Prompt
-from taro.models.qwen_vl import VisionFeatures
+from taro.models.qwen_vl import QwenVL, VisionFeatures
+from taro.models.sharding import gathered, reshard
 from taro.models.weights import Weight
 from taro.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -33,13 +37,6 @@ class SamplingSettings:
     max_tokens: PositiveInt = 1024
     repetition_penalty: PositiveFloat = 1.0
 
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.max_tokens < 1 or self.repetition_penalty <= 0:
-            raise ValueError(
-                "sampling needs temperature >= 0, max_tokens >= 1 and repetition_penalty > 0, got "
-                f"{self.temperature}, {self.max_tokens} and {self.repetition_penalty}"
-            )
-
 
 @dataclass(frozen=True)
 class RolloutPrompt:
@@ -49,10 +46,6 @@ class RolloutPrompt:
     prefixes: tuple[tuple[int, ...], ...]  # for each of the G completions the token ids that it starts with, or ()
     seeds: tuple[int, ...]  # (G) one for each completion: the same seed draws the same completion
     features: VisionFeatures | None = None  # of the video, where the caller has them already
-
-    def __post_init__(self) -> None:
-        if not self.prefixes or len(self.prefixes) != len(self.seeds):
-            raise ValueError(f"got {len(self.prefixes)} prefixes and {len(self.seeds)} seeds, needs one of each a completion")
 
 
 @dataclass(frozen=True)
@@ -113,3 +106,41 @@ class RolloutEngine(Protocol):
     def restart(self) -> None:
         """Start anew after an EngineError."""
         ...
+
+
+class SyncedEngine:
+    """Hands the policy's weights to an engine when they have changed, and replaces one that fails."""
+
+    def __init__(self, engine: RolloutEngine, policy: QwenVL) -> None:
+        self.engine, self.policy, self.synced = engine, policy, False
+
+    @property
+    def is_policy(self) -> bool:
+        return self.engine.is_policy
+
+    def weights_changed(self) -> None:
+        """Have the next `generate` hand over the policy's weights."""
+        self.synced = False
+
+    def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        """One group for each prompt. An engine that fails is replaced once, unless other ranks would have to wait."""
+        try:
+            return self._generate(prompts, sampling)
+        except EngineError as error:
+            if world_size() > 1:
+                raise
+            rank_zero_warn(f"{error}. Once more, with a fresh engine.")
+        self.engine.restart()
+        return self._generate(prompts, sampling)
+
+    def _generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        if self.engine.stale or not self.synced:
+            reshard(self.policy)
+            self.engine.sync(self.policy.named_weights())
+            self.synced = True
+        with gathered(self.policy, decoder=True) if self.is_policy else nullcontext():
+            return self.engine.generate(prompts, sampling)
+
+    def sleep(self) -> None:
+        """Give memory back until the next rollout."""
+        self.engine.sleep()

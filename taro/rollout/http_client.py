@@ -17,9 +17,7 @@ from typing import Any
 
 from taro.errors import TaroError
 
-LARGEST_ANSWER = 16 * 2**20  # bytes
 MESSAGE_SHOWN = 500  # characters of what a server says
-CHUNK = 2**16  # bytes
 
 
 class RequestError(TaroError):
@@ -55,7 +53,6 @@ class HTTPClient:
     key_variable: str | None = None
 
     def url(self, path: str) -> str:
-        """The address of what lies under `base`."""
         return self.base.rstrip("/") + path
 
     def ask(self, method: str, path: str, body: Any = None, *, seconds: float) -> str:
@@ -70,22 +67,17 @@ class HTTPClient:
             request.add_unredirected_header("Authorization", f"Bearer {key}")
         end = time.monotonic() + seconds
         try:
-            with urllib.request.urlopen(request, timeout=seconds) as response:
-                return _read(response, end).decode()
-        except urllib.error.HTTPError as error:
-            raise self._refusal(error, end) from None
+            try:
+                with urllib.request.urlopen(request, timeout=seconds) as response:
+                    return _read(response, end).decode()
+            except urllib.error.HTTPError as error:
+                wait = error.headers.get("Retry-After", "")
+                said = self.shown(_read(error, end).decode(errors="replace"))
+                raise RequestError(said, error.code, wait=float(wait) if wait.isdecimal() else 0.0) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(getattr(error, "reason", error), TimeoutError):
                 raise RequestError(f"no answer within {seconds:g} s", late=True) from None
             raise RequestError(self.shown(f"{type(error).__name__}: {error}")) from None
-
-    def _refusal(self, error: urllib.error.HTTPError, end: float) -> RequestError:
-        try:
-            said = _read(error, end).decode(errors="replace")
-        except (OSError, http.client.HTTPException):
-            said = "(its message broke off)"
-        wait = error.headers.get("Retry-After", "")
-        return RequestError(self.shown(said), error.code, wait=float(wait) if wait.isdecimal() else 0.0)
 
     def shown(self, text: str) -> str:
         """The text without the key, on one line, as short as a message may be."""
@@ -103,12 +95,10 @@ class HTTPClient:
 def _read(response: Any, end: float) -> bytes:
     """The body; the timeout of a socket only limits each part of it."""
     content = b""
-    while chunk := response.read1(CHUNK):
+    while chunk := response.read1(2**16):
         content += chunk
         if time.monotonic() > end:
             raise TimeoutError
-        if len(content) > LARGEST_ANSWER:
-            raise RequestError(f"its answer has more than {LARGEST_ANSWER} bytes")
     if response.length:  # bytes that were announced and did not come
         raise http.client.IncompleteRead(content, response.length)
     return content

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from taro.models.kv_cache import preallocated_cache
+from taro.models.packing import plan_packs
 from taro.models.qwen_vl import QwenVL
 from taro.models.weights import Weight
 from taro.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings, require_room
@@ -28,8 +29,8 @@ class _Row:
 
     prefix: tuple[int, ...]
     uniforms: Tensor  # (max_tokens,) float64, one draw for each place: independent of what else is in the batch
-    tokens: list[int]
-    log_probs: list[float]
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
     finished: bool = False
 
 
@@ -65,14 +66,8 @@ class NativeEngine:
             ValueError: a constructed prefix that leaves no room for a token.
         """
         require_room(prompts, sampling)
-        groups: list[RolloutGroup] = []
-        batch: list[RolloutPrompt] = []
-        for prompt in prompts:
-            if batch and sum(len(p.seeds) for p in batch) + len(prompt.seeds) > self.rows:
-                groups += self._generate_batch(batch, sampling)
-                batch = []
-            batch.append(prompt)
-        return groups + (self._generate_batch(batch, sampling) if batch else [])
+        batches = plan_packs([len(prompt.seeds) for prompt in prompts], self.rows)
+        return [group for batch in batches for group in self._generate_batch([prompts[i] for i in batch], sampling)]
 
     def stream(
         self, prompts: Iterable[RolloutPrompt], sampling: SamplingSettings, at_once: int
@@ -84,32 +79,30 @@ class NativeEngine:
             yield from ((number, group) for (number, _), group in zip(batch, groups, strict=True))
 
     def _generate_batch(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
-        rows = [
-            _Row(prefix, _uniforms(seed, sampling.max_tokens), [], [])
-            for prompt in prompts
-            for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True)
+        groups = [
+            [_Row(prefix, _uniforms(seed, sampling.max_tokens)) for prefix, seed in zip(one.prefixes, one.seeds, strict=True)]
+            for one in prompts
         ]
-        sizes = [len(prompt.seeds) for prompt in prompts]
-        cache, mask, positions, hidden = self._prefill(prompts, sizes, sampling.max_tokens)
-        active = list(range(len(rows)))
+        rows = list(itertools.chain(*groups))  # those that go on
+        cache, mask, positions, hidden = self._prefill(prompts, sampling.max_tokens)
         seen = None if sampling.repetition_penalty == 1 else self._seen(prompts)
         while True:
             logits = self.policy.logits(hidden)  # (R, V)
             if seen is not None:
                 logits = torch.where(seen, _penalised(logits, sampling.repetition_penalty), logits)
-            tokens = self._choose([rows[i] for i in active], logits, sampling)
+            tokens = self._choose(rows, logits, sampling)
             if seen is not None:
                 seen = seen.scatter(1, tokens[:, None], True)
-            keep = [k for k, i in enumerate(active) if not rows[i].finished and len(rows[i].tokens) < sampling.max_tokens]
+            keep = [k for k, row in enumerate(rows) if not row.finished and len(row.tokens) < sampling.max_tokens]
             if not keep:
-                return _collect(rows, sizes)
-            if len(keep) < COMPACT_BELOW * len(active):
+                return [_collect(group) for group in groups]
+            if len(keep) < COMPACT_BELOW * len(rows):
                 index = torch.tensor(keep, device=self.policy.device)
                 cache.batch_select_indices(index)
                 mask, positions, tokens = mask[index], positions[index], tokens[index]
                 seen = None if seen is None else seen[index]
-                active = [active[k] for k in keep]
-            mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+                rows = [rows[k] for k in keep]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             hidden = self.policy.hidden_states(
                 tokens[:, None], positions.expand(3, -1)[..., None], attention_mask=mask, cache=cache
             )[:, -1]
@@ -124,9 +117,7 @@ class NativeEngine:
             rows.append(seen.expand(len(request.seeds), -1))
         return torch.cat(rows)
 
-    def _prefill(
-        self, prompts: Sequence[RolloutPrompt], sizes: list[int], max_tokens: int
-    ) -> tuple[Cache, Tensor, Tensor, Tensor]:
+    def _prefill(self, prompts: Sequence[RolloutPrompt], max_tokens: int) -> tuple[Cache, Tensor, Tensor, Tensor]:
         """Run each prompt once. Returns the cache with a row for each completion, left-padded to the longest prompt, its
         mask (R, P), the next position of each row (R,), and the last hidden state of each row (R, D)."""
         caches, last = [], []
@@ -142,22 +133,17 @@ class NativeEngine:
             )
             caches.append(cache)
             last.append(hidden[:, -1])
-        repeats = torch.tensor(sizes, device=self.policy.device)
+        repeats = torch.tensor([len(request.seeds) for request in prompts], device=self.policy.device)
         lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
         longest = int(lengths.max())
-        shared = preallocated_cache(len(caches[0].layers), max_tokens)
-        for layer in range(len(caches[0].layers)):
-            keys = torch.cat([_left_pad(c.layers[layer].keys, longest) for c in caches])
-            values = torch.cat([_left_pad(c.layers[layer].values, longest) for c in caches])
-            shared.update(keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0), layer)
+        shared = Cache(layers=[_PreallocatedLayer(max_tokens) for _ in caches[0].layers])
+        for number, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+            keys = torch.cat([_left_pad(layer.keys, longest) for layer in layers])
+            values = torch.cat([_left_pad(layer.values, longest) for layer in layers])
+            shared.update(keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0), number)
         mask = torch.arange(longest, device=repeats.device)[None, :] >= longest - lengths[:, None]  # (prompts, P)
         following = torch.tensor([int(p.prompt.position_ids.max()) + 1 for p in prompts], device=repeats.device)
-        return (
-            shared,
-            mask.repeat_interleave(repeats, 0),
-            following.repeat_interleave(repeats, 0),
-            torch.cat(last).repeat_interleave(repeats, 0),
-        )
+        return shared, *(state.repeat_interleave(repeats, 0) for state in (mask, following, torch.cat(last)))
 
     def _choose(self, rows: list[_Row], logits: Tensor, sampling: SamplingSettings) -> Tensor:
         """The next token of each row, (R,): the prefix's while there is one, else drawn from the logits (R, V)."""
@@ -195,16 +181,36 @@ def _left_pad(states: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(states, (0, 0, length - states.shape[2], 0))
 
 
-def _collect(rows: list[_Row], sizes: list[int]) -> list[RolloutGroup]:
-    groups, start = [], 0
-    for size in sizes:
-        members = rows[start : start + size]
-        groups.append(
-            RolloutGroup(
-                completions=tuple(torch.tensor(row.tokens) for row in members),
-                log_probs=tuple(torch.tensor(row.log_probs, dtype=torch.float32) for row in members),
-                finished=tuple(row.finished for row in members),
-            )
-        )
-        start += size
-    return groups
+def _collect(rows: list[_Row]) -> RolloutGroup:
+    return RolloutGroup(
+        completions=tuple(torch.tensor(row.tokens) for row in rows),
+        log_probs=tuple(torch.tensor(row.log_probs, dtype=torch.float32) for row in rows),
+        finished=tuple(row.finished for row in rows),
+    )
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """One decoder layer's keys and values, (R, heads, K, d), views of buffers with room for `extra` tokens after the first
+    update: a cache that grows by concatenation copies itself for every token."""
+
+    def __init__(self, extra: int) -> None:
+        super().__init__()
+        self.extra = extra
+        self.buffers: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            rows, heads, length, size = key_states.shape
+            self.buffers = [key_states.new_empty(rows, heads, length + self.extra, size) for _ in range(2)]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        length = self.get_seq_length()
+        self.buffers = [buffer.index_select(0, indices) for buffer in self.buffers]
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)

@@ -48,14 +48,7 @@ def longest_prompt(allowed: int, max_tokens: int, engine: str, vllm: VLLMSetting
 def start_engine(
     engine: str, builder: PromptBuilder, *, max_tokens: int, device: str, dtype: str, vllm: VLLMSettings
 ) -> RolloutEngine:
-    """Load the builder's model.
-
-    Args:
-        engine: `native` or `vllm`.
-        builder: of the prompts that will be asked.
-        max_tokens: of a completion.
-        device, dtype: `auto` is resolved.
-        vllm: settings of that engine.
+    """Load the builder's model for prompts of its own, and completions of `max_tokens`; `engine` is `native` or `vllm`.
 
     Raises:
         ModelError: the weights can't be loaded.
@@ -66,8 +59,7 @@ def start_engine(
     if engine == "native":
         return NativeEngine(QwenVL.from_pretrained(builder.name_or_path, dtype).to(device).eval(), builder.end_ids)
     longest = builder.max_tokens + max_tokens
-    model = EngineModel.of(builder, max_model_len=longest, dtype=dtype, device=device.split(":")[0])
-    return VLLMEngine(model, vllm)
+    return VLLMEngine(EngineModel.of(builder, max_model_len=longest, dtype=dtype, device=device.split(":")[0]), vllm)
 
 
 def start_training_engine(
@@ -82,16 +74,9 @@ def start_training_engine(
     vllm: VLLMSettings,
     vllm_server: VLLMServerSettings,
 ) -> RolloutEngine:
-    """What makes rollouts for a policy in training.
-
-    Args:
-        engine: `native`, the policy itself; `vllm` or `vllm_server`, which get its weights later.
-        max_model_len: tokens of the longest prompt and completion.
-        rows: completions that the native engine decodes together.
-    """
+    """What makes rollouts for a policy in training: `native`, the policy itself; `vllm` or `vllm_server`, which get its weights
+    later. `rows` completions are decoded together by the native engine, of at most `max_model_len` tokens with their prompt."""
     if engine == "native":
         return NativeEngine(policy, builder.end_ids, rows)
     model = EngineModel.of(builder, max_model_len=max_model_len, dtype=dtype, device=device)
-    if engine == "vllm_server":
-        return VLLMServerEngine(model, vllm_server)
-    return VLLMEngine(model, vllm)
+    return VLLMServerEngine(model, vllm_server) if engine == "vllm_server" else VLLMEngine(model, vllm)

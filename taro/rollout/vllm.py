@@ -1,7 +1,4 @@
-"""Rollouts by vLLM in this process. What it makes of a prompt is compared with what the trainer makes of it.
-
-P prompt tokens.
-"""
+"""Rollouts by vLLM in this process. What it makes of a prompt is compared with what the trainer makes of it."""
 
 from __future__ import annotations
 
@@ -14,21 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import ProcessGroup
 
 from taro.distributed import world_size
-from taro.models.prompt import Prompt
 from taro.models.weights import Weight, whole_weights
 from taro.ranges import PositiveInt, PositiveShare
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
-from taro.rollout.prompt_check import PromptMismatch, compare_values
 from taro.rollout.scheduler import run_jobs
 from taro.rollout.vllm_prompts import (
+    READING,
     Drawn,
     EngineModel,
+    PromptMismatch,
+    PromptReader,
     make_rollout,
-    render,
     sampling_parameters,
     vllm_is_installed,
 )
@@ -59,10 +56,6 @@ class VLLMSettings:
 class VLLMEngine:
     """Samples with vLLM, whose weights are those of the last `sync`.
 
-    Args:
-        model: what is sampled from.
-        settings: vLLM's.
-
     Raises:
         EngineError: vLLM is not installed, or can't load the model.
     """
@@ -76,9 +69,9 @@ class VLLMEngine:
         self.generations = 0
         self.request_numbers = itertools.count()
         self.partners: ProcessGroup | None = None  # the ranks that share the engine
-        self.llm = self._start()
+        self._start()
 
-    def _start(self) -> Any:
+    def _start(self) -> None:
         if not vllm_is_installed():
             raise EngineError("the engine vllm needs vLLM: pip install -e '.[vllm]', or take the engine native")
         # In this process: weights are handed over, not copied between processes.
@@ -101,7 +94,7 @@ class VLLMEngine:
             self.partners = _partners(settings.tensor_parallel_size)
         executor = "external_launcher" if distributed and (parallel or not cpu) else "mp" if parallel else "uni"
         try:
-            return LLM(
+            self.llm = LLM(
                 self.model.name_or_path,
                 dtype=self.model.dtype,
                 seed=0,
@@ -112,12 +105,12 @@ class VLLMEngine:
                 enforce_eager=settings.enforce_eager or cpu,
                 enable_sleep_mode=settings.sleep and not cpu,
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
-                limit_mm_per_prompt={"image": 0, "video": 1},
-                mm_processor_cache_gb=0,  # a prompt is rendered once for its group
                 enable_chunked_prefill=not cpu,  # a CPU's generators can't be rewound after a part of a prompt
                 skip_mm_profiling=cpu,
                 disable_log_stats=True,
+                **READING,
             )
+            self.reader = PromptReader(self.model, self.llm.llm_engine.vllm_config, self.llm.renderer)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise EngineError(f"vLLM can't run {self.model.name_or_path}: {error}") from error
         finally:
@@ -175,40 +168,21 @@ class VLLMEngine:
 
         whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
         with _engine_errors("while generating"):
-            rendered = self._render(prompt.prompt, whole)
-        for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True):
-            request = str(next(self.request_numbers))
-            ids = [*rendered["prompt_token_ids"], *prefix]
-            with _engine_errors("while generating"):
+            rendered = self.reader.read(prompt.prompt, whole)
+            for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True):
+                request = str(next(self.request_numbers))
                 parameters = SamplingParams(
                     **sampling_parameters(self.model, sampling, seed, len(prefix)), output_kind=RequestOutputKind.FINAL_ONLY
                 )
+                ids = [*rendered["prompt_token_ids"], *prefix]
                 self.llm.llm_engine.add_request(request, {**rendered, "prompt_token_ids": ids}, parameters)
-            yield request
+                yield request
 
     def _collect(self, _: object) -> Iterator[tuple[str, Drawn]]:
         """Requests that are finished after one step of the engine, which may be none."""
         with _engine_errors("while generating"):
             outputs = self.llm.llm_engine.step()
         return ((output.request_id, _drawn(output.outputs[0])) for output in outputs if output.finished)
-
-    def _render(self, prompt: Prompt, whole: bool) -> dict[str, Any]:
-        """vLLM's own reading of a prompt, which must be the trainer's: its token ids and grid, and if `whole` its pixels and
-        positions, too."""
-        rendered = render(self.llm.renderer, self.model, prompt, pixels=whole)
-        # Other processes can't be asked with a function of this one.
-        if whole and (self.settings.tensor_parallel_size == 1 or self.partners is not None):
-            compare_values("positions", self._positions(rendered), prompt.position_ids.cpu())
-        return rendered
-
-    def _positions(self, rendered: dict[str, Any]) -> Tensor:
-        """(3, P) M-RoPE positions by vLLM's model."""
-        from vllm.multimodal.inputs import MultiModalFeatureSpec
-
-        (item,), (place,) = rendered["mm_kwargs"]["video"], rendered["mm_placeholders"]["video"]
-        feature = MultiModalFeatureSpec(data=item, modality="video", identifier="", mm_position=place)
-        ids = rendered["prompt_token_ids"]
-        return self.llm.apply_model(lambda model: model.get_mrope_input_positions(ids, [feature])[0])[0].cpu()
 
     def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         """Take over the policy's weights, one whole tensor at a time, and forget all that was computed with the old ones."""
@@ -235,7 +209,7 @@ class VLLMEngine:
         """Free what vLLM holds."""
         if self.llm is not None:
             self.llm.llm_engine.engine_core.shutdown()
-            self.llm = None
+            self.llm = self.reader = None
             gc.collect()
 
     def restart(self) -> None:
@@ -247,7 +221,8 @@ class VLLMEngine:
         if world_size() > 1:
             raise EngineError("an engine can't be replaced while other ranks go on; go on from the last checkpoint")
         self.close()
-        self.llm, self.asleep, self.stale = self._start(), False, True
+        self._start()
+        self.asleep, self.stale = False, True
 
 
 def _partners(size: int) -> ProcessGroup:

@@ -1,28 +1,10 @@
 """Rollouts by a vLLM server on other GPUs: vLLM's own OpenAI-compatible server, its own endpoints and nothing of ours in it.
-
-Start it before the training, with the training's `model.name_or_path`:
-
-    VLLM_SERVER_DEV_MODE=1 vllm serve Qwen/Qwen3-VL-4B-Instruct --port 8000 --dtype bfloat16 --max-model-len 16384 \\
-        --enable-scale-out --logprobs-mode processed_logprobs --limit-mm-per-prompt '{"image": 1, "video": 1}' \\
-        --weight-transfer-config '{"backend": "nccl"}'
-
-`VLLM_SERVER_DEV_MODE=1` serves the endpoints that take weights and reset caches: whoever reaches the port can use them, and
-an API key does not guard them, so keep it inside the cluster. `--enable-scale-out` serves `/inference/v1/generate`, which takes
-token ids and pixels. `--logprobs-mode` gives the log-probs of the distribution that is sampled from. The dtype is the one that
-the policy computes in; the last line is not needed with `weights: folder`.
-
-A prompt's video is sent once for its group where the server keeps videos. It does unless it is started with
-`--mm-processor-cache-gb 0`, another type of that cache, or several engines or API servers behind one address: then the video is
-sent with each completion.
-
-What was not run: `weights: nccl` is written by vLLM's documented API and needs GPUs on both sides; tests run `folder`. A server
-on a CPU (for tests) keeps a packed copy of a head that is tied to the embeddings, which vLLM doesn't renew when it reloads
-weights: there, use a model without tied embeddings. Servers on GPUs are not concerned.
-"""
+docs/rollouts.md has the command that starts it."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -32,16 +14,23 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
+from taro.distributed import gather, global_rank
 from taro.models.weights import Weight
 from taro.ranges import PositiveFloat, PositiveInt
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 from taro.rollout.http_client import HTTPClient, RequestError
 from taro.rollout.scheduler import collect_futures, run_jobs
-from taro.rollout.vllm_prompts import Drawn, EngineModel, make_rollout, sampling_parameters, vllm_is_installed
-from taro.rollout.vllm_renderer import VideoRenderer
-from taro.rollout.vllm_videos import GroupVideo, ServerError, keeps_videos
+from taro.rollout.vllm_prompts import (
+    READING,
+    Drawn,
+    EngineModel,
+    PromptReader,
+    make_rollout,
+    sampling_parameters,
+    vllm_is_installed,
+)
+from taro.rollout.vllm_videos import GroupVideo, ServerError, keeps_videos, video_features
 from taro.rollout.vllm_weights import FolderWeights, NCCLWeights
 
 NO_LOG_PROB = -9999.0  # what the server says where it has none
@@ -49,7 +38,7 @@ NO_LOG_PROB = -9999.0  # what the server says where it has none
 
 @dataclass(frozen=True)
 class VLLMServerSettings:
-    """A vLLM server that is running already; see taro/rollout/vllm_server.py for how to start it.
+    """A vLLM server that is running already; see docs/rollouts.md for how to start it.
 
     Args:
         url: of the server.
@@ -76,10 +65,6 @@ class VLLMServerEngine:
     Prompts are rendered here, by vLLM's own renderer, and compared with the trainer's; the server gets token ids and pixels
     and never a text or an image file. With several ranks all of them call `sync`: rank 0 alone talks about weights.
 
-    Args:
-        model: what is sampled from.
-        settings: where the server is, and how it gets weights.
-
     Raises:
         EngineError: vLLM is not installed here, too, or the server can't be reached or was started for shorter prompts.
         ValueError: `folder` is missing.
@@ -89,25 +74,28 @@ class VLLMServerEngine:
 
     def __init__(self, model: EngineModel, settings: VLLMServerSettings = VLLMServerSettings()) -> None:
         if not vllm_is_installed():
-            raise EngineError(
-                "the engine vllm_server reads prompts with vLLM, here, too: pip install -e '.[vllm]', or take the engine native"
-            )
+            raise EngineError("the engine vllm_server needs vLLM here, too: pip install -e '.[vllm]', or take native")
         self.model, self.settings = model, settings
         self.server = Server(settings)
-        self._require_room_on_server()
+        (served,) = self.server.ask("GET", "/v1/models")["data"][:1]
+        if served["max_model_len"] < model.max_model_len:
+            raise EngineError(
+                f"the vLLM server at {settings.url} takes prompts and completions of {served['max_model_len']} tokens, "
+                f"{model.max_model_len} are needed: start it with --max-model-len {model.max_model_len}"
+            )
         self.keeps_videos = keeps_videos(self.server)
-        self.weights = make_weights(model, settings)
-        self.renderer = VideoRenderer(model)
+        self.weights = self._make_weights()
+        self.reader = _reader(model)
         self.generations = 0
         self.stale = True  # the server's weights are not known to be the policy's
 
-    def _require_room_on_server(self) -> None:
-        (served,) = self.server.ask("GET", "/v1/models")["data"][:1]
-        if served["max_model_len"] < self.model.max_model_len:
-            raise EngineError(
-                f"the vLLM server at {self.settings.url} takes prompts and completions of {served['max_model_len']} tokens, "
-                f"{self.model.max_model_len} are needed: start it with --max-model-len {self.model.max_model_len}"
-            )
+    def _make_weights(self) -> FolderWeights | NCCLWeights:
+        """What brings weights to the server."""
+        if self.settings.weights == "nccl":
+            return NCCLWeights(self.model.dtype, self.settings.url, self.settings.timeout)
+        if self.settings.folder is None:
+            raise ValueError("model.vllm_server.weights = folder needs model.vllm_server.folder, e.g. in /dev/shm")
+        return FolderWeights(self.model.dtype, Path(self.settings.folder))
 
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
         """One group for each prompt.
@@ -129,41 +117,38 @@ class VLLMServerEngine:
         if self.stale:
             raise EngineError("the server's weights are not the policy's: sync them first, and after a restart")
         self.generations += 1
-        pool, given_up = ThreadPoolExecutor(self.settings.at_once), threading.Event()
-        names: WeakKeyDictionary[Future[Drawn], str] = WeakKeyDictionary()  # of the requests
+        pool, given_up, asked = ThreadPoolExecutor(self.settings.at_once), threading.Event(), set()
 
         def submit(number: int, prompt: RolloutPrompt) -> Iterator[Future[Drawn]]:
-            video = self._video(number, prompt)
-            for name, body in self._requests(prompt, sampling):
-                job = pool.submit(self._draw, body, video, given_up)
-                names[job] = name
-                yield job
+            whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
+            video = GroupVideo(self.server, video_features(self.reader.read(prompt.prompt, whole)), given_up)
+            ids = prompt.prompt.input_ids.tolist()
+            if self.keeps_videos and len(prompt.seeds) > 1:
+                video.send_first(pool, ids)
+            for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True):
+                parameters = sampling_parameters(self.model, sampling, seed, len(prefix))
+                yield pool.submit(self._draw, {"token_ids": [*ids, *prefix], "sampling_params": parameters}, video, asked)
 
-        def give_up(jobs: list[Future[Drawn]]) -> None:
+        def give_up(_: object) -> None:
             given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            self._abort([names[job] for job in jobs])
+            names = [f"generate-tokens-{request}" for request in list(asked)]  # as the server calls them
+            with suppress(EngineError):  # a server that is gone works on nothing
+                self.server.ask("POST", "/inference/v1/abort_requests", {"request_ids": names})
 
         jobs = run_jobs(prompts, at_once, submit=submit, collect=collect_futures, give_up=give_up)
         with pool, closing(jobs):
             for number, prompt, drawn in jobs:
                 yield number, make_rollout(prompt.prefixes, drawn)
 
-    def _video(self, number: int, prompt: RolloutPrompt) -> GroupVideo:
-        whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
-        features = self.renderer.render(prompt.prompt, whole)
-        return GroupVideo(prompt.prompt.input_ids.tolist(), features, self.keeps_videos and len(prompt.seeds) > 1)
-
-    def _requests(self, prompt: RolloutPrompt, sampling: SamplingSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What the server is asked for each completion, but for the video, and the name of the request."""
-        ids = prompt.prompt.input_ids.tolist()
-        for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True):
-            request = uuid.uuid4().hex
-            parameters = sampling_parameters(self.model, sampling, seed, len(prefix))
-            yield request, {"request_id": request, "token_ids": [*ids, *prefix], "sampling_params": parameters}
-
-    def _draw(self, body: dict[str, Any], video: GroupVideo, given_up: threading.Event) -> Drawn:
-        (choice,) = video.ask(self.server, body, given_up)["choices"]
+    def _draw(self, body: dict[str, Any], video: GroupVideo, asked: set[str]) -> Drawn:
+        """One completion; its request is named in `asked` meanwhile."""
+        request = uuid.uuid4().hex
+        asked.add(request)
+        try:
+            (choice,) = video.ask(body | {"request_id": request})["choices"]
+        finally:
+            asked.discard(request)
         if choice["finish_reason"] == "abort":  # by a server that is stopped, of what it is working on
             raise self.server.gone("it gave up a completion in the middle")
         if choice["finish_reason"] not in ("stop", "length"):
@@ -172,23 +157,13 @@ class VLLMServerEngine:
         values = [float("nan") if value == NO_LOG_PROB else value for value in values]
         return Drawn(choice["token_ids"], values, choice["finish_reason"] == "stop")
 
-    def _abort(self, requests: list[str]) -> None:
-        names = [f"generate-tokens-{request}" for request in requests]  # as the server calls them
-        with suppress(EngineError):  # a server that is gone works on nothing
-            self.server.ask("POST", "/inference/v1/abort_requests", {"request_ids": names})
-
     def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
         """Have the server take over the policy's weights, and forget all that was computed with the old ones. Every rank calls
-        it, and none is generating when it begins."""
+        it, and none is generating when the weights go."""
         self.stale = True
-        self.weights.agree(None)
-        steps = [
-            lambda: self.weights.rank == 0 and self.server.ask("GET", "/health"),
-            lambda: self.weights.send(self.server, named_parameters),
-            lambda: self.weights.rank == 0 and self._reset_caches(),
-        ]
-        for step in steps:
-            self.weights.agree(_failure(step))
+        _on_all_ranks(lambda: global_rank() == 0 and self.server.ask("GET", "/health"))
+        _on_all_ranks(lambda: self.weights.send(self.server, named_parameters))
+        _on_all_ranks(lambda: global_rank() == 0 and self._reset_caches())
         self.stale = False
 
     def _reset_caches(self) -> None:
@@ -207,7 +182,7 @@ class VLLMServerEngine:
             EngineError: it is not back in time.
         """
         self.stale = True
-        self.weights = make_weights(self.model, self.settings)
+        self.weights = self._make_weights()
         end = time.monotonic() + self.settings.timeout
         while True:
             try:
@@ -219,12 +194,34 @@ class VLLMServerEngine:
             time.sleep(1.0)
 
 
-class Server:
-    """The vLLM server, which is asked for things.
+def _reader(model: EngineModel) -> PromptReader:
+    """Reads as the server does, without an engine."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    from vllm.engine.arg_utils import EngineArgs
 
-    Args:
-        settings: its url, the longest that it may take, and the variable that holds its API key.
-    """
+    try:
+        settings = {"dtype": model.dtype, "max_model_len": model.max_model_len, **READING}
+        return PromptReader(model, EngineArgs(model.name_or_path, **settings).create_engine_config())
+    except (ValueError, RuntimeError, OSError) as error:
+        raise EngineError(f"vLLM can't read {model.name_or_path}: {error}") from error
+
+
+def _on_all_ranks(step: Callable[[], object]) -> None:
+    """Take a step of a sync, and raise on every rank what went wrong on one; none goes on before all have come here."""
+    failure = None
+    try:
+        step()
+    except EngineError as error:
+        failure = error
+    except Exception as error:
+        failure = EngineError(f"the vLLM server did not take over the weights: {type(error).__name__}: {error}")
+    messages = [message for message in gather(failure and str(failure)) if message is not None]
+    if messages:
+        raise EngineError(messages[0]) from failure
+
+
+class Server:
+    """The vLLM server, which is asked for things."""
 
     def __init__(self, settings: VLLMServerSettings) -> None:
         self.settings = settings
@@ -254,23 +251,3 @@ class Server:
     def gone(self, why: str) -> EngineError:
         """The error of a server that is not there, or no longer."""
         return EngineError(f"no vLLM server answers at {self.settings.url} ({why}): start it, or set model.vllm_server.url")
-
-
-def _failure(step: Callable[[], object]) -> EngineError | None:
-    """What goes wrong in a step of a sync."""
-    try:
-        step()
-    except EngineError as error:
-        return error
-    except Exception as error:
-        return EngineError(f"the vLLM server did not take over the weights: {type(error).__name__}: {error}")
-    return None
-
-
-def make_weights(model: EngineModel, settings: VLLMServerSettings) -> FolderWeights | NCCLWeights:
-    """What brings weights to the server."""
-    if settings.weights == "nccl":
-        return NCCLWeights(model.dtype, settings.url, settings.timeout)
-    if settings.folder is None:
-        raise ValueError("model.vllm_server.weights = folder needs model.vllm_server.folder, e.g. in /dev/shm")
-    return FolderWeights(model.dtype, Path(settings.folder))

@@ -6,13 +6,11 @@ needs a model, and no tensor is read to look at a checkpoint.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from taro.files import remove
 from taro.models.checkpoint import CheckpointError, find_fault, refuse_old
 
 NAME = re.compile(r"step_(\d{6,})\.ckpt")
@@ -37,18 +35,23 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
         wanted: a path; `last`, the newest whole one in `folder`; `auto`, the same, or None where there is none; None.
 
     Raises:
-        CheckpointError: the one that is wanted does not exist or is damaged, or all in the folder are; or it was written by
-            another version.
+        CheckpointError: the one that is wanted is damaged, or all in the folder are; or it was written by another version.
     """
     if wanted is None:
         return None
-    if wanted not in ("last", "auto"):
-        return _require_whole(Path(wanted))
-    paths = list_checkpoints(folder)
-    for path in reversed(paths.values()):
-        fault = _find_fault(path, wanted)
+    named = wanted not in ("last", "auto")
+    paths = [Path(wanted)] if named else list(list_checkpoints(folder).values())
+    for path in reversed(paths):
+        try:
+            refuse_old(path)
+        except CheckpointError as error:  # the format of another version is no damage
+            raise CheckpointError(f"ckpt_path = {wanted}: {error}") from None
+        fault = find_fault(path)
         if fault is None:
-            return path
+            return path.resolve()
+        if named:
+            advice = "name another, or last for the run's newest whole one"
+            raise CheckpointError(f"ckpt_path = {path} is damaged ({fault}): {advice}")
         rank_zero_warn(f"{path} is damaged ({fault}): the checkpoint before it is used")
     if paths:
         raise CheckpointError(f"ckpt_path = {wanted}: all checkpoints in {folder} are damaged; without ckpt_path a run is new")
@@ -59,29 +62,3 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
 
 def none_yet(folder: Path) -> str:
     return f"ckpt_path = last: there is no checkpoint in {folder}; leave ckpt_path out, or set auto, to start a new run"
-
-
-def _require_whole(path: Path) -> Path:
-    if not path.exists():
-        raise CheckpointError(f"ckpt_path = {path}: there is no such checkpoint")
-    fault = _find_fault(path, str(path))
-    if fault is not None:
-        raise CheckpointError(f"ckpt_path = {path} is damaged ({fault}): name another, or last for the run's newest whole one")
-    return path.resolve()
-
-
-def _find_fault(path: Path, wanted: str) -> str | None:
-    """Raises CheckpointError for the format of another version, which is no damage."""
-    try:
-        refuse_old(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"ckpt_path = {wanted}: {error}") from None
-    return find_fault(path)
-
-
-def set_aside(path: Path) -> None:
-    """A damaged checkpoint, under a name that is no checkpoint's."""
-    aside = path.with_name(f"{path.name}{DAMAGED}")
-    if aside.exists():
-        remove(aside)
-    os.replace(path, aside)

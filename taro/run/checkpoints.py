@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -20,11 +20,11 @@ from torch.distributed.checkpoint import CheckpointException
 from taro.distributed import gather
 from taro.files import PART, link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, begin, named_tensors, read_into, reason, write, write_meanwhile
-from taro.models.strategy import ShardedStrategy
+from taro.models.sharding import ShardedStrategy
 from taro.progress import Plan, steps_done
 from taro.ranges import NonNegativeInt, PositiveInt
 from taro.rl.module import GRPOModule
-from taro.run.checkpoint_files import BEST, LAST, checkpoint_path, list_checkpoints, set_aside
+from taro.run.checkpoint_files import BEST, DAMAGED, LAST, checkpoint_path, list_checkpoints
 from taro.run.failures import TooManyFailures
 from taro.run.fit_loop import start_after, validate_now, validation_is_next
 from taro.run.resume import ResumePoint, describe_run
@@ -42,8 +42,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: of the checkpoints (follows `output_dir` and `name`).
-        monitor: what a validation logs and the best step is chosen by; step 0 is the base model, which has no checkpoint.
-        mode: whether more of it is better (`max`), or less (`min`).
+        monitor: what a validation logs and the best step, that with most of it, is chosen by; step 0 is the base model, which
+            has no checkpoint.
         keep_last: newest checkpoints that are kept.
         keep_best: best checkpoints that are kept; one that is also among the last takes no room of its own.
         every_n_steps: save after so many steps, too; None: only before validations.
@@ -54,18 +54,17 @@ class Checkpoints(Checkpoint):
         self,
         folder: str,
         monitor: str = "vtg/mIoU",
-        mode: Literal["max", "min"] = "max",
         keep_last: PositiveInt = 2,
         keep_best: NonNegativeInt = 1,
         every_n_steps: PositiveInt | None = None,
         asynchronous: bool = False,
     ) -> None:
-        self.folder, self.monitor, self.mode = Path(folder), monitor, mode
+        self.folder, self.monitor = Path(folder), monitor
         self.keep_last, self.keep_best, self.every_n_steps = keep_last, keep_best, every_n_steps
         self.asynchronous = asynchronous
         self.resume_from: Path | None = None  # set before training
         self.group: ProcessGroup | None = None  # of all ranks, where there are several
-        self.pending: tuple[Path, Path, Future] | None = None  # what is being written: its name, its name until then
+        self.pending: tuple[Path, Future] | None = None  # what is being written
         self.saved_step = 0  # there is nothing to save before the first step
         self.validation_due = False  # of the step that a run goes on from
         self.scores: dict[int, float] = {}  # by step
@@ -88,15 +87,12 @@ class Checkpoints(Checkpoint):
             if callback.state_key in point.callbacks:
                 callback.load_state_dict(point.callbacks[callback.state_key])
         self.saved_step = point.step
-        self.scores = {step: score for step, score in self._read_scores().items() if step <= point.step}
+        self.read_scores(last=point.step)
         self.validation_due = point.validation_due and point.step not in self.scores
-        data = trainer.datamodule
-        plan = Plan.of(trainer, len(data.samples["train"]), data.prompts_per_step, module.loss.updates)
-        start_after(trainer, point.step, point.optimizer_steps, plan.steps_per_epoch)
+        start_after(trainer, point.step, point.optimizer_steps, Plan.of(trainer, trainer.datamodule, module).steps_per_epoch)
 
     def on_train_start(self, trainer: L.Trainer, module: GRPOModule) -> None:
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._clear_future()
         if self.saved_step > 0:
             self._settle(trainer)  # a killed run may not have come to it
@@ -114,11 +110,9 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, module: GRPOModule) -> None:
-        if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
         self.scores[steps_done(trainer)] = float(trainer.callback_metrics[self.monitor])
         self.validation_due = False
-        self._on_all_ranks(self.folder / SCORES, partial(self._settle, trainer))
+        self._on_all_ranks(trainer, self.folder / SCORES, partial(self._settle, trainer))
 
     def on_train_end(self, trainer: L.Trainer, module: GRPOModule) -> None:
         self.save(trainer)
@@ -134,9 +128,7 @@ class Checkpoints(Checkpoint):
                 self.save(trainer)
             self.finish(trainer)
         elif not isinstance(trainer.strategy, ShardedStrategy):
-            self._finish_alone(trainer)
-            if not in_update:
-                self._save_alone(trainer)
+            self._save_alone(trainer, in_update)
 
     # How
 
@@ -151,20 +143,19 @@ class Checkpoints(Checkpoint):
             return
         self.finish(trainer)
         path = checkpoint_path(self.folder, step)
-        part = path.with_name(f"{path.name}{PART}")
-        self._write(trainer, path, part, partial(begin, part, self._describe(trainer) if trainer.is_global_zero else None))
+        about = self._describe(trainer) if trainer.is_global_zero else None
+        self._on_all_ranks(trainer, path, partial(begin, _part(path), about))
         self.saved_step = step
         if self.asynchronous:
-            self.pending = path, part, write_meanwhile(part, self._tensors(trainer), self.group)
+            self.pending = path, write_meanwhile(_part(path), self._tensors(trainer), self.group)
         else:
-            self._complete(trainer, path, part, partial(write, part, self._tensors(trainer), self.group))
+            self._complete(trainer, path, partial(write, _part(path), self._tensors(trainer), self.group))
 
     def finish(self, trainer: L.Trainer) -> None:
         """Wait for a checkpoint that is being written. Called by all ranks; raises as `save`."""
         if self.pending is not None:
-            path, part, written = self.pending
-            self.pending = None
-            self._complete(trainer, path, part, written.result)
+            (path, written), self.pending = self.pending, None
+            self._complete(trainer, path, written.result)
 
     def _describe(self, trainer: L.Trainer) -> dict[str, Any]:
         """What is no tensor: a run that has done whole steps and nothing else, wherever in its loops it is."""
@@ -181,52 +172,17 @@ class Checkpoints(Checkpoint):
         (optimizer,) = trainer.optimizers
         return named_tensors(trainer.lightning_module.policy.trained_weights(), optimizer)
 
-    def _complete(self, trainer: L.Trainer, path: Path, part: Path, write: Callable[[], Any]) -> None:
-        self._write(trainer, path, part, write)
-        self._on_all_ranks(path, partial(self._publish, trainer, part, path))
+    def _complete(self, trainer: L.Trainer, path: Path, write: Callable[[], Any]) -> None:
+        self._on_all_ranks(trainer, path, write)
+        self._on_all_ranks(trainer, path, partial(self._publish, trainer, path))
 
-    def _write(self, trainer: L.Trainer, path: Path, part: Path, action: Callable[[], Any]) -> None:
-        """Nothing is left of what can't be written whole."""
-        try:
-            self._on_all_ranks(path, action)
-        except CheckpointError:
-            if trainer.is_global_zero:
-                remove(part)
-            raise
-
-    def _publish(self, trainer: L.Trainer, part: Path, path: Path) -> None:
+    def _publish(self, trainer: L.Trainer, path: Path) -> None:
         if trainer.is_global_zero:
-            publish(part, path)
+            publish(_part(path), path)
         self._settle(trainer)
 
-    def _finish_alone(self, trainer: L.Trainer) -> None:
-        """Other ranks don't come here with this one, which must not wait for their training; what they write goes on."""
-        if self.pending is not None:
-            path, part, written = self.pending
-            written.result()
-            if trainer.is_global_zero:
-                publish(part, path)
-                link(path, LAST)
-
-    def _save_alone(self, trainer: L.Trainer) -> None:
-        step = steps_done(trainer)
-        path = checkpoint_path(self.folder, step)
-        if step == self.saved_step or path.exists():
-            return
-        part = path.with_name(f"{path.name}{PART}{trainer.global_rank}")
-        begin(part, self._describe(trainer))
-        write(part, self._tensors(trainer), None, alone=True)
-        try:
-            publish(part, path)
-        except OSError:
-            if not path.exists():
-                raise
-            remove(part)  # another rank has written the same meanwhile
-        link(path, LAST)
-        self.saved_step = step
-
-    def _on_all_ranks(self, path: Path, action: Callable[[], None]) -> None:
-        """Do it on each rank; what keeps one of them from it is an error on all.
+    def _on_all_ranks(self, trainer: L.Trainer, path: Path, action: Callable[[], Any]) -> None:
+        """Do it on each rank; what keeps one of them from it is an error on all. Of what can't be written whole nothing stays.
 
         Raises:
             CheckpointError: names `path`, the reason, and the checkpoint that there is.
@@ -238,32 +194,59 @@ class Checkpoints(Checkpoint):
             error = caught
         reasons = [text for text in gather(None if error is None else reason(error)) if text is not None]
         if reasons:
+            if trainer.is_global_zero:
+                remove(_part(path))
             kept = list(list_checkpoints(self.folder).values())
             left = f"the newest whole checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint"
             raise CheckpointError(f"{path} can't be written ({reasons[0]}): {left}") from error
+
+    def _save_alone(self, trainer: L.Trainer, in_update: bool) -> None:
+        """Other ranks don't come here with this one, which must not wait for their training; what they write goes on."""
+        if self.pending is not None:
+            path, written = self.pending
+            written.result()
+            if trainer.is_global_zero:
+                publish(_part(path), path)
+                link(path, LAST)
+        step = steps_done(trainer)
+        path = checkpoint_path(self.folder, step)
+        if in_update or step == self.saved_step or path.exists():
+            return
+        part = path.with_name(f"{path.name}{PART}{trainer.global_rank}")
+        begin(part, self._describe(trainer))
+        write(part, self._tensors(trainer), None, alone=True)
+        try:
+            publish(part, path)
+        except OSError:
+            if not path.exists():
+                raise
+            remove(part)  # another rank has written the same meanwhile
+        link(path, LAST)
 
     # Which
 
     @property
     def best_step(self) -> int | None:
         """Of those that there are, step 0 among them; None where nothing was validated."""
-        best = self._best([0, *list_checkpoints(self.folder)])
-        return best[0] if best else None
+        return next(iter(self._best([0, *list_checkpoints(self.folder)])), None)
 
-    def read_earlier_scores(self) -> None:
-        """Those in the run's folder, for a validation before its checkpoint is loaded."""
-        self.scores = self._read_scores()
+    def read_scores(self, last: float = math.inf) -> None:
+        """Those in the run's folder, of this metric and up to the step `last`."""
+        path = self.folder / SCORES
+        stored = json.loads(path.read_text()) if path.is_file() else {"monitor": None, "scores": {}}
+        scores = {int(step): score for step, score in stored["scores"].items() if int(step) <= last}
+        self.scores = scores if stored["monitor"] == self.monitor else {}
 
     def _best(self, steps: Iterable[int]) -> list[int]:
         """The steps whose validation is over, best first, of equal ones the later."""
-        sign = -1 if self.mode == "max" else 1
         scored = [step for step in steps if not math.isnan(self.scores.get(step, math.nan))]
-        return sorted(scored, key=lambda step: (sign * self.scores[step], -step))
+        return sorted(scored, key=lambda step: (self.scores[step], step), reverse=True)
 
     def _settle(self, trainer: L.Trainer) -> None:
         """Write down the scores, show which checkpoints are the last and the best, and delete those that are neither."""
         if not trainer.is_global_zero:
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / SCORES, json.dumps({"monitor": self.monitor, "scores": self.scores}, indent=1) + "\n")
         paths = list_checkpoints(self.folder)
         last, best = list(paths)[-self.keep_last :], self._best(paths)[: self.keep_best]
@@ -279,11 +262,9 @@ class Checkpoints(Checkpoint):
         remove_parts(self.folder)
         for step, path in list_checkpoints(self.folder).items():
             if step > self.saved_step:
-                set_aside(path)
+                publish(path, path.with_name(f"{path.name}{DAMAGED}"))
 
-    def _read_scores(self) -> dict[int, float]:
-        path = self.folder / SCORES
-        if not path.is_file():
-            return {}
-        stored = json.loads(path.read_text())
-        return {int(step): score for step, score in stored["scores"].items() if stored["monitor"] == self.monitor}
+
+def _part(path: Path) -> Path:
+    """Its name until it is whole."""
+    return path.with_name(f"{path.name}{PART}")

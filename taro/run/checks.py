@@ -18,14 +18,17 @@ from taro.models.families import ModelError, load_config, torch_dtype
 from taro.models.packing import largest_group
 from taro.progress import Plan
 from taro.prompts import build_request
+from taro.rl.rewards.choose import RewardError, Rewards
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
 from taro.video.load import VideoSettings
 
-ATTENTIONS = (SHARED_PREFIX, FLEX, "sdpa", "eager")  # those that take a pack's layouts or its mask
-STRATEGIES = ("auto", "ddp", "single_device", "fsdp2")
-PRECISIONS = ("32-true", "bf16-mixed", "32", 32, "bf16", None)
+ALLOWED = {
+    "trainer.precision": ("32-true", "bf16-mixed"),
+    "trainer.strategy": ("auto", "ddp", "fsdp2", "fsdp2_sync_each_pack", "single_device"),
+    "model.attention": (SHARED_PREFIX, FLEX, "sdpa", "eager"),  # those that take a pack's layouts or its mask
+}
 ENVIRONMENT = "environment.json"  # the first file of a run's folder
 RUN_FILES = (ENVIRONMENT, f"{ENVIRONMENT}{PART}", "checkpoints")  # a folder that has none of them is no run's
 
@@ -36,24 +39,32 @@ class ConfigError(TaroError):
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
-    parts = (_conflicts, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
+    parts = (_conflicts, _rewards, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
     return [problem for part in parts for problem in part(config)]
 
 
 def list_plan_problems(config: Namespace, plan: Plan) -> list[str]:
     """What can't work with so many steps, known when the samples are read."""
     warmup = config.model.optimizer.warmup_steps
-    if 0 < warmup >= plan.steps > 0:
-        return [
-            f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
-            "or raise trainer.max_epochs or trainer.max_steps"
-        ]
-    return []
+    if not 0 < warmup >= plan.steps > 0:
+        return []
+    return [
+        f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
+        "or raise trainer.max_epochs or trainer.max_steps"
+    ]
 
 
 def list_notes(config: Namespace) -> list[str]:
     """What works and is worth knowing before the run."""
-    return list(_large_groups(config))
+    model = config.model
+    largest = largest_group(model.group_size, model.sampling.max_tokens, config.data.grounding.max_prompt_tokens)
+    if largest <= model.pack_tokens:
+        return []
+    return [
+        f"a group may have up to {largest} tokens (data.grounding.max_prompt_tokens + model.group_size * "
+        f"model.sampling.max_tokens), more than model.pack_tokens = {model.pack_tokens}: it has a pass of its own, for "
+        "which memory must be enough (python -m taro.run.memory_plan says how much). To save memory, lower one of the three"
+    ]
 
 
 def run_folder(config: Namespace) -> Path:
@@ -70,14 +81,11 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     model, data, trainer = config.model, config.data, config.trainer
     if model.rollout_rows < model.group_size:
         yield f"model.rollout_rows = {model.rollout_rows} is below model.group_size = {model.group_size}: raise it"
-    yield from trainer_problems(trainer)
-    if trainer.precision not in PRECISIONS:
-        yield f"trainer.precision = {trainer.precision}: allowed are 32-true and bf16-mixed"
-    if isinstance(trainer.strategy, str) and not trainer.strategy.startswith(STRATEGIES):
-        yield f"trainer.strategy = {trainer.strategy}: allowed are auto, ddp and fsdp2"
-    if model.attention not in ATTENTIONS:
-        yield f"model.attention = {model.attention}: allowed are {', '.join(ATTENTIONS)}"
-    if model.attention == FLEX and (trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+    for name, allowed in ALLOWED.items():
+        if isinstance(config[name], str) and config[name] not in allowed:
+            yield f"{name} = {config[name]}: allowed are {', '.join(allowed)}"
+    no_gpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    if model.attention == FLEX and no_gpu:
         yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
     if model.optimizer.schedule != "constant" and trainer.max_epochs == trainer.max_steps == -1:
         yield (
@@ -88,17 +96,15 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield "model.sampling.temperature = 0.0: must be above 0 in training: all completions of a group would be the same"
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
-    if model.engine != "native" and not vllm_is_installed():
-        yield f"model.engine = {model.engine}: vLLM is not installed; pip install -e '.[vllm]', or set native"
-    if model.engine == "vllm":
-        yield from _vllm(config)
-    if model.engine == "vllm_server":
-        yield from _vllm_server(config)
-    if model.lora is not None:
-        yield from _lora(config)
-    reward = model.temporal_reward
     sharded = str(trainer.strategy).startswith("fsdp2")
-    if sharded and reward is not None and reward.permutation == "completion":
+    if model.lora is not None and not peft_is_installed():
+        yield "model.lora needs peft: pip install -e '.[lora]', or set it to null"
+    if model.lora is not None and sharded:
+        yield (
+            f"model.lora with trainer.strategy = {trainer.strategy}: set ddp or auto; adapters are small, and each GPU has the "
+            "rest"
+        )
+    if sharded and model.temporal_reward is not None and model.temporal_reward.permutation == "completion":
         yield (
             "model.temporal_reward.permutation = completion: where weights are sharded (trainer.strategy = "
             f"{trainer.strategy}) all ranks need equally many passes; set group"
@@ -106,45 +112,37 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
-    budgets = [("max_prompt_tokens", "video"), ("evaluation_max_prompt_tokens", "evaluation_video")]
-    for limit, video in budgets:
+    for limit, video in (("max_prompt_tokens", "video"), ("evaluation_max_prompt_tokens", "evaluation_video")):
         allowed, settings = data.grounding[limit], data.grounding[video]
         if settings is not None and allowed <= settings.max_tokens:
             yield (
                 f"data.grounding.{limit} = {allowed} leaves no room beside data.grounding.{video}.max_tokens = "
                 f"{settings.max_tokens}: raise the one or lower the other"
             )
+    if model.engine != "native" and not vllm_is_installed():
+        yield f"model.engine = {model.engine}: vLLM is not installed; pip install -e '.[vllm]', or set native"
+    if model.engine == "vllm":
+        yield from _vllm(config, ranks)
+    if model.engine == "vllm_server":
+        yield from _vllm_server(model.vllm_server, no_gpu)
 
 
-def _large_groups(config: Namespace) -> Iterator[str]:
-    model = config.model
-    largest = largest_group(model.group_size, model.sampling.max_tokens, config.data.grounding.max_prompt_tokens)
-    if largest > model.pack_tokens:
-        yield (
-            f"a group may have up to {largest} tokens (data.grounding.max_prompt_tokens + model.group_size * "
-            f"model.sampling.max_tokens), more than model.pack_tokens = {model.pack_tokens}: it has a pass of its own, for "
-            "which memory must be enough (python -m taro.run.memory_plan says how much). To save memory, lower one of the three"
-        )
+def _rewards(config: Namespace) -> Iterator[str]:
+    for name, value in config.model.rewards.items():
+        try:
+            Rewards({name: value})
+        except RewardError as error:
+            yield f"model.rewards: {error}"
 
 
-def _lora(config: Namespace) -> Iterator[str]:
-    if not peft_is_installed():
-        yield "model.lora needs peft: pip install -e '.[lora]', or set it to null"
-    strategy = str(config.trainer.strategy)
-    if strategy.startswith("fsdp2"):
-        yield f"model.lora with trainer.strategy = {strategy}: set ddp or auto; adapters are small, and each GPU has the rest"
-
-
-def _vllm(config: Namespace) -> Iterator[str]:
-    model, grounding = config.model, config.data.grounding
-    devices = config.trainer.devices
+def _vllm(config: Namespace, ranks: int) -> Iterator[str]:
+    model, grounding, devices = config.model, config.data.grounding, config.trainer.devices
     if isinstance(devices, list) and devices != list(range(len(devices))):
         yield f"trainer.devices = {devices}: vLLM takes the first GPUs it sees; set CUDA_VISIBLE_DEVICES, and a number here"
-    ranks, size = count_devices(devices) * (config.trainer.num_nodes or 1), model.vllm.tensor_parallel_size
-    if ranks % size and devices not in ("auto", -1, "-1"):
+    if ranks % model.vllm.tensor_parallel_size and devices not in ("auto", -1, "-1"):
         yield (
-            f"model.vllm.tensor_parallel_size = {size}: in training so many ranks share an engine, and there are {ranks}; make "
-            "trainer.devices * trainer.num_nodes a multiple"
+            f"model.vllm.tensor_parallel_size = {model.vllm.tensor_parallel_size}: in training so many ranks share an engine, "
+            f"and there are {ranks}; make trainer.devices * trainer.num_nodes a multiple"
         )
     prompts = max(grounding.max_prompt_tokens, grounding.evaluation_max_prompt_tokens)
     needed = prompts + max(model.sampling.max_tokens, model.evaluation_max_tokens)
@@ -156,13 +154,12 @@ def _vllm(config: Namespace) -> Iterator[str]:
         )
 
 
-def _vllm_server(config: Namespace) -> Iterator[str]:
-    server = config.model.vllm_server
+def _vllm_server(server: Namespace, no_gpu: bool) -> Iterator[str]:
     if not server.url.startswith(("http://", "https://")):
         yield f"model.vllm_server.url = {server.url}: must start with http:// or https://"
     if server.weights == "folder" and server.folder is None:
         yield "model.vllm_server.weights = folder: name model.vllm_server.folder, which the server sees, too"
-    if server.weights == "nccl" and (config.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+    if server.weights == "nccl" and no_gpu:
         yield "model.vllm_server.weights = nccl needs a GPU here: set folder"
 
 
@@ -187,6 +184,7 @@ def _parts(config: Namespace) -> Iterator[str]:
 def _trainer(config: Namespace) -> Iterator[str]:
     """What Lightning would refuse when it is asked to train, or not at all."""
     trainer, seed = config.trainer, config.seed_everything
+    yield from trainer_problems(trainer)
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
         yield f"seed_everything = {seed}: must be from 0 to {2**32 - 1}"
     if trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line, with_found_configs
+from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line
 from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
 from taro.progress import Plan, ProgressBar, ProgressLines
@@ -129,13 +129,13 @@ class TaroCLI(LightningCLI):
     @cached_property
     def plan(self) -> Plan:
         """Of the steps; known when the samples are read."""
-        data = self.datamodule
-        return Plan.of(self.trainer, len(data.samples["train"]), data.prompts_per_step, self.model.loss.updates)
+        return Plan.of(self.trainer, self.datamodule, self.model)
 
     def check_plan(self) -> None:
         """Raises ConfigError where settings do not fit the number of steps."""
         refuse(list_plan_problems(self.config, self.plan))
 
+    @cached_property
     def resume_point(self) -> ResumePoint | None:
         """Where the run goes on, None for a new run.
 
@@ -160,6 +160,16 @@ class TaroCLI(LightningCLI):
         self.trainer.fit(self.model, self.datamodule)
 
 
+class SettingsAlone(TaroCLI):
+    """Its `config`, of which nothing is checked or made."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        self.config = parser.parse_args(args)
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
 def with_save_dir(arguments: Sequence[str]) -> list[str]:
     """The same arguments; a logger that can't be made without a folder gets the run's, unless it is told another."""
     text = " ".join(arguments).replace("=", " ")
@@ -167,19 +177,16 @@ def with_save_dir(arguments: Sequence[str]) -> list[str]:
     return [*arguments, *(["--trainer.logger.save_dir=."] if named and "save_dir" not in text else [])]
 
 
-def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
+def parse(arguments: Sequence[str] | None = None, kind: type[TaroCLI] = TaroCLI) -> TaroCLI:
     """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run.
 
     Raises:
         SystemExit: help was asked for, or there is no such setting.
         ConfigError: settings that can't work.
     """
-    arguments = with_found_configs(sys.argv[1:] if arguments is None else arguments)
-    answer_at_once(TRAIN, arguments)
-    arguments = with_save_dir(arguments)
-    if not any(argument.split("=")[0] in ("--config", "-c") for argument in arguments):
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    return TaroCLI(
+    files, others = answer_at_once(TRAIN, sys.argv[1:] if arguments is None else arguments)
+    arguments = [*(f"--config={file}" for file in files or [DEFAULT_CONFIG]), *with_save_dir(others)]
+    return kind(
         GRPOModule,
         GroundingDataModule,
         args=arguments,
@@ -194,4 +201,4 @@ def parse(arguments: Sequence[str] | None = None) -> TaroCLI:
 def resolved_config(cli: TaroCLI) -> str:
     """The whole configuration as YAML, every default spelled out."""
     config: Any = cli.config
-    return cli.parser.dump(config, skip_none=False)
+    return cli.parser.dump(config, skip_unset=False)

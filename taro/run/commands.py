@@ -5,8 +5,10 @@ Help, and the answer to a typo, come before the imports that take seconds.
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
+from functools import partial
 
 from taro.command_line import CONFIGS, Command, answer_at_once
 from taro.errors import clean_exit
@@ -23,8 +25,8 @@ Train a Qwen-VL model by GRPO to find when an event happens in a video.
 
     python train.py [--config FILE]... [--SETTING VALUE]...     or taro-train, where TaRO is installed
 
-Several configs are stacked, and flags come last; without a config it is the tiny run. FILE is a path, or the name of one that
-comes along: {CONFIG_NAMES}, and in experiments/ what changes the method.
+Several configs are stacked, and flags hold over them; without a config it is the tiny run. FILE is a path, or the name of one
+that comes along: {CONFIG_NAMES}, and in experiments/ what changes the method.
 The values below are the defaults (with --config, those of that config). --print_config shows all of them as YAML.
 Objects are named by class: --trainer.logger CSVLogger, and --trainer.logger.help CSVLogger shows what it takes.""",
     parts={
@@ -38,7 +40,7 @@ Objects are named by class: --trainer.logger CSVLogger, and --trainer.logger.hel
         "taro.progress:ProgressLines": "progress_lines.",
         "lightning.pytorch.trainer.trainer:Trainer": "trainer.",
     },
-    extra=[Setting("seed_everything", "0", (), "of all that is drawn: samples, rollouts, paths, shuffled frames.", False)],
+    extra=[Setting("seed_everything", 0, "of all that is drawn: samples, rollouts, paths, shuffled frames.")],
     follows={
         "data.name_or_path": "model.name_or_path",
         "data.group_size": "model.group_size",
@@ -62,62 +64,31 @@ Evaluate a model on a benchmark of temporal grounding.
 
 
 def train() -> None:
-    with clean_exit():
-        answer_at_once(TRAIN, sys.argv[1:])
-        from taro.run.train import command
-
-        command()
+    _run("taro.run.train", TRAIN)
 
 
 def evaluate() -> None:
+    _run("taro.run.eval", EVAL)
+
+
+def _run(module: str, command: Command | None = None) -> None:
+    """As `python -m` does, or, where the help is known beforehand, the module's `command`."""
     with clean_exit():
-        answer_at_once(EVAL, sys.argv[1:])
-        from taro.run.eval import command
-
-        command()
-
-
-def caption() -> None:
-    _run("taro.prepare.caption")
+        if command is None:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            answer_at_once(command, sys.argv[1:])
+            importlib.import_module(module).command()
 
 
-def difficulty() -> None:
-    _run("taro.prepare.difficulty")
-
-
-def check() -> None:
-    _run("taro.prepare.check")
-
-
-def compare() -> None:
-    _run("taro.evaluation.compare")
-
-
-def convert() -> None:
-    _run("taro.prepare.convert")
-
-
-def export() -> None:
-    _run("taro.models.export")
-
-
-def memory_plan() -> None:
-    _run("taro.run.memory_plan")
-
-
-def score_qvhighlights() -> None:
-    _run("taro.evaluation.qvhighlights")
-
-
-def synthetic() -> None:
-    _run("taro.synthetic")
-
-
-def tiny_model() -> None:
-    _run("taro.synthetic.tiny")
-
-
-def _run(module: str) -> None:
-    """As `python -m` does."""
-    with clean_exit():
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+caption = partial(_run, "taro.prepare.caption")
+check = partial(_run, "taro.prepare.check")
+compare = partial(_run, "taro.evaluation.compare")
+convert = partial(_run, "taro.prepare.convert")
+difficulty = partial(_run, "taro.prepare.difficulty")
+export = partial(_run, "taro.models.export")
+memory_plan = partial(_run, "taro.run.memory_plan")
+rewards = partial(_run, "taro.rl.rewards")
+score_qvhighlights = partial(_run, "taro.evaluation.qvhighlights")
+synthetic = partial(_run, "taro.synthetic")
+tiny_model = partial(_run, "taro.synthetic.tiny")

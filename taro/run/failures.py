@@ -1,4 +1,4 @@
-"""Ends a run that trains, or chooses its checkpoint, on too small a part of its data."""
+"""Ends a run that trains, or chooses its checkpoint, on too small a part of its data, and warns of one that learns nothing."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 
 from taro.data.examples import GroundingExample
 from taro.distributed import gather
 from taro.errors import TaroError
+from taro.messages import LINES_SHOWN
 from taro.progress import Plan
 from taro.ranges import PositiveInt, Share
-
-LISTED = 20
 
 
 class TooManyFailures(TaroError):
@@ -28,15 +28,15 @@ class Failures:
 
     seen: int = 0  # samples, each time that they came
     failed: int = 0
-    first: list[str] = field(default_factory=list)  # lines about the first LISTED
+    first: list[str] = field(default_factory=list)  # lines about the first LINES_SHOWN
 
     def add(self, batch: Sequence[GroundingExample]) -> None:
         """Called by all ranks, each with its own samples."""
         lines = [f"{example.sample.id}: {example.failure}" for example in batch if example.failure is not None]
-        for seen, failed, first in gather((len(batch), len(lines), lines[:LISTED])):
+        for seen, failed, first in gather((len(batch), len(lines), lines[:LINES_SHOWN])):
             self.seen += seen
             self.failed += failed
-            self.first = [*self.first, *first][:LISTED]
+            self.first = [*self.first, *first][:LINES_SHOWN]
 
 
 class FailureLimit(L.Callback):
@@ -56,11 +56,9 @@ class FailureLimit(L.Callback):
         self.training, self.validation = Failures(), Failures()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        data = trainer.datamodule
-        samples = len(data.samples["train"])
-        plan = Plan.of(trainer, samples, data.prompts_per_step, module.loss.updates)
+        plan = Plan.of(trainer, trainer.datamodule, module)
         # An epoch leaves out what fills no step.
-        self.enough = min(self.at_least, plan.steps_per_epoch * data.prompts_per_step, plan.steps * data.prompts_per_step)
+        self.enough = min(self.at_least, min(plan.steps_per_epoch, plan.steps) * trainer.datamodule.prompts_per_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Any], batch: list[Any], batch_idx: int
@@ -84,22 +82,40 @@ class FailureLimit(L.Callback):
         self._refuse(self.validation, "validation samples", "data.validation_file")
 
     def _refuse(self, failures: Failures, samples: str, file: str) -> None:
-        if failures.failed > self.largest_share * failures.seen:
-            raise TooManyFailures(self.describe(failures, samples, file))
-
-    def describe(self, failures: Failures, samples: str, file: str) -> str:
-        """What failed, and what to do about it."""
-        first, count = failures.first, failures.failed
-        more = [f"and {count - len(first)} more"] if count > len(first) else []
-        share = f"{count} of {failures.seen} {samples} gave no prompt, more than {self.largest_share:.0%}:"
-        advice = (
-            f"All are in {self.folder / 'failed.jsonl'}. Mend them or take them out of {file}, or raise "
-            "failure_limit.largest_share."
-        )
-        return "\n".join(["\n- ".join([share, *first, *more]), advice])
+        seen, failed, first = failures.seen, failures.failed, failures.first
+        if failed > self.largest_share * seen:
+            more = [f"and {failed - len(first)} more"] if failed > len(first) else []
+            head = f"{failed} of {seen} {samples} gave no prompt, more than {self.largest_share:.0%}:"
+            advice = f"Mend them or take them out of {file}, or raise failure_limit.largest_share."
+            listed = "\n- ".join([head, *first, *more])
+            raise TooManyFailures(f"{listed}\nAll are in {self.folder / 'failed.jsonl'}. {advice}")
 
     def state_dict(self) -> dict[str, Any]:
         return vars(self.training).copy()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.training = Failures(**state_dict)
+
+
+class SignalWatch(L.Callback):
+    """A step whose groups all have equal rewards teaches nothing: many in a row are a mistake, or all there was to learn.
+
+    Args:
+        patience: such steps in a row before each warning.
+    """
+
+    def __init__(self, patience: int = 10) -> None:
+        self.patience, self.silent = patience, 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.silent = self.silent + 1 if metrics.get("frac_reward_zero_std", 1.0) == 1.0 else 0
+        if self.silent and self.silent % self.patience == 0:
+            rewards = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items() if name.startswith("rewards/"))
+            rank_zero_warn(
+                f"in the last {self.silent} steps all completions of each group got the same reward: nothing was learned. "
+                f"Now {rewards}; completions/clipped_ratio {metrics.get('completions/clipped_ratio', float('nan')):.2f}, "
+                f"data/failed {metrics.get('data/failed', float('nan')):.0f}. Read the last rollouts: are answers cut off "
+                "(model.sampling.max_tokens), in another format than the prompt asks for (data.grounding.prompt), all right "
+                "or all wrong (choose samples by difficulty), or all alike (model.sampling.temperature)?"
+            )

@@ -9,28 +9,26 @@ import platform
 import re
 import subprocess
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from rich.console import Console
-from rich.table import Table
 
 from taro.command_line import program
 from taro.evaluation.registry import load_benchmarks
 from taro.files import write_text
 from taro.jsonl import list_differences
-from taro.lock import FolderLock
+from taro.lock import lock_file
+from taro.messages import print_table
 from taro.progress import Plan
 from taro.run.checks import ENVIRONMENT, ConfigError
 
 DISTRIBUTION = "taro-vtg"  # of this package, see setup.cfg
 PACKAGES = (DISTRIBUTION, "torch", "transformers", "lightning", "torchmetrics", "av", "decord", "vllm")
 SUMMARY, BEFORE, FAILED = "summary.json", "before.json", "failed.jsonl"
-NOT_SETTINGS = ("ckpt_path",)  # that is another in every resume
 
 
 def lock_folder(folder: Path) -> AbstractContextManager[object]:
@@ -44,53 +42,61 @@ def lock_folder(folder: Path) -> AbstractContextManager[object]:
         return nullcontext()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return FolderLock(folder.with_name(f".{folder.name}.lock"), folder, "wait for its end, or give this run another name")
+        return lock_file(folder.with_name(f".{folder.name}.lock"), folder, "wait for its end, or give this run another name")
     except OSError as error:
         raise ConfigError(f"output_dir = {folder.parent}: can't be written to ({error.strerror})") from None
 
 
 @rank_zero_only
-def prepare_folder(folder: Path, resuming: bool) -> None:
-    """Make the folder. An earlier run of the same name is kept, under a name with its time, unless it is gone on with."""
-    if folder.exists() and not resuming and any(folder.iterdir()):
-        kept = _free_name(folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
+def prepare_folder(folder: Path, config: str, step: int | None) -> None:
+    """Make the folder, with every setting (`config.yaml`), the commit and the package versions (`environment.json`).
+
+    Args:
+        config: the settings as YAML.
+        step: that the run goes on after; None: an earlier run of the same name is kept, under a name with its time.
+    """
+    if step is not None:
+        _drop_records_after(folder, step)
+        _keep_config(folder, config, step)
+    elif folder.exists() and any(folder.iterdir()):
+        named = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        numbered = (named.with_name(f"{named.name}-{number}") for number in itertools.count(2))
+        kept = next(path for path in itertools.chain([named], numbered) if not path.exists())
         os.replace(folder, kept)
         print(f"the earlier run in {folder} is kept as {kept}")
     folder.mkdir(parents=True, exist_ok=True)
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    environment = {"git_commit": _git_commit(), "python": platform.python_version(), "packages": versions}
+    write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+    write_text(folder / "config.yaml", config)
 
 
-def _free_name(path: Path) -> Path:
-    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(name for name in itertools.chain([path], numbered) if not name.exists())
-
-
-@rank_zero_only
-def drop_records_after(folder: Path, step: int) -> None:
+def _drop_records_after(folder: Path, step: int) -> None:
     """Of steps that are made again: their rollouts, and what failed in them or was skipped."""
     for path in (*folder.glob("rollouts/step_*"), *folder.glob("skipped/step_*")):
         if int(re.match(r"step_(\d+)", path.name)[1]) > step:
             path.unlink()
-    failed = folder / FAILED
-    if failed.is_file():
-        lines = [line for line in failed.read_text().splitlines() if line.endswith("}")]  # a last one may be cut off
-        kept = [line for line in lines if not _is_after(json.loads(line)["step"], step)]
-        write_text(failed, "".join(f"{line}\n" for line in kept))
+    if (folder / FAILED).is_file():
+        kept = [row for row in _read_failed(folder) if not isinstance(row["step"], int) or row["step"] <= step]
+        write_text(folder / FAILED, "".join(f"{json.dumps(row)}\n" for row in kept))
 
 
-def _is_after(when: int | str, step: int) -> bool:
-    """`when`: a step, or which evaluation."""
-    return isinstance(when, int) and when > step
+def _read_failed(folder: Path) -> list[dict[str, Any]]:
+    """Samples that gave no prompt, each with its `step`, or which evaluation it was; a last line may be cut off."""
+    path = folder / FAILED
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-@rank_zero_only
-def keep_config(folder: Path, config: str, step: int) -> None:
-    """Where a run goes on after so many steps with other settings: print which, and keep the `config.yaml` until then."""
+def _keep_config(folder: Path, config: str, step: int) -> None:
+    """Print which settings are others now, and keep the `config.yaml` until then."""
     path = folder / "config.yaml"
-    if not path.is_file():
-        return
-    earlier = path.read_text()
+    earlier = path.read_text() if path.is_file() else config
     differences = list_differences(yaml.safe_load(earlier) or {}, yaml.safe_load(config))
-    lines = [f"- {name}: {there} -> {here}" for name, (there, here) in differences.items() if name not in NOT_SETTINGS]
+    lines = [f"- {name}: {there} -> {here}" for name, (there, here) in differences.items() if name != "ckpt_path"]
     if lines:
         kept = folder / f"config.step_{step}.yaml"
         if not kept.exists():  # else no step that is left was made with what is there now
@@ -98,29 +104,11 @@ def keep_config(folder: Path, config: str, step: int) -> None:
         print("\n".join([f"settings that are others after step {step} (those until then are kept in {kept}):", *lines]))
 
 
-@rank_zero_only
-def write_environment(folder: Path, config: str) -> None:
-    """`config.yaml` with every setting, `environment.json` with commit and package versions."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    environment = {"git_commit": git_commit(), "python": platform.python_version(), "packages": versions}
-    write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
-    write_text(folder / "config.yaml", config)
-
-
-def git_commit() -> str | None:
+def _git_commit() -> str | None:
     """The commit of the code, with `-dirty` where the tree differs from it; None outside of a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @rank_zero_only
@@ -136,32 +124,23 @@ def read_before(folder: Path, about: dict) -> dict | None:
     return stored["metrics"] if stored["about"] == about else None
 
 
-def count_failed(folder: Path) -> dict[str, int]:
-    """Samples that gave no prompt, each once, of training, validation and test."""
-    path = folder / FAILED
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # other ranks may be writing
-    ids: dict[str, set[str]] = {"training": set(), "validation": set(), "test": set()}
-    for row in rows:
-        ids["training" if isinstance(row["step"], int) else row["step"]].add(row["id"])
-    return {when: len(found) for when, found in ids.items()}
-
-
-def make_summary(before: dict, after: dict, best: dict, failed: dict[str, int], steps: int, seconds: float) -> dict:
-    """What `summary.json` holds: metrics under their own names, without the logger's prefix.
+def write_summary(folder: Path, before: dict, after: dict, best: dict, steps: int, seconds: float) -> dict:
+    """What `summary.json` holds: metrics under their own names, without the logger's prefix, and how many samples gave no
+    prompt, each counted once.
 
     Args:
         best: the step whose weights are exported and its score in validation.
-        failed: see `count_failed`.
     """
     parts = {"before": before, "after": after}
     named = {part: {name.removeprefix("test/"): value for name, value in parts[part].items()} for part in parts}
-    return named | {"best": best, "failed": failed, "steps": steps, "seconds": seconds}
-
-
-@rank_zero_only
-def write_summary(folder: Path, summary: dict) -> None:
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    failed: dict[str, set[str]] = {"training": set(), "validation": set(), "test": set()}
+    for row in _read_failed(folder):
+        failed["training" if isinstance(row["step"], int) else row["step"]].add(row["id"])
+    counts = {when: len(ids) for when, ids in failed.items()}
+    summary = named | {"best": best, "failed": counts, "steps": steps, "seconds": seconds}
+    if rank_zero_only.rank == 0:
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
 
 
 def read_summary(folder: Path, steps: int, tested: bool) -> dict | None:
@@ -180,6 +159,28 @@ def print_finished(folder: Path, step: int, plan: Plan) -> None:
 
 
 @rank_zero_only
+def print_summary(summary: dict) -> None:
+    """Steps and time, the metrics before and after as a table where there are any, and which step was exported."""
+    print(f"{summary['steps']} steps, {summary['seconds']:.0f} s")
+    if summary["before"]:
+        pairs = {name: (before, summary["after"][name]) for name, before in summary["before"].items()}
+        rows = ([name, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"] for name, (before, after) in pairs.items())
+        print_table(["held-out", "before", "after", "change"], rows)
+    step = summary["best"]["step"]
+    monitor, score = next((name, value) for name, value in summary["best"].items() if name != "step")
+    if score is None:
+        print(f"hf/ is step {step} of {summary['steps']}, the last one: nothing was validated")
+    elif step == 0:
+        print(f"hf/ is the base model: no step scored more than its {monitor} {score:.3f} in validation")
+    else:
+        print(f"hf/ is step {step} of {summary['steps']}, the best in validation: {monitor} {score:.3f}")
+    failed = {when: count for when, count in summary["failed"].items() if count}
+    if failed:
+        parts = ", ".join(f"{count} of {when}" for when, count in failed.items())
+        print(f"{sum(failed.values())} samples failed ({parts}): see {FAILED} in the run's folder")
+
+
+@rank_zero_only
 def print_next(folder: Path, test_file: str | None) -> None:
     """Where the run is, and what to do with its model."""
     model = folder / "hf"
@@ -187,39 +188,3 @@ def print_next(folder: Path, test_file: str | None) -> None:
     names = [one.name for one in load_benchmarks() if test_file is not None and Path(one.annotations) == Path(test_file)]
     samples = f"--dataset {names[0]}" if names else f"--annotations {test_file or 'FILE'}"
     print(f"next: {program('eval')} {samples} --model {model} --output outputs/eval/{folder.name}")
-
-
-@rank_zero_only
-def print_summary(summary: dict) -> None:
-    """Steps and time, the metrics before and after as a table where there are any, and which step was exported."""
-    title = f"{summary['steps']} steps, {summary['seconds']:.0f} s"
-    if summary["before"]:
-        Console().print(_compare(title, summary))
-    else:
-        print(title)
-    if "best" in summary:
-        print(describe_best(summary["best"], summary["steps"]))
-    failed = {when: count for when, count in summary.get("failed", {}).items() if count}
-    if failed:
-        parts = ", ".join(f"{count} of {when}" for when, count in failed.items())
-        print(f"{sum(failed.values())} samples failed ({parts}): see {FAILED} in the run's folder")
-
-
-def describe_best(best: dict[str, Any], steps: int) -> str:
-    """Which step `hf/` is, and how it scored."""
-    (monitor, score), step = next((name, value) for name, value in best.items() if name != "step"), best["step"]
-    if score is None:
-        return f"hf/ is step {step} of {steps}, the last one: nothing was validated"
-    if step == 0:
-        return f"hf/ is the base model: no step scored more than its {monitor} {score:.3f} in validation"
-    return f"hf/ is step {step} of {steps}, the best in validation: {monitor} {score:.3f}"
-
-
-def _compare(title: str, summary: dict) -> Table:
-    table = Table(title=title)
-    for column in ("held-out", "before", "after", "change"):
-        table.add_column(column, justify="left" if column == "held-out" else "right")
-    for name, before in summary["before"].items():
-        after = summary["after"][name]
-        table.add_row(name, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
-    return table

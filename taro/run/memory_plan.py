@@ -14,24 +14,19 @@ N ranks, L layers, S tokens of a pack, D hidden, I intermediate size, V vocabula
 from __future__ import annotations
 
 import argparse
-import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.table import Table
+from jsonargparse import Namespace
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from taro.command_line import Parser, find_config, unknown_keys, unknown_names
+from taro.command_line import Parser
 from taro.errors import clean_exit
+from taro.messages import print_table
 from taro.models.families import load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
-from taro.run.commands import BASE_CONFIG, TRAIN
-from taro.signatures import REQUIRED
+from taro.run.cli import SettingsAlone, parse
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -46,36 +41,27 @@ class Shape:
     layer: int  # of one decoder layer
     layers: int
     head: int  # embeddings, norm and LM head, tied ones once
-    hidden: int
-    intermediate: int
-    vocabulary: int
+    text: PreTrainedConfig  # of the decoder
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
         with parameters_on_meta():
             model = AutoModelForImageTextToText.from_config(config)
-        decoder, text = model.model.language_model, config.text_config
-        tower, layer = _count(model.model.visual), _count(decoder.layers[0])
-        return cls(
-            tower=tower,
-            layer=layer,
-            layers=len(decoder.layers),
-            head=_count(model) - tower - layer * len(decoder.layers),
-            hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
-            vocabulary=text.vocab_size,
-        )
+        layers = model.model.language_model.layers
+        tower, layer = _count(model.model.visual), _count(layers[0])
+        return cls(tower, layer, len(layers), _count(model) - tower - layer * len(layers), config.text_config)
 
     @property
     def decoder(self) -> int:
         """With embeddings and head."""
         return self.layer * self.layers + self.head
 
-    def adapters(self, config: PreTrainedConfig, rank: int) -> int:
+    def adapters(self, rank: int) -> int:
         """Of LoRA adapters on all linear layers of the decoder."""
-        text = config.text_config
+        text = self.text
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        queries, keys, d, i = head * text.num_attention_heads, head * text.num_key_value_heads, self.hidden, self.intermediate
+        queries, keys = head * text.num_attention_heads, head * text.num_key_value_heads
+        d, i = text.hidden_size, text.intermediate_size
         sides = [(d, queries), (d, keys), (d, keys), (queries, d), (d, i), (d, i), (i, d)]
         return self.layers * rank * sum(a + b for a, b in sides)
 
@@ -84,15 +70,15 @@ def _count(module: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def plan(settings: DictConfig, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
+def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
     """GiB of each GPU, by what takes them, during the update and during rollouts."""
     model, shape = settings.model, Shape.of(config)
-    lora = OmegaConf.select(model, "lora")
+    lora = model.lora
     sharded = settings.trainer.strategy.startswith("fsdp2")
     ranks = gpus if sharded else 1
     own = BYTES[model.dtype]
     computed = 2 if settings.trainer.precision == "bf16-mixed" else own
-    trained = shape.decoder if lora is None else shape.adapters(config, OmegaConf.select(lora, "rank", default=64))
+    trained = shape.decoder if lora is None else shape.adapters(lora.rank)
     weights = (shape.decoder + shape.tower) * own + (0 if lora is None else trained * 4)
     trained_bytes = own if lora is None else 4
     kept = {
@@ -104,32 +90,27 @@ def plan(settings: DictConfig, config: PreTrainedConfig, gpus: int, gpu_gigabyte
     update = kept | {
         "gradients": trained * 4 if whole_gradients else trained * trained_bytes / ranks,
         "gathered weights": (shape.head * 2 + shape.tower + 2 * shape.layer) * computed if sharded else 0,
-        "activations": _activations(shape, model, largest_pack(settings), computed),
-        "logits": HEAD_CHUNK * shape.vocabulary * 4 * 3,
+        "activations": _activations(shape, model, max(model.pack_tokens, _largest_group(settings)), computed),
+        "logits": HEAD_CHUNK * shape.text.vocab_size * 4 * 3,
     }
-    rollout = kept | _engine(shape, model, computed, gpu_gigabytes)
-    return {"update": _gib(update), "rollouts": _gib(rollout)}
+    parts = {"update": update, "rollouts": kept | _engine(shape, model, computed, gpu_gigabytes)}
+    return {name: {what: size / GIB for what, size in sizes.items()} for name, sizes in parts.items()}
 
 
-def largest_pack(settings: DictConfig) -> int:
-    """Tokens."""
-    return max(settings.model.pack_tokens, _largest_group(settings))
-
-
-def _largest_group(settings: DictConfig) -> int:
+def _largest_group(settings: Namespace) -> int:
     model = settings.model
     return largest_group(model.group_size, model.sampling.max_tokens, settings.data.grounding.max_prompt_tokens)
 
 
-def _activations(shape: Shape, model: DictConfig, tokens: int, size: int) -> float:
+def _activations(shape: Shape, model: Namespace, tokens: int, size: int) -> float:
     """Of a pack of so many tokens: what stays of each layer, and the inside of one (queries, keys, values, output, two norms,
     and the MLP's three products) in the backward pass."""
-    inside = tokens * (8 * shape.hidden + 3 * shape.intermediate) * size
-    inputs = shape.layers * tokens * shape.hidden * size
+    inside = tokens * (8 * shape.text.hidden_size + 3 * shape.text.intermediate_size) * size
+    inputs = shape.layers * tokens * shape.text.hidden_size * size
     return inputs + inside if model.gradient_checkpointing else shape.layers * inside
 
 
-def _engine(shape: Shape, model: DictConfig, size: int, gpu_gigabytes: float) -> dict[str, float]:
+def _engine(shape: Shape, model: Namespace, size: int, gpu_gigabytes: float) -> dict[str, float]:
     if model.engine == "vllm":
         return {"vLLM (its share of the GPU)": model.vllm.gpu_memory_utilization * gpu_gigabytes * GIB}
     if model.engine == "vllm_server":
@@ -137,56 +118,30 @@ def _engine(shape: Shape, model: DictConfig, size: int, gpu_gigabytes: float) ->
     return {"gathered weights, without keys and values": (shape.decoder + shape.tower) * size}
 
 
-def _gib(parts: dict[str, float]) -> dict[str, float]:
-    return {name: value / GIB for name, value in parts.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    several = "as for train.py; several are stacked"
-    parser.add_argument("--config", type=find_config, action="append", required=True, help=several)
+    parser.add_argument("--config", action="append", required=True, help="as for train.py; several are stacked")
     parser.add_argument("--gpus", type=int, default=8, help="of all nodes together")
     parser.add_argument("--gpu_gigabytes", type=float, default=80.0, help="memory of one")
     parser.add_argument("--shape", default=None, help="folder with a config.json, in place of model.name_or_path")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("overrides", nargs="*", help="settings, as model.pack_tokens=8192")
     args = parser.parse_args(arguments)
-    files = [BASE_CONFIG, *args.config]
-    overridden = [override.partition("=")[0] for override in args.overrides]
-    if problems := [*unknown_keys(TRAIN, map(Path, args.config)), *unknown_names(TRAIN, overridden)]:
-        parser.error("; ".join(problems))
-    defaults, given = _class_defaults(), OmegaConf.from_dotlist(args.overrides)
-    settings = OmegaConf.merge(defaults, *(OmegaConf.load(file) for file in files), given)
+    own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
+    settings = parse(own, SettingsAlone).config
     name = args.shape or settings.model.name_or_path
-    config, _ = load_config(name)
-    result = plan(settings, config, args.gpus, args.gpu_gigabytes)
-    rows = list(_rows(result, args.gpu_gigabytes))
+    result = plan(settings, load_config(name)[0], args.gpus, args.gpu_gigabytes)
+    columns, *rows = _rows(result, args.gpu_gigabytes)
     if args.markdown:
-        print("\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])))
+        print("\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)))
     else:
-        title = f"{name}, {args.gpus} GPU{'s' * (args.gpus > 1)} of {args.gpu_gigabytes:.0f} GiB"
-        table = Table(*rows[0], title=title)
-        for row in rows[1:]:
-            table.add_row(*row)
-        Console().print(table)
+        print(f"{name}, {args.gpus} GPU{'s' * (args.gpus > 1)} of {args.gpu_gigabytes:.0f} GiB")
+        print_table(columns, rows)
         print(_about_packs(settings))
     return result
 
 
-def _class_defaults() -> DictConfig:
-    """The defaults that stand in the classes, as far as a plan needs them; nothing is below a part that is off by default."""
-    settings, off = OmegaConf.create({"trainer": {"strategy": "auto"}}), set()
-    for setting in TRAIN.settings:
-        section = setting.name.rpartition(".")[0]
-        if not setting.name.startswith(("model.", "data.grounding.")) or section in off or setting.default in ("", REQUIRED):
-            continue
-        if setting.default == "None":
-            off.add(setting.name)
-        OmegaConf.update(settings, setting.name, ast.literal_eval(setting.default))
-    return settings
-
-
-def _about_packs(settings: DictConfig) -> str:
+def _about_packs(settings: Namespace) -> str:
     group, budget = _largest_group(settings), settings.model.pack_tokens
     parts = "data.grounding.max_prompt_tokens + model.group_size * model.sampling.max_tokens"
     if group > budget:
@@ -202,5 +157,5 @@ def _rows(result: dict[str, dict[str, float]], available: float) -> Iterator[lis
 
 
 if __name__ == "__main__":
-    with clean_exit(OmegaConfBaseException):
+    with clean_exit():
         main()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from taro.data.datamodule import GroundingDataModule
@@ -96,19 +95,12 @@ def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]
 
 
 def describe_test(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]:
-    """All that metrics of the base model on the test file follow from."""
-    grounding = data.grounding.for_evaluation()
-    about = {
-        "model.name_or_path": _describe_model(module.name_or_path),
-        "model.dtype": module.dtype_name,
+    """All that metrics of the base model on the test file follow from, and what else can't change in a run."""
+    return identity_of(module, data) | {
         "model.engine": module.engine_name,
-        "model.evaluation_max_tokens": module.greedy.max_tokens,
-        "data.grounding.prompt": grounding.prompt,
-        "data.grounding.evaluation_max_prompt_tokens": grounding.max_prompt_tokens,
-        "data.grounding.evaluation_video": _describe_video(grounding.video),
+        "data.grounding.evaluation_max_prompt_tokens": data.grounding.for_evaluation().max_prompt_tokens,
         "data.test_file": _describe_samples(data.samples["test"]),
     }
-    return json.loads(json.dumps(about))
 
 
 def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, names_path: bool) -> list[str]:
@@ -119,14 +111,15 @@ def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, nam
         folder: of its checkpoints.
         names_path: `ckpt_path` is a path, and not `last` or `auto`.
     """
-    misfits = list(_differences(point.identity, identity))
-    own = list_checkpoints(folder)
-    if names_path and own and point.path.resolve().parent != folder.resolve():
+    # A checkpoint of an earlier version says less.
+    misfits = [text for name, value in identity.items() for text in _misfit(name, point.identity.get(name, value), value)]
+    own = list_checkpoints(folder) if names_path else {}
+    if own and point.path.resolve().parent != folder.resolve():
         misfits.append(
             f"ckpt_path = {point.path}: {folder} has checkpoints of its own; go on from them (ckpt_path = last), or give this "
             "run another name"
         )
-    elif names_path and own and max(own) > point.step:
+    elif own and max(own) > point.step:
         misfits.append(
             f"ckpt_path = {point.path}: {folder} has later ones, up to step {max(own)}; give this run another name, or move "
             "them away"
@@ -134,42 +127,34 @@ def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, nam
     return misfits
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
-    for setting, value in here.items():
-        was = there.get(setting, value)  # a checkpoint of an earlier version has fewer
-        if was == value:
-            continue
-        if setting in FILES:
-            kind, advice = FILES[setting]
-            counts = f"({value['samples']} here, {was['samples']} there)"
-            yield f"{setting}: not the {kind} samples of the checkpoint {counts}{advice}"
-        elif isinstance(value, dict) and isinstance(was, dict):
-            parts = [f"{name} {value.get(name)} ({was.get(name)} there)" for name in value if _differ(name, value, was)]
-            if parts:
-                yield f"{setting}: not that of the checkpoint: {', '.join(parts)}"
-        else:
-            yield f"{setting} = {_shown(value)}: the checkpoint's run has {_shown(was)}"
-
-
-def _differ(name: str, here: dict[str, Any], there: dict[str, Any]) -> bool:
-    pair = here.get(name), there.get(name)
-    return pair[0] != pair[1] and not (name == WEIGHTS and None in pair)
+def _misfit(setting: str, there: Any, here: Any) -> Iterator[str]:
+    if there == here:
+        return
+    if setting in FILES:
+        kind, advice = FILES[setting]
+        counts = f"({here['samples']} here, {there['samples']} there)"
+        yield f"{setting}: not the {kind} samples of the checkpoint {counts}{advice}"
+    elif isinstance(here, dict) and isinstance(there, dict):
+        pairs = {name: (value, there.get(name)) for name, value in here.items()}
+        differing = {name: (a, b) for name, (a, b) in pairs.items() if a != b and not (name == WEIGHTS and None in (a, b))}
+        parts = [f"{name} {a} ({b} there)" for name, (a, b) in differing.items()]
+        if parts:
+            yield f"{setting}: not that of the checkpoint: {', '.join(parts)}"
+    else:
+        yield f"{setting} = {_shown(here)}: the checkpoint's run has {_shown(there)}"
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else json.dumps(value).strip('"')
+    return json.dumps(value).strip('"')
 
 
 def _describe_model(name_or_path: str) -> dict[str, Any]:
-    """Sizes, and which weights they are, wherever they have been moved to; None for those that are not on this machine yet."""
+    """Sizes, and which weights they are, wherever they have been moved to: a digest of places in their files, of which all are
+    others after a training; None for those that are not on this machine yet."""
     config = load_config(name_or_path)[0]
-    folder = Path(cached_file(name_or_path, "config.json")).parent
-    return _architecture(config) | {WEIGHTS: _sample_weights(folder)}
-
-
-def _sample_weights(folder: Path) -> str | None:
-    """A digest of places in the files of the weights, of which all are others after a training."""
-    files = sorted(folder.glob("*.safetensors"))
+    parts = {"decoder": (config.text_config, DECODER_SIZES), "tower": (config.vision_config, TOWER_SIZES)}
+    sizes = {f"{part} {name}": getattr(of, name, None) for part, (of, names) in parts.items() for name in names}
+    files = sorted(Path(cached_file(name_or_path, "config.json")).parent.glob("*.safetensors"))
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         size = path.stat().st_size
@@ -178,30 +163,18 @@ def _sample_weights(folder: Path) -> str | None:
             for place in range(PLACES):
                 file.seek(size * place // PLACES)
                 digest.update(file.read(CHUNK))
-    return digest.hexdigest() if files else None
+    return {"model_type": config.model_type, **sizes, WEIGHTS: digest.hexdigest() if files else None}
 
 
 def _describe_video(video: VideoSettings | None) -> dict[str, Any] | None:
     """What decides the pixels; both backends give the same."""
-    if video is None:
-        return None
-    return {name: value for name, value in asdict(video).items() if name not in ("timeout", "backend")}
+    return video and {name: value for name, value in asdict(video).items() if name not in ("timeout", "backend")}
 
 
 def _describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
-    return {"samples": len(samples), "digest": _digest(samples)}
-
-
-def _architecture(config: PreTrainedConfig) -> dict[str, Any]:
-    parts = {"decoder": (config.text_config, DECODER_SIZES), "tower": (config.vision_config, TOWER_SIZES)}
-    sizes = {f"{part} {name}": getattr(of, name, None) for part, (of, names) in parts.items() for name in names}
-    return {"model_type": config.model_type, **sizes}
-
-
-def _digest(samples: Iterable[Sample]) -> str:
-    """Of what the samples say, in their order; not of where their videos are, which may have been moved."""
+    """What they say, in their order; not where their videos are, which may have been moved."""
     digest = hashlib.blake2b(digest_size=16)
     for sample in samples:
         row = asdict(sample) | {"video": Path(sample.video).name}
         digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()
+    return {"samples": len(samples), "digest": digest.hexdigest()}

@@ -48,42 +48,31 @@ class StopOnSignal(L.Callback):
         self.process = 0  # that takes signals; workers that it forks have its handlers, too
         self.shared_batches = 0  # of a validation, that all ranks have
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._take_over(trainer)
-
-    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._take_over(trainer)
-
-    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._take_over(trainer)
-        self.shared_batches = min(gather(sum(trainer.num_val_batches)))
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
-        self._stop_if_asked(trainer)
-
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
-    ) -> None:
-        if batch_idx < self.shared_batches:
-            self._stop_if_asked(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._stop_if_asked(trainer)
-
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._stop_if_asked(trainer)
-
-    def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        number = max(gather(self.number))
-        if number:
-            raise RunStopped(number, steps_done(trainer))
-
-    def _take_over(self, trainer: L.Trainer) -> None:
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Lightning puts back what was there before when it is done."""
         if threading.current_thread() is threading.main_thread():
             self.process = os.getpid()
             for number in SIGNALS:
                 signal.signal(number, lambda number, frame: self._handle(trainer, number, frame))
+
+    on_test_start = on_train_start
+
+    def on_validation_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.on_train_start(trainer)
+        self.shared_batches = min(gather(sum(trainer.num_val_batches)))
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        number = max(gather(self.number))
+        if number:
+            raise RunStopped(number, steps_done(trainer))
+
+    on_validation_end = on_train_end = on_train_batch_end
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        if batch_idx < self.shared_batches:
+            self.on_train_batch_end(trainer)
 
     def _handle(self, trainer: L.Trainer, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:  # a worker is told when to end

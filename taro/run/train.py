@@ -7,7 +7,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -15,17 +14,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.errors import clean_exit
-from taro.models.export import ExportError, export_command, export_policy, load_policy_weights
+from taro.models.checkpoint import read_into
+from taro.models.export import ExportError, export_command, export_policy
 from taro.progress import steps_done
 from taro.run.checkpoint_files import checkpoint_path
 from taro.run.cli import TaroCLI, parse, resolved_config
-from taro.run.failures import TooManyFailures
+from taro.run.failures import SignalWatch, TooManyFailures
 from taro.run.folder import (
-    count_failed,
-    drop_records_after,
-    keep_config,
     lock_folder,
-    make_summary,
     prepare_folder,
     print_finished,
     print_next,
@@ -33,13 +29,11 @@ from taro.run.folder import (
     read_before,
     read_summary,
     write_before,
-    write_environment,
     write_summary,
 )
 from taro.run.records import RunRecords
 from taro.run.resume import describe_test
 from taro.run.stopping import RunStopped, StopOnSignal
-from taro.run.watch import SignalWatch
 
 warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=r".*`isinstance\(treespec, LeafSpec\)`.*")
@@ -55,23 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     cli.datamodule.setup("fit")  # bad rows are reported before anything is written
     cli.check_plan()
     with lock_folder(cli.folder):
-        return run_in(cli.folder, cli)
+        summary = finished(cli) or run(cli, prepare(cli))
+        print_summary(summary)
+        print_next(cli.folder, cli.datamodule.files["test"])
+    return summary
 
 
-def run_in(folder: Path, cli: TaroCLI) -> dict:
-    point = cli.resume_point()
-    if point is not None and cli.plan.is_over(point.step, point.optimizer_steps):
-        print_finished(folder, point.step, cli.plan)
-        summary = read_summary(folder, point.step, tested=cli.datamodule.files["test"] is not None)
-        if summary is not None:
-            return finish(cli, summary)
+def finished(cli: TaroCLI) -> dict | None:
+    """The summary of a run of which nothing is left to be done."""
+    point = cli.resume_point
+    if point is None or not cli.plan.is_over(point.step, point.optimizer_steps):
+        return None
+    print_finished(cli.folder, point.step, cli.plan)
+    return read_summary(cli.folder, point.step, tested=cli.datamodule.files["test"] is not None)
+
+
+def prepare(cli: TaroCLI) -> bool:
+    """The folder, loggers and callbacks of the run; returns whether it goes on in its own folder."""
+    folder, point = cli.folder, cli.resume_point
     cli.check_samples()
-    own = point is not None and point.path.resolve().parent == Path(cli.config.checkpoint.folder).resolve()
-    prepare_folder(folder, resuming=own)
-    if own:
-        drop_records_after(folder, point.step)
-        keep_config(folder, resolved_config(cli), point.step)
-    write_environment(folder, resolved_config(cli))
+    resuming = point is not None and point.path.parent == Path(cli.config.checkpoint.folder).resolve()
+    prepare_folder(folder, resolved_config(cli), step=point.step if resuming else None)
     purge_step = None if point is None else point.step  # of the log: steps that are made again
     tensorboard = TensorBoardLogger(folder.parent, name=folder.name, version="", purge_step=purge_step)
     for logger in cli.trainer.loggers:  # the user's
@@ -80,56 +78,46 @@ def run_in(folder: Path, cli: TaroCLI) -> dict:
     # A checkpoint of a step is written after its rollouts; where a signal ends the run, the step's checkpoint comes first.
     records = RunRecords(folder, cli.config.rollouts_every)
     cli.trainer.callbacks = [records, SignalWatch(), *cli.trainer.callbacks, StopOnSignal()]
-    return finish(cli, run(cli, folder, own))
+    return resuming
 
 
-def finish(cli: TaroCLI, summary: dict) -> dict:
-    """The last lines of a run."""
-    print_summary(summary)
-    print_next(cli.folder, cli.datamodule.files["test"])
-    return summary
-
-
-def run(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
-    trainer, module, data, checkpoints = cli.trainer, cli.model, cli.datamodule, cli.trainer.checkpoint_callback
-    checkpoint_of = partial(checkpoint_path, checkpoints.folder)
+def run(cli: TaroCLI, resuming: bool) -> dict:
+    folder, trainer, module, data = cli.folder, cli.trainer, cli.model, cli.datamodule
+    checkpoints = trainer.checkpoint_callback
     started = time.time()
-    before = measure_base(cli, folder, resuming)
+    before = measure_base(cli, resuming)
     cli.fit()
     steps = steps_done(trainer)
     if steps not in checkpoints.scores:
         trainer.validate(module, data, verbose=False)
     seconds = time.time() - started
     best = steps if checkpoints.best_step is None else checkpoints.best_step  # without validations it is the last
+    path = checkpoint_path(checkpoints.folder, best)
     if best == 0:
         module.restore_base()
     elif best in checkpoints.scores:
-        load_policy_weights(module.policy, checkpoint_of(best))
+        read_into(path, module.policy.trained_weights(), None)
     after = trainer.test(module, data, verbose=False)[0] if before and best > 0 else before
     try:
         export_policy(module.policy, module.name_or_path, folder / "hf", data.grounding)
     except ExportError as error:
-        again = "the same command with --ckpt_path last" if best == 0 else export_command(checkpoint_of(best), folder / "hf")
+        again = "the same command with --ckpt_path last" if best == 0 else export_command(path, folder / "hf")
         raise ExportError(f"{error}. The training is over and saved; with room, this makes it: {again}") from error
     scored = {"step": best, checkpoints.monitor: checkpoints.scores.get(best)}
-    summary = make_summary(before, after, scored, count_failed(folder), steps, seconds)
-    write_summary(folder, summary)
-    return summary
+    return write_summary(folder, before, after, scored, steps, seconds)
 
 
-def measure_base(cli: TaroCLI, folder: Path, resuming: bool) -> dict:
+def measure_base(cli: TaroCLI, resuming: bool) -> dict:
     """The base model's metrics on the test file, empty without one; and its score in validation, which is that of step 0. A run
     that goes on has them from its beginning."""
     trainer, module, data, checkpoints = cli.trainer, cli.model, cli.datamodule, cli.trainer.checkpoint_callback
-    testing = data.files["test"] is not None
-    about = describe_test(module, data) if testing else {}
-    known = read_before(folder, about) if resuming and testing else None
+    before: dict = {}
     if resuming:
-        checkpoints.read_earlier_scores()
-    before = known or {}
-    if testing and known is None:
-        before = trainer.test(module, data, verbose=False)[0]
-        write_before(folder, about, before)
+        checkpoints.read_scores()
+    if data.files["test"] is not None:
+        about = describe_test(module, data)
+        before = (resuming and read_before(cli.folder, about)) or trainer.test(module, data, verbose=False)[0]
+        write_before(cli.folder, about, before)
     if 0 not in checkpoints.scores:
         trainer.validate(module, data, verbose=False)
     return before

@@ -3,10 +3,10 @@ what to set instead."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-OWN_STEP = "a step of GRPO is no step of Lightning's own optimization"
 # By name: the values that change nothing, and what to do instead.
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fast_dev_run": ((False, 0), "would leave out checkpoints and the log; set trainer.max_steps = 1"),
@@ -37,12 +37,11 @@ REFUSED_CALLBACKS = {
     "TQDMProgressBar": "set progress_bar",
     "GradientAccumulationScheduler": "set data.prompts_per_step",
     "BatchSizeFinder": "set data.prompts_per_step",
-    "LearningRateFinder": OWN_STEP,
-    "StochasticWeightAveraging": OWN_STEP,
-    "WeightAveraging": OWN_STEP,
-    "EMAWeightAveraging": OWN_STEP,
     "BackboneFinetuning": "the tower is frozen, the rest is trained; model.lora trains adapters alone",
-    "ModelPruning": OWN_STEP,
+    **dict.fromkeys(
+        ("LearningRateFinder", "StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging", "ModelPruning"),
+        "a step of GRPO is no step of Lightning's own optimization",
+    ),
 }
 
 
@@ -51,7 +50,8 @@ def trainer_problems(trainer: Mapping[str, Any]) -> Iterator[str]:
     for name, (allowed, instead) in REFUSED.items():
         value = trainer.get(name)
         if not any(type(value) is type(one) and value == one for one in allowed):  # 1 is a batch, 1.0 is all of them
-            yield f"trainer.{name} = {shown(value)}: {instead}"
+            shown = json.dumps(value, default=str).strip('"')
+            yield f"trainer.{name} = {shown}: {instead}"
     for callback in as_list(trainer.get("callbacks")):
         name = class_name(callback)
         if name in REFUSED_CALLBACKS:
@@ -69,8 +69,3 @@ def class_name(value: Any) -> str:
     """The last part of the name of a parsed object's class; "" where it is none."""
     path = value if isinstance(value, str) else getattr(value, "class_path", None) or ""
     return path.rpartition(".")[2]
-
-
-def shown(value: Any) -> str:
-    """As in YAML."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 
 from taro.command_line import Parser
 from taro.data.samples import Caption, Sample, save_samples
+from taro.files import whole_file
 from taro.synthetic.captions import CAPTIONERS, CaptionNoise, describe
 
 COLORS = {
@@ -257,11 +257,13 @@ def scene_samples(scene: Scene, video: str, noise: CaptionNoise = CAPTIONERS["ex
 
 
 def write_video(scene: Scene, path: Path, crf: int = 20) -> None:
-    """Encode the scene as H.264 (yuv420p) in an mp4 file, written beside its name and renamed when whole."""
-    partial = path.with_suffix(".partial.mp4")
+    """Encode the scene as H.264 (yuv420p) in an mp4 file, which is whole or absent."""
     # x264's macroblock tree reads memory beyond pictures as small as these: with it the bytes differ from run to run.
     options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
-    with av.open(str(partial), "w", options={"movflags": "faststart"}) as container:
+    with (
+        whole_file(path, sync=False) as file,
+        av.open(file.name, "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
         stream = container.add_stream("libx264", rate=Fraction(scene.fps).limit_denominator(1000), options=options)
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         stream.thread_count = 1  # x264 makes the same bytes only with a fixed number of threads
@@ -269,7 +271,6 @@ def write_video(scene: Scene, path: Path, crf: int = 20) -> None:
             for array in scene.render(np.arange(start, min(start + 64, scene.frame_count))):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
         container.mux(stream.encode())
-    os.replace(partial, path)
 
 
 def _make_video(job: tuple[int, str, WorldSettings]) -> list[Sample]:

@@ -180,7 +180,7 @@ def _decode_run(
     """Drop packets up to the keyframe's, then decode until all wanted pictures are out, and all that they may refer to."""
     begun = keyframe is None
     chosen, unsent, left = set(wanted), set(wanted), set(wanted)
-    sent: set[int | None] = set()  # up to the last wanted one
+    shown_later: set[int] = set()  # of those sent up to the last wanted one
     for packet in packets:
         file.check_time()
         begun = begun or (packet.is_keyframe and packet.pts == keyframe)
@@ -188,15 +188,14 @@ def _decode_run(
             continue
         if decoder.name == "h264":  # other formats do not say reliably whether another picture refers to one
             decoder.skip_frame = "DEFAULT" if packet.is_keyframe or packet.pts in chosen else "NONREF"
-        if unsent:
-            sent.add(packet.pts)
-            unsent.discard(packet.pts)
+        if unsent and packet.pts is not None and packet.pts > wanted[-1]:
+            shown_later.add(packet.pts)
+        unsent.discard(packet.pts)
         for frame in decoder.decode(packet):  # the last packet is empty, and empties the decoder
             left.discard(frame.pts)
             yield frame
         if not left:
             break
-    shown_later = {pts for pts in sent if pts is not None and pts > wanted[-1]}
     if shown_later and packet.size:
         yield from (frame for frame in decoder.decode(None) if frame.pts in shown_later)
 
@@ -216,8 +215,8 @@ def _converted(frame: av.VideoFrame, reformatter: VideoReformatter, scale: Scale
 @contextmanager
 def _decord_process(file: VideoFile, request: dict, log: IO[bytes]) -> Iterator[IO[bytes]]:
     """Run `decord_process.py` for a request; gives its output, kills it when the file's time is over or at exit."""
-    command = [sys.executable, str(DECORD_PROCESS)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
+    command, pipe = [sys.executable, str(DECORD_PROCESS)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log) as process:
         timer = threading.Timer(file.seconds_left, process.kill)
         timer.start()
         try:
@@ -226,7 +225,10 @@ def _decord_process(file: VideoFile, request: dict, log: IO[bytes]) -> Iterator[
             yield process.stdout
         except (EOFError, BrokenPipeError) as error:
             file.check_time()
-            raise file.error(f"decord cannot read it ({_complaint(_text(log), process.wait())})") from error
+            lines = [line for line in _text(log).splitlines() if line.strip()]
+            raised = [line for line in lines if "Error: " in line and not line.startswith(" ")]
+            complaint = (raised or lines or [f"exit code {process.wait()}"])[-1]
+            raise file.error(f"decord cannot read it ({complaint})") from error
         finally:
             timer.cancel()
             process.kill()
@@ -242,10 +244,3 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytearray:
 def _text(log: IO[bytes]) -> str:
     log.seek(0)
     return log.read().decode(errors="replace")
-
-
-def _complaint(text: str, code: int) -> str:
-    """The line of an error output that says what was raised."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    raised = [line for line in lines if "Error: " in line and not line.startswith(" ")]
-    return (raised or lines or [f"exit code {code}"])[-1]

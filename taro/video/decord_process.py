@@ -1,4 +1,4 @@
-"""Decode pictures with decord, as a script in a process that can be killed; `video_backends.decode_decord` runs it.
+"""Decode pictures with decord, as a script in a process that can be killed; `decode.decode_decord` runs it.
 
 Reads from stdin one JSON object: `path`, and `seconds`, the pictures' times from the stream's start, ascending. Writes
 for each picture its height and width (two little-endian uint32) and its RGB bytes to stdout; libav's messages go to stderr.

@@ -5,48 +5,40 @@ A pts is a presentation time, an integer in units of the stream's time base.
 
 import os
 import stat
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 import av
 
 from taro.errors import TaroError
 
 MOST_PIXELS = 2**26  # of a picture; damage in a header can ask for so much memory that the system kills the process
+GRACE = 1.0  # seconds for reading that sees by itself that its time is over
+
+Result = TypeVar("Result")
 
 
 class VideoError(TaroError):
-    """A video that cannot be used.
-
-    Attributes: `path` of the file and `reason`, a phrase that says what is wrong with it.
-    """
+    """A video that cannot be used: the `path` of the file and the `reason`, a phrase that says what is wrong with it."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)  # as they came, so that pickling between processes rebuilds it
-        self.path = str(path)
-        self.reason = reason
+        self.path, self.reason = str(path), reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 
 
-@dataclass(frozen=True)
 class VideoFile:
-    """A file, which may not exist, and how long may be spent on it; made by `limited`."""
+    """A file, which may not exist, to be read from now on for at most `timeout` seconds."""
 
-    path: Path
-    timeout: float
-    """Seconds allowed."""
-    end: float
-    """When they are over, by `time.monotonic`."""
-
-    @classmethod
-    def limited(cls, path: Path, timeout: float) -> "VideoFile":
-        """A file to be read from now on for at most `timeout` seconds."""
-        return cls(path, timeout, time.monotonic() + timeout)
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path, self.timeout, self.end = path, timeout, time.monotonic() + timeout
 
     @property
     def seconds_left(self) -> float:
@@ -62,6 +54,27 @@ class VideoFile:
         """Raise VideoError where the time is over."""
         if self.seconds_left == 0:
             raise self.time_error()
+
+    def within_limit(self, read: Callable[[], Result]) -> Result:
+        """What `read` returns or raises; VideoError where it goes on after the file's time.
+
+        It runs in another thread. Where a call into libav or the system blocks, as on a network folder that is gone, that
+        thread is left behind, and ends when the call returns. A call that blocks with Python's GIL held blocks the process
+        nevertheless: PyAV holds it where it frees a decoder, not where it reads and decodes.
+        """
+        answers: SimpleQueue[tuple[Result | None, BaseException | None]] = SimpleQueue()
+        _reader().put((read, answers))
+        try:
+            result, error = answers.get(timeout=self.seconds_left + GRACE)
+        except Empty:
+            del _own.reader
+            raise self.time_error() from None
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error  # it knows this frame: the cycle would keep the pictures read so far
 
     @contextmanager
     def opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -116,3 +129,35 @@ class VideoFile:
             raise self.error(f"its pictures of {decoder.width} x {decoder.height} pixels are too large")
         decoder.options = {"max_pixels": str(MOST_PIXELS)}  # the pictures may be larger than the header says
         return stream
+
+
+class _Reader:
+    """A thread that reads for another one, call after call. A thread for each call would not do: the system gives it memory
+    of its own, and of all those parts more and more would be in use a little."""
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue = SimpleQueue()
+        self.thread = threading.Thread(target=_serve, args=(self.calls,), daemon=True, name="video reader")
+        self.thread.start()
+
+    def __del__(self) -> None:
+        self.calls.put(None)
+
+
+def _serve(calls: SimpleQueue) -> None:
+    while (call := calls.get()) is not None:
+        read, answers = call
+        try:
+            answers.put((read(), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+
+_own = threading.local()  # the reader of each thread that asks
+
+
+def _reader() -> SimpleQueue:
+    """The calls of this thread's reader; a forked process has no threads but the one that forked."""
+    if not hasattr(_own, "reader") or not _own.reader.thread.is_alive():
+        _own.reader = _Reader()
+    return _own.reader.calls

@@ -15,20 +15,14 @@ from taro.cache import TensorCache
 from taro.video.file import VideoFile
 from taro.video.geometry import PatchGeometry
 from taro.video.load import Video, VideoSettings
-from taro.video.time_limit import read_within_limit
 
-VERSION = 2  # to be raised when the code takes other frames than before with the same settings
+VERSION = 3  # to be raised when the code takes other frames than before with the same settings
 
 
 def video_key(
-    kind: str,
-    path: str,
-    clip: tuple[float, float] | None,
-    settings: VideoSettings,
-    geometry: PatchGeometry,
-    **more: str,
+    kind: str, path: str, clip: tuple[float, float] | None, settings: VideoSettings, geometry: PatchGeometry, **more: str
 ) -> str:
-    """Text with all that decides what `kind` holds, but for the file's content."""
+    """Text with all that decides what `kind` holds: the arguments, and what of the file's state is in `more`."""
     values = asdict(settings)
     del values["timeout"]  # decides whether there are frames, not which
     parts = {"kind": kind, "version": VERSION, "video": os.path.abspath(path), "clip": clip, "settings": values}
@@ -63,15 +57,14 @@ class FrameCache:
         Raises VideoError where the system does not answer about the file within `settings.timeout`.
         """
         # Before the file is read: what changes meanwhile is noticed next time.
-        identity = read_within_limit(VideoFile.limited(Path(path), settings.timeout), partial(file_identity, path))
+        identity = VideoFile(Path(path), settings.timeout).within_limit(partial(file_identity, path))
         if identity is None:
             return load()
-        key = video_key("frames", path, clip, settings, geometry)
-        entry = self.cache.get(key, identity)
-        if entry is not None:
-            kept = entry.tensors
+        key = video_key("frames", path, clip, settings, geometry, file=identity)
+        kept = self.cache.get(key)
+        if kept is not None:
             return Video(kept["frames"], kept["timestamps"], kept["fps"].item(), kept["duration"].item())
         video = load()
         numbers = {name: torch.tensor(getattr(video, name), dtype=torch.float64) for name in ("fps", "duration")}
-        self.cache.put(key, identity, {"frames": video.frames, "timestamps": video.timestamps} | numbers)
+        self.cache.put(key, {"frames": video.frames, "timestamps": video.timestamps} | numbers)
         return video

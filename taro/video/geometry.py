@@ -61,3 +61,19 @@ def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:
         return frames
     resized = interpolate(frames.float(), size=(height, width), mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp_(0, 255).round_().to(torch.uint8)  # (F, 3, height, width)
+
+
+def frames_to_patches(frames: Tensor, geometry: PatchGeometry) -> Tensor:
+    """Normalise frames (F, 3, H, W) uint8 and cut them into patches, in the layout of transformers' Qwen-VL video processors.
+
+    Returns (T*h*w, 3*temporal*patch*patch) float32. Rows run over time, then over the blocks of merge x merge patches (row by
+    row), then over the patches inside a block; a row holds channel, frame, pixel row, pixel column.
+    """
+    grid_t, grid_h, grid_w = geometry.grid(tuple(frames.shape))
+    merge, patch, temporal = geometry.merge_size, geometry.patch_size, geometry.temporal_patch_size
+    # The factor 255 goes into mean and std, as transformers does it: (x / 255 - mean) / std to the last bit of theirs.
+    mean, std = (torch.tensor(of, device=frames.device) * 255.0 for of in (geometry.image_mean, geometry.image_std))
+    normal = (frames.to(torch.float32) - mean[:, None, None]) / std[:, None, None]  # (F, 3, H, W)
+    blocks = normal.view(grid_t, temporal, 3, grid_h // merge, merge, patch, grid_w // merge, merge, patch)
+    rows = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # (T, h/merge, w/merge, merge, merge, 3, temporal, patch, patch)
+    return rows.reshape(grid_t * grid_h * grid_w, 3 * temporal * patch * patch)

@@ -11,7 +11,6 @@ from pathlib import Path
 import av
 
 from taro.video.file import VideoError, VideoFile
-from taro.video.time_limit import read_within_limit
 
 TIMEOUT = 60.0  # seconds
 
@@ -22,7 +21,7 @@ def read_duration(path: Path) -> float:
     Raises VideoError where the file is missing or empty, can't be opened within TIMEOUT, or holds no pictures or no duration.
     Damage behind the header is not seen.
     """
-    file = VideoFile.limited(path, TIMEOUT)
+    file = VideoFile(path, TIMEOUT)
 
     def read() -> float:
         with file.opened() as (container, stream):
@@ -32,7 +31,7 @@ def read_duration(path: Path) -> float:
                 return container.duration / av.time_base
         raise file.error("its header has no duration")
 
-    return read_within_limit(file, read)
+    return file.within_limit(read)
 
 
 def read_all_durations(paths: Iterable[Path], workers: int | None) -> dict[Path, float | VideoError]:
@@ -41,24 +40,23 @@ def read_all_durations(paths: Iterable[Path], workers: int | None) -> dict[Path,
     A file that kills the process that reads it costs that file, and no other.
     """
     paths = list(paths)
-    found: dict[Path, float | VideoError] = {}
-    futures = {}
+    found = _read_in_processes(paths, workers)
+    for path in paths:
+        if path not in found:  # it, or another one, killed its reader
+            found |= {path: VideoError(path, "kills the process that reads it")} | _read_in_processes([path], 1)
+    return {path: found[path] for path in paths}
+
+
+def _read_in_processes(paths: list[Path], workers: int | None) -> dict[Path, float | VideoError]:
+    """Those that were read before a process was killed."""
+    futures, found = {}, {}
     with ProcessPoolExecutor(workers) as pool, suppress(BrokenProcessPool):
         for path in paths:
             futures[path] = pool.submit(_duration_or_error, path)
     for path, future in futures.items():
         with suppress(BrokenProcessPool):
             found[path] = future.result()
-    return {path: found[path] if path in found else _duration_alone(path) for path in paths}
-
-
-def _duration_alone(path: Path) -> float | VideoError:
-    """`read_duration` in a process of its own."""
-    with ProcessPoolExecutor(1) as pool:
-        try:
-            return pool.submit(_duration_or_error, path).result()
-        except BrokenProcessPool:
-            return VideoError(path, "kills the process that reads it")
+    return found
 
 
 def _duration_or_error(path: Path) -> float | VideoError:

@@ -26,30 +26,18 @@ ENTROPY_CODED = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4")
 class PictureIndex:
     """The pictures of a video or of a clip of it, in the order of presentation; made by `read_index`."""
 
-    pts: np.ndarray
-    """(N,) int64, ascending."""
-    start: float
-    """Pts at which the clip's clock starts; between two ticks where the clip does."""
-    end: float
-    """Pts at which the clip ends, or the video where that is earlier."""
-    keyframes: np.ndarray
-    """(K,) int64, ascending: pts of the shown keyframes that were read, those outside of the clip among them."""
-    origin: int
-    """Pts that the container gives as the stream's start; decord counts from it."""
-    time_base: Fraction
-    """Seconds per pts unit."""
-    rate: float | None
-    """Pictures per second as the container states it."""
-    container: str
-    """libav's names of the container's format, with commas between."""
-    codec: str
-    """libav's name of the pictures' format."""
-    skipped: int
-    """Pictures before pts[0] that were read; where `in_order`, all of the file's."""
-    hidden: bool
-    """An edit list hides pictures that were read: they are decoded for the others' sake and never shown."""
-    sought: int | None
-    """Pts sought in the file to read on from the keyframe before it; None: the file was read from its start."""
+    pts: np.ndarray  # (N,) int64, ascending
+    start: float  # pts at which the clip's clock starts; between two ticks where the clip does
+    end: float  # pts at which the clip ends, or the video where that is earlier
+    keyframes: np.ndarray  # (K,) int64, ascending: pts of the shown ones that were read, those outside of the clip among them
+    origin: int  # pts that the container gives as the stream's start; decord counts from it
+    time_base: Fraction  # seconds per pts unit
+    rate: float | None  # pictures per second as the container states it
+    container: str  # libav's names of the container's format, with commas between
+    codec: str  # libav's name of the pictures' format
+    skipped: int  # pictures before pts[0] that were read; where `in_order`, all of the file's
+    hidden: bool  # an edit list hides pictures that were read: decoded for the others' sake and never shown
+    sought: int | None  # pts sought in the file to read on from the keyframe before it; None: it was read from its start
 
     @property
     def in_order(self) -> bool:
@@ -127,16 +115,41 @@ def _scan(file: VideoFile, limits: tuple[float, float] | None, seek: bool = Fals
                 durations[pts] = packet.duration or 0
                 if packet.is_keyframe:
                     keyframes.append(pts)
-        if not durations and seek:
-            return None
         if not durations:
+            if seek:
+                return None
             raise file.error("holds no picture")
         if ended:
             _check_end(file, stream, durations, None if seek else count)
             if not whole:
                 raise file.error("cannot be decoded to its end: the last picture is cut off")
-        sought = int(limits[0]) if seek else None
-        return _build_index(stream, container.format.name, codec, durations, keyframes, limits, ended, hidden, sought)
+        pts = np.array(sorted(durations), dtype=np.int64)
+        start, end = float(pts[0]), float(pts[-1] + _last_duration(stream, pts, durations))
+        inside = np.ones(len(pts), dtype=bool)
+        if limits is not None:
+            slack = min(0.5, CLIP_SLACK / float(stream.time_base))
+            inside = (pts >= limits[0] - slack) & (pts <= limits[1] + slack)
+            start, end = limits[0], min(end, limits[1]) if ended else limits[1]
+        return PictureIndex(
+            pts=pts[inside],
+            start=start,
+            end=end,
+            keyframes=np.array(sorted(keyframes), dtype=np.int64),
+            origin=int(pts[0]) if stream.start_time is None else stream.start_time,
+            time_base=stream.time_base,
+            rate=float(stream.average_rate) if stream.average_rate else None,
+            container=container.format.name,
+            codec=codec,
+            skipped=int(inside.argmax()),
+            hidden=hidden,
+            sought=int(limits[0]) if seek else None,
+        )
+
+
+def _last_duration(stream: av.VideoStream, pts: np.ndarray, durations: dict[int, int]) -> float:
+    """Of the last picture, in units of pts: as it is stated, else the mean, else by the rate."""
+    mean, rate = (pts[-1] - pts[0]) / max(len(pts) - 1, 1), stream.average_rate
+    return durations[int(pts[-1])] or mean or (float(1 / (rate * stream.time_base)) if rate else 0)
 
 
 def seek_keyframe(container: av.container.InputContainer, stream: av.VideoStream, pts: int) -> bool:
@@ -179,41 +192,3 @@ def _promised_end(stream: av.VideoStream) -> float | None:
     except ValueError:  # no tag, or not in the form of hours:minutes:seconds
         return None
     return (hours * 3600 + minutes * 60 + seconds) / float(stream.time_base)
-
-
-def _build_index(
-    stream: av.VideoStream,
-    container: str,
-    codec: str,
-    durations: dict[int, int],
-    keyframes: list[int],
-    limits: tuple[float, float] | None,
-    ended: bool,
-    hidden: bool,
-    sought: int | None,
-) -> PictureIndex:
-    """The index of the pictures (pts -> duration) within limits; `ended`: they go up to the video's end."""
-    pts = np.array(sorted(durations), dtype=np.int64)
-    rate = float(stream.average_rate) if stream.average_rate else None
-    tick = float(stream.time_base)
-    last = durations[int(pts[-1])] or (pts[-1] - pts[0]) / max(len(pts) - 1, 1) or (1 / (rate * tick) if rate else 0)
-    start, end = float(pts[0]), float(pts[-1] + last)
-    inside = np.ones(len(pts), dtype=bool)
-    if limits is not None:
-        slack = min(0.5, CLIP_SLACK / tick)
-        inside = (pts >= limits[0] - slack) & (pts <= limits[1] + slack)
-        start, end = limits[0], min(end, limits[1]) if ended else limits[1]
-    return PictureIndex(
-        pts=pts[inside],
-        start=start,
-        end=end,
-        keyframes=np.array(sorted(keyframes), dtype=np.int64),
-        origin=int(pts[0]) if stream.start_time is None else stream.start_time,
-        time_base=stream.time_base,
-        rate=rate,
-        container=container,
-        codec=codec,
-        skipped=int(inside.argmax()),
-        hidden=hidden,
-        sought=sought,
-    )

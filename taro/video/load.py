@@ -8,20 +8,20 @@ video, or at the start of the clip that is cut from it.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from taro.ranges import PositiveFloat, PositiveInt
 from taro.video.decode import BACKENDS
 from taro.video.file import VideoError, VideoFile
 from taro.video.geometry import PatchGeometry, resize_frames
 from taro.video.index import PictureIndex, read_index
-from taro.video.time_limit import read_within_limit
 
 __all__ = ["Video", "VideoError", "VideoSettings", "load_video", "sample_frame_count", "smart_resize"]
 
-RESIZES = ("swscale", "torch")
 MAX_TOKENS_PER_FRAME = 768  # as qwen-vl-utils
 MAX_ASPECT_RATIO = 200  # as qwen-vl-utils
 MINIMUM_SLACK = 1.05  # as qwen-vl-utils: the cap per frame stays this far above the minimum per frame
@@ -31,58 +31,40 @@ MINIMUM_SLACK = 1.05  # as qwen-vl-utils: the cap per frame stays this far above
 class VideoSettings:
     """All that decides which pixels of a video the model sees; training, evaluation and demo share one."""
 
-    fps: float = 2.0
+    fps: PositiveFloat = 2.0
     """Frames taken per second of video, as long as `max_frames` allows it."""
-    max_frames: int = 768
+    max_frames: PositiveInt = 768
     """Most frames of a video. A longer one is sampled at a lower rate; `Video.fps` has the real one."""
-    min_frames: int = 4
+    min_frames: PositiveInt = 4
     """Fewest frames of a video that has as many."""
-    max_tokens: int = 3584
+    max_tokens: PositiveInt = 3584
     """Most visual tokens of a video, after merging: more frames make each of them smaller."""
-    min_tokens_per_frame: int = 4
+    min_tokens_per_frame: PositiveInt = 4
     """Pictures smaller than this many tokens (of factor x factor pixels) are enlarged, none is shrunk far below."""
-    backend: str = "pyav"
+    backend: Literal["pyav", "decord"] = "pyav"
     """What decodes: pyav or decord."""
-    resize: str = "swscale"
+    resize: Literal["swscale", "torch"] = "swscale"
     """What resizes: swscale, before the conversion to RGB, or torch, after it, as qwen-vl-utils does: slower. Colours
     differ by about one level, edges by more. decord's pictures are always resized by torch."""
-    timeout: float = 120.0
+    timeout: PositiveFloat = 120.0
     """Seconds that a video may take, so that one whose reading hangs fails alone. It decides whether there are frames, never
     which; a long video on a slow machine may need more."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)}: must be a finite number above 0"
-            for name in ("fps", "timeout")
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0)
-        ]
-        problems += [
-            f"{name}={getattr(self, name)}: must be at least {least}"
-            for name, least in (("max_frames", 2), ("min_frames", 1), ("max_tokens", 1), ("min_tokens_per_frame", 1))
-            if getattr(self, name) < least
-        ]
-        if self.min_frames > self.max_frames:
-            problems.append(f"min_frames={self.min_frames} is above max_frames={self.max_frames}: lower min_frames")
-        if self.backend not in BACKENDS:
-            problems.append(f"backend={self.backend!r}: must be one of {', '.join(sorted(BACKENDS))}")
-        if self.resize not in RESIZES:
-            problems.append(f"resize={self.resize!r}: must be one of {', '.join(RESIZES)}")
-        if problems:
-            raise ValueError("video settings: " + "; ".join(problems))
+        if not 2 <= self.max_frames >= self.min_frames:
+            raise ValueError(f"max_frames={self.max_frames} must be at least 2, and at least min_frames={self.min_frames}")
+        if not math.isfinite(self.fps + self.timeout):
+            raise ValueError(f"fps={self.fps} and timeout={self.timeout} must be finite")
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
     """A clip, sampled and resized; made by `load_video`."""
 
-    frames: Tensor
-    """(F, 3, H, W) uint8 RGB, upright; F a multiple of temporal_patch_size, H and W of the geometry's factor."""
-    timestamps: Tensor
-    """(F,) float64 seconds, ascending: when the frames taken are shown. Equal where a frame had to be repeated."""
-    fps: float
-    """Frames per second of clip, F / duration: what M-RoPE must get."""
-    duration: float
-    """Seconds of the clip."""
+    frames: Tensor  # (F, 3, H, W) uint8 RGB, upright; F a multiple of temporal_patch_size, H and W of the geometry's factor
+    timestamps: Tensor  # (F,) float64 seconds, ascending: when the frames are shown. Equal where one had to be repeated
+    fps: float  # frames per second of clip, F / duration: what M-RoPE must get
+    duration: float  # seconds of the clip
 
 
 def load_video(
@@ -100,7 +82,7 @@ def load_video(
     path = Path(path)
     if clip is not None and not (math.isfinite(clip[1]) and 0 <= clip[0] < clip[1]):
         raise VideoError(path, f"clip {clip[0]} to {clip[1]} s is not within a video: need 0 <= start < end")
-    file = VideoFile.limited(path, settings.timeout)
+    file = VideoFile(path, settings.timeout)
 
     def read() -> Video:
         index = read_index(file, None if clip is None else (float(clip[0]), float(clip[1])))
@@ -112,7 +94,7 @@ def load_video(
             duration=duration,
         )
 
-    return read_within_limit(file, read)
+    return file.within_limit(read)
 
 
 def sample_frame_count(duration_frames: int, source_fps: float, settings: VideoSettings, temporal_patch_size: int) -> int:
@@ -204,7 +186,10 @@ def _read_frames(
 
     def scale(height: int, width: int) -> tuple[int, int]:
         nonlocal size  # the first picture's counts for all
-        size = size or _target_size(file, height, width, len(places), settings, geometry)
+        try:
+            size = size or smart_resize(height, width, frames=len(places), settings=settings, geometry=geometry)
+        except ValueError as error:
+            raise file.error(str(error)) from error
         return size
 
     frames = None
@@ -216,12 +201,3 @@ def _read_frames(
             frames = torch.empty(len(places), 3, height, width, dtype=torch.uint8)
         frames[places == place] = resize_frames(image, height, width)
     return frames
-
-
-def _target_size(
-    file: VideoFile, height: int, width: int, count: int, settings: VideoSettings, geometry: PatchGeometry
-) -> tuple[int, int]:
-    try:
-        return smart_resize(height, width, frames=count, settings=settings, geometry=geometry)
-    except ValueError as error:
-        raise file.error(str(error)) from error

@@ -1,5 +1,4 @@
 import random
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ import torch
 from taro.cache import DiskCacheSettings
 from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
 from taro.data.dataset import GroundingDataset
-from taro.data.order import EpochSampler
 from taro.data.rows import durations_agree
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
 from taro.models.settings import GroundingSettings
@@ -51,32 +49,8 @@ def make(tiny_folder, synthetic):
     return make
 
 
-def order(length=10, seed=3, batch_size=2, steps=0, rank=0, world_size=1):
-    return list(EpochSampler(length, seed, batch_size, lambda: steps, rank, world_size))
-
-
-def test_each_epoch_is_another_permutation():
-    epochs = [order(steps=5 * epoch) for epoch in range(3)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert epochs == [order(steps=5 * epoch) for epoch in range(3)]
-    assert order(seed=4) != epochs[0]
-
-
-@pytest.mark.parametrize("step", range(5))
-def test_an_epoch_goes_on_after_the_steps_done(step):
-    for epoch in (0, 1):
-        assert order(steps=5 * epoch + step) == order(steps=5 * epoch)[2 * step :]
-
-
-@pytest.mark.parametrize(("length", "world_size"), [(10, 2), (11, 2), (11, 3)])
-def test_ranks_share_the_epoch(length, world_size):
-    parts = [order(length, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert {len(part) for part in parts} == {length // world_size}
-    together = Counter(index for part in parts for index in part)
-    assert max(together.values()) == 1 and len(together) == length // world_size * world_size
-    whole = order(length)[: len(together)]
-    assert sorted(together) == sorted(whole)
+def test_incomplete_steps_are_left_out(make):
+    assert len(make(prompts_per_step=4).train_dataloader()) == 1
 
 
 def test_steps_of_all_ranks_are_those_of_one(make):
@@ -85,11 +59,6 @@ def test_steps_of_all_ranks_are_those_of_one(make):
     loaders = [make(trainer(world_size=2, rank=rank), prompts_per_step=2).train_dataloader() for rank in (0, 1)]
     shared = [[e.sample.id for part in batches for e in part] for batches in zip(*loaders, strict=True)]
     assert alone == shared and len(alone) == 3 and all(len(batch) == 2 for batch in alone)
-
-
-def test_incomplete_steps_are_left_out(make):
-    batches = list(make(prompts_per_step=4).train_dataloader())
-    assert [len(batch) for batch in batches] == [4]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -114,9 +83,8 @@ def test_workers_give_the_same_examples(make):
             assert torch.equal(a.prompt.video.frames, b.prompt.video.frames)
 
 
-def example_of(data, number=0):
-    batches = list(data.train_dataloader())
-    return batches[0][number]
+def example_of(data):
+    return next(iter(data.train_dataloader()))[0]
 
 
 def test_without_the_curriculum_all_is_free(make):
@@ -140,12 +108,12 @@ def test_paths_are_those_of_the_prompts(make):
     assert texts <= possible and all(text.startswith("<think>\n") and "</think>" not in text for text in texts)
 
 
-@pytest.mark.parametrize("probability", [0.25, 0.75])
-def test_each_completion_is_constructed_with_the_probability(make, probability):
+def test_each_completion_is_constructed_with_the_probability(make):
     data = make(group_size=1000)
-    data.constructed_probability = probability
-    share = float(data.add_paths(example_of(data)).constructed.float().mean())
-    assert share == pytest.approx(probability, abs=0.06)
+    example = example_of(data)
+    for data.constructed_probability in (0.25, 0.75):
+        share = float(data.add_paths(example).constructed.float().mean())
+        assert share == pytest.approx(data.constructed_probability, abs=0.06)
 
 
 def test_a_sample_without_captions_has_no_paths(make, synthetic, tmp_path):
@@ -157,12 +125,13 @@ def test_a_sample_without_captions_has_no_paths(make, synthetic, tmp_path):
 
 
 def test_draws_follow_from_seed_epoch_and_sample(make):
+    data = make()
+    data.constructed_probability = 1.0
+    examples = [data.train_dataloader().dataset[number] for number in (0, 1)]
+
     def drawn(steps=0, seed=0, number=0):
-        data = make(trainer(steps), seed=seed)
-        data.constructed_probability = 1.0
-        data.train_dataloader()
-        example = data.train_dataloader().dataset[number]
-        example = data.add_paths(example)
+        data.trainer, data.seed = trainer(steps), seed
+        example = data.add_paths(examples[number])
         return example.prefixes, example.seeds, example.shuffle_seed
 
     prefixes, seeds, shuffle = drawn()

@@ -134,13 +134,6 @@ def test_reset_forgets():
     assert (values["samples"], values["failed"], values["mIoU"]) == (1, 0, 0.0)
 
 
-@pytest.mark.parametrize(("end", "hit"), [(7.0, 1.0), (6.99, 0.0)])
-def test_levels_are_inclusive(end, hit):
-    metrics = GroundingMetrics()
-    metrics.update([(0.0, end)], [[(0.0, 10.0)]])
-    assert metrics.compute()["R1@0.7"] == hit
-
-
 def test_sums_are_kept_in_double_precision():
     metrics = GroundingMetrics()
     metrics.update([(0.0, 1.0)], [[(0.0, 3.0)]])
@@ -166,8 +159,6 @@ def test_errors_say_what_does_not_fit():
         metrics.update([None], [[(0.0, 1.0)]], [])
     with pytest.raises(ValueError, match="sample 1 has no true span"):
         metrics.update([None, None], [[(0.0, 1.0)], []])
-    with pytest.raises(ValueError, match="got -1"):
-        metrics.update([], [], failed=-1)
 
 
 @pytest.mark.parametrize(("strict", "hit"), [(False, 1.0), (True, 0.0)])

@@ -12,11 +12,10 @@ from taro.evaluation.predictions import (
     count_failures,
     list_failures,
     load_predictions,
-    read_predictions,
 )
 from taro.jsonl import ResumableFolder
 from taro.messages import MISSING
-from taro.rows import RowError
+from taro.rows import RowError, read_objects
 
 SAMPLE = Sample("7", "v.mp4", "a man waves", ((2.0, 4.0), (8.0, 12.0)), 20.0)
 GOOD = "<think>x</think><answer>8.0s to 11.0s</answer>"
@@ -49,14 +48,14 @@ def test_a_reversed_answer_was_read():
     "prediction", [Prediction.answered(SAMPLE, GOOD, True, 0.1), Prediction.failed(SAMPLE, MISSING_VIDEO, "gone")]
 )
 def test_rows_come_back(prediction):
-    row = json.loads(json.dumps(prediction.to_row()))
-    assert read_predictions({"7": row}) == {"7": prediction}
+    row = json.loads(json.dumps(asdict(prediction)))
+    assert read_objects(Prediction, {"7": row}, "prediction") == {"7": prediction}
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("seconds", MISSING, "seconds: got nothing (the field is missing); allowed: a number (seconds)"),
+        ("spans", MISSING, "spans: got nothing (the field is missing); allowed: [[start, end], ...], one or more (seconds)"),
         ("iou", 1.5, "iou: got 1.5; allowed: a number from 0 to 1"),
         ("answer", [1], "answer: got [1]; allowed: null, or [start, end]"),
         ("spans", [[0, "1"]], 'spans[0]: got [0, "1"]; allowed: [start, end]'),
@@ -68,7 +67,7 @@ def test_rows_of_another_kind(field, value, message):
     rows["7"][field] = value
     rows["8"]["query"] = 3
     with pytest.raises(RowError) as error:
-        read_predictions(rows)
+        read_objects(Prediction, rows, "prediction")
     head, first, second = str(error.value).splitlines()
     assert head == "2 of 3 rows can't be read:" and second.startswith('- prediction "8": query: got 3; allowed: text')
     assert first.startswith(f'- prediction "7": {message}')
@@ -86,15 +85,15 @@ def test_failures_are_counted_and_listed():
 def test_a_finished_folder_is_loaded(tmp_path):
     predictions = [Prediction(str(number), "q", ((0.0, 1.0),)) for number in range(3)]
     folder = ResumableFolder(tmp_path, {"samples": {"count": 3, "digest": "x"}})
-    folder.append(prediction.to_row() for prediction in predictions[:2])
+    folder.append(asdict(prediction) for prediction in predictions[:2])
     with pytest.raises(EvaluationError, match="has 2 of 3 predictions: finish it"):
         load_predictions(tmp_path)
-    folder.append([predictions[2].to_row()])
+    folder.append([asdict(predictions[2])])
     assert load_predictions(tmp_path) == predictions
 
 
 def test_what_is_no_evaluation(tmp_path):
-    with pytest.raises(EvaluationError, match=r"config\.yaml: can't be read"):
+    with pytest.raises(EvaluationError, match=r"config\.yaml: holds no settings \(.*No such file"):
         load_predictions(tmp_path / "nowhere")
     ResumableFolder(tmp_path, {"samples": 3})
     with pytest.raises(EvaluationError, match=r"its config\.yaml is not an evaluation's"):

@@ -7,12 +7,10 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from taro.evaluation import qvhighlights
 from taro.evaluation.qvhighlights import SubmissionError, make_submission, score_submission
-from taro.spans import temporal_iou
 
 ROOT = Path(__file__).parent.parent.parent
 VALIDATION = ROOT.parent / "shared" / "annotations" / "qvhighlights_val.jsonl"
@@ -80,19 +78,11 @@ HIGHLIGHT_SCORES = {
 }
 
 
-def test_moments_by_hand():
-    assert score_submission(*MOMENTS) == MOMENT_SCORES
-
-
-def test_highlights_by_hand():
-    assert score_submission(*HIGHLIGHTS) == HIGHLIGHT_SCORES
-
-
 def test_strict_r1_leaves_out_what_just_reaches_the_level():
     assert score_submission(*MOMENTS, strict_r1=True) == MOMENT_SCORES | {"MR-full-R1@0.5": 33.33}
 
 
-def test_both_at_once_in_any_order():
+def test_by_hand_both_at_once_in_any_order():
     predictions, truth = ([a | b for a, b in zip(*rows, strict=True)] for rows in zip(MOMENTS, HIGHLIGHTS, strict=True))
     assert score_submission(predictions[::-1], truth) == MOMENT_SCORES | HIGHLIGHT_SCORES
 
@@ -194,20 +184,13 @@ def random_rows(rng):
     return predictions, truth
 
 
-@pytest.mark.parametrize("strict_r1", [False, True])
-def test_random_submissions_match_the_slow_scorer(strict_r1):
+def test_random_submissions_match_the_slow_scorer_and_stay_as_they_are():
     rng = random.Random(0)
-    for _ in range(300):
-        rows = random_rows(rng)
-        expected = slow_scores(*rows, strict_r1=strict_r1)
-        assert score_submission(*rows, strict_r1=strict_r1) == pytest.approx(expected, abs=0.00501, nan_ok=True)
-
-
-def test_rows_are_not_changed():
-    rows = random_rows(random.Random(1))
-    before = copy.deepcopy(rows)
-    score_submission(*rows)
-    assert rows == before
+    for number in range(150):
+        rows, strict = random_rows(rng), bool(number % 2)
+        before, expected = copy.deepcopy(rows), slow_scores(*rows, strict_r1=strict)
+        assert score_submission(*rows, strict_r1=strict) == pytest.approx(expected, abs=0.00501, nan_ok=True)
+        assert rows == before
 
 
 # ---- Edge cases ----
@@ -244,11 +227,6 @@ def test_r1_takes_the_window_that_is_listed_first(windows, score):
     assert scores["MR-full-R1@0.5"] == scores["MR-full-R1@0.7"] == score
 
 
-def test_query_without_a_window_counts():
-    scores = score_submission(*moments(([[0, 10, 1.0]], [[0, 10]]), ([], [[0, 10]])))
-    assert scores["MR-full-mAP"] == scores["MR-short-mAP"] == scores["MR-full-R1@0.5"] == 50.0
-
-
 @pytest.mark.parametrize(
     ("length", "names"), [(10, ["short"]), (10.5, ["middle"]), (30, ["middle"]), (30.5, ["long"]), (150, ["long"]), (0, [])]
 )
@@ -266,13 +244,6 @@ def test_iou_is_rounded_as_in_the_official_scorer():
     """IoU 0.5 on paper: its mAP finds 0.49999999999999994, its R1 0.5."""
     scores = score_submission(*moments(([[1.2, 3.4, 1.0]], [[2, 4]])))
     assert (scores["MR-full-mAP@0.5"], scores["MR-full-R1@0.5"]) == (0.0, 100.0)
-
-
-def test_pairwise_iou_is_temporal_iou():
-    rng = random.Random(0)
-    spans, true = ([(rng.uniform(0, 20), rng.uniform(0, 20)) for _ in range(50)] for _ in range(2))
-    expected = [[temporal_iou(a, b) for b in true] for a in spans]
-    np.testing.assert_allclose(qvhighlights._pairwise_iou(np.array(spans), np.array(true)), expected, atol=1e-12)
 
 
 ALL, NONE = {0: [4, 4, 4], 1: [4, 4, 4], 2: [4, 4, 4]}, {1: [1, 1, 1]}
@@ -402,15 +373,16 @@ def test_lines_that_are_not_json(tmp_path):
         qvhighlights.main(["--submission", predictions, "--truth", truth])
 
 
-def test_command_says_what_is_wrong_without_a_traceback(tmp_path):
-    program = [sys.executable, "-m", "taro.evaluation.qvhighlights"]
+def test_command_says_what_is_wrong_without_a_traceback_and_needs_no_framework(tmp_path):
+    code = """
+import runpy, sys
+try:
+    runpy.run_module("taro.evaluation.qvhighlights", run_name="__main__")
+finally:
+    assert "torch" not in sys.modules
+"""
     files = ["--submission", str(tmp_path / "missing.jsonl"), "--truth", "t"]
-    done = subprocess.run([*program, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: --submission {tmp_path}/missing.jsonl: no such file; allowed: ")
-    assert "Traceback" not in done.stderr
-
-
-def test_the_scorer_needs_no_framework():
-    code = "import sys, taro.evaluation.qvhighlights; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert done.stderr.count("\n") == 1

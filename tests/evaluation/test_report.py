@@ -7,7 +7,7 @@ import pytest
 from taro.data.samples import Sample
 from taro.evaluation.metrics import GroundingMetrics
 from taro.evaluation.predictions import MISSING_VIDEO, Prediction
-from taro.evaluation.report import group_samples, make_report, print_report, score_matrix, summarise
+from taro.evaluation.report import group_samples, make_report, print_report, summarise
 from taro.evaluation.scores import METRICS
 
 TRUTH = ((2.0, 6.0), (10.0, 12.0))
@@ -98,10 +98,11 @@ def test_breakdowns_are_the_metrics_of_their_samples():
     assert report.breakdowns["video_length"]["0-30 s"].metrics == report.metrics
 
 
-def test_scores_are_a_row_for_each_sample():
-    scores = score_matrix(PREDICTIONS)
-    assert scores.shape == (4, len(METRICS)) and scores.dtype == np.float64
-    assert scores[0].tolist() == [1.0] * 7 and scores[3].tolist() == [0.0] * 7
+def test_a_shard_without_samples_has_no_metrics(capsys):
+    report = make_report([], [])
+    assert report.samples == 0 and all(math.isnan(value) for value in report.metrics.values()) and report.breakdowns == {}
+    print_report(report, [], 4)
+    assert "so far: 4 were asked for" in capsys.readouterr().out
 
 
 def test_json_has_no_nan():

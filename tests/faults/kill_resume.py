@@ -11,7 +11,6 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from checkpoint_content import differing, read_all  # noqa: E402
 from conftest import save_lively  # noqa: E402
+from prepared_python import Command  # noqa: E402
 
 from taro.data.samples import save_samples  # noqa: E402
 from taro.models.checkpoint import find_fault  # noqa: E402
@@ -35,7 +35,7 @@ from taro.synthetic.world import WorldSettings, make_split  # noqa: E402
 
 STEPS_PER_EPOCH, STEPS_PER_KILL, MOST_SAVES = 3, 4, 3
 LIMIT = 600  # seconds of one process
-START = 10  # seconds that one takes, about, to its first step
+START = 5  # seconds that one takes, about, to its first step
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,13 @@ def make_command(folder: Path, kills: int, extra: list[str]) -> list[str]:
         "data.grounding.video.max_tokens": 64, "trainer.max_epochs": epochs, "trainer.val_check_interval": 2,
         "trainer.accelerator": "cpu", "checkpoint.every_n_steps": 1, "progress_bar.refresh_rate": 0,
     }  # fmt: skip
-    return [sys.executable, str(ROOT / "train.py"), *(f"--{name}={value}" for name, value in settings.items()), *extra]
+    return [str(ROOT / "train.py"), *(f"--{name}={value}" for name, value in settings.items()), *extra]
 
 
-def start(command: list[str], folder: Path) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(command: list[str], folder: Path) -> Command:
+    """With a process group of its own, so that all ranks are killed."""
     with (folder.parent / f"{folder.name}.log").open("a") as log:
-        # With a process group of its own, so that all ranks are killed.
-        return subprocess.Popen(
-            [*command, f"--name={folder.name}"], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        return Command([*command, f"--name={folder.name}"], stdout=log.fileno(), stderr=log.fileno())
 
 
 def run(command: list[str], folder: Path) -> None:
@@ -117,7 +114,7 @@ def run_killed(command: list[str], folder: Path, count: int, rng: random.Random)
     return kills
 
 
-def wait_for_moment(process: subprocess.Popen, checkpoints: Path, rng: random.Random) -> str:
+def wait_for_moment(process: Command, checkpoints: Path, rng: random.Random) -> str:
     """Within a save after some whole ones, or any time: while all is loaded, or within the steps that follow."""
     saves = rng.randrange(MOST_SAVES)
     in_save = rng.random() < 0.6

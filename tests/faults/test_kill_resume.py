@@ -1,14 +1,14 @@
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     script = Path(__file__).with_name("kill_resume.py")
-    command = [sys.executable, str(script), "--kills=3", f"--folder={tmp_path}", "--seed=3"]
+    command = [python(), str(script), "--kills=3", f"--folder={tmp_path}", "--seed=3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "killed 3 times" in done.stdout and "in the save after" in done.stdout

@@ -145,9 +145,7 @@ def test_no_mask_over_all_pairs_of_tokens_is_made():
     pack = Pack(tuple(pack_group(range(900), [range(300)] * 8) for _ in range(2)))
     with LargestTensor() as largest:
         pack.block_mask()
-    blocks = -(-len(pack.input_ids) // 128)
-    segments = 2 * (1 + 8)
-    assert len(pack.input_ids) <= largest.elements <= max(len(pack.input_ids), (blocks + segments) * blocks)
+    assert largest.elements < len(pack.input_ids) + 128
 
 
 @pytest.mark.parametrize(

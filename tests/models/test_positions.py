@@ -64,16 +64,6 @@ def test_by_hand(flags, grids, interval, expected):
     assert positions(flags, grids, interval) == expected
 
 
-def test_a_long_video_ends_at_its_own_time():
-    """150 s at 2 frames a second: 150 temporal patches, 2 positions each; the text goes on after all of them."""
-    flags = [X] * 5 + [V] * (150 * 4 * 5) + [X] * 3
-    temporal, height, width = positions(flags, [(150, 4, 5)], 2.0)
-    assert temporal[5:-3] == [5 + 2 * t for t in range(150) for _ in range(20)]
-    assert height[5:-3] == [5 + h for _ in range(150) for h in range(4) for _ in range(5)]
-    assert width[5:-3] == [5 + w for _ in range(150) for _ in range(4) for w in range(5)]
-    assert temporal[-3:] == height[-3:] == width[-3:] == [304, 305, 306]
-
-
 @pytest.mark.parametrize("grids", [[], [(1, 1, 3)], [(1, 1, 2), (1, 1, 1)], [(2, 1, 1), (1, 1, 1)]])
 def test_runs_that_do_not_fit_the_grids_are_refused(grids):
     with pytest.raises(ValueError, match=r"runs of \[2\] video tokens"):

@@ -81,13 +81,13 @@ def test_the_budget_error_says_what_to_change(model_folder, builder):
         PromptBuilder(model_folder, TINY_PROMPT, length - 1).build("x", video)
 
 
-@pytest.mark.parametrize("tag", ["<think>", "</think>", "<answer>", "</ANSWER>"])
+@pytest.mark.parametrize("tag", ["<think>", "</ANSWER>"])
 def test_a_query_with_a_tag_is_refused(builder, tag):
     with pytest.raises(PromptError, match=f"contains {tag}, which would be read as the model's reasoning"):
         builder.build(f"a dog {tag} jumps", make_video(builder))
 
 
-@pytest.mark.parametrize("token", ["<|video_pad|>", "<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|endoftext|>"])
+@pytest.mark.parametrize("token", ["<|video_pad|>", "<|im_end|>", "<|endoftext|>"])
 def test_a_query_with_special_tokens_is_refused(builder, token):
     with pytest.raises(PromptError, match=r"the query .* contains <\|" + token[2:-2]):
         builder.build(f"a cat {token} sits", make_video(builder))
@@ -104,24 +104,15 @@ def test_a_template_without_query_is_refused(model_folder):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_encode_and_decode_round_trip(builder, text):
+def test_texts_come_back_and_their_tokens_cover_them(builder, text):
     ids = builder.encode(text)
-    assert builder.decode(ids) == text
-    assert builder.decode(torch.tensor(ids + [builder.eos_id])) == text
+    assert builder.decode(ids) == builder.decode(torch.tensor([*ids, builder.eos_id])) == text
     assert builder.eos_id not in ids and builder.video_token_id not in ids
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_token_spans_cover_the_text(builder, text):
-    ids = builder.encode(text)
     found, spans = builder.token_spans([*ids, builder.eos_id])
-    assert found == text
-    assert len(spans) == len(ids) + 1
+    assert found == text and len(spans) == len(ids) + 1
     assert spans[-1] == (len(text), len(text))  # the end token has no characters
-    covered = {place for start, end in spans for place in range(start, end)}
-    assert covered == set(range(len(text)))
-    assert all(0 <= start <= end <= len(text) for start, end in spans)
-    assert spans == sorted(spans)
+    assert {place for start, end in spans for place in range(start, end)} == set(range(len(text)))
+    assert spans == sorted(spans) and all(0 <= start <= end <= len(text) for start, end in spans)
 
 
 def test_token_spans_of_plain_text_are_the_tokens_own_texts(builder):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from taro.models.patches import frames_to_patches
 from taro.models.qwen_vl import QwenVL
+from taro.video.geometry import frames_to_patches
 
 SIZES = [(2, 2), (3, 5), (6, 7)]  # tokens; the last is larger than Qwen2.5-VL's attention window of 4 x 4
 
@@ -27,7 +27,7 @@ def assert_same(got, expected):
 def test_cudnn_makes_no_plans(model_folder):
     """It would, for every new shape, wherever there is a model: in training, decoding, evaluation, captions, benchmarks."""
     torch.backends.cuda.enable_cudnn_sdp(True)
-    QwenVL.without_weights(model_folder)
+    QwenVL.from_pretrained(model_folder, weights=False)
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
@@ -53,17 +53,17 @@ def test_features_of_some_patches_are_those_of_the_whole(policy, height, width):
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("swaps", [[(0, 11)], [(2, 3)], [(3, 4), (5, 8), (8, 3)]], ids=str)
-def test_reencoding_equals_encoding_all_again(policy, height, width, swaps):
+def test_reencoding_equals_encoding_all_again(policy, height, width):
     frames = random_frames(policy.geometry, height, width)
-    order = torch.arange(12)
-    for a, b in swaps:
-        order[[a, b]] = order[[b, a]]
     features = policy.encode_video(frames)
     before = [tensor.clone() for tensor in tensors(features)]
-    moved = order != torch.arange(12)
-    assert_same(policy.reencode_video(features, frames[order], moved), policy.encode_video(frames[order]))
-    assert all(torch.equal(a, b) for a, b in zip(tensors(features), before, strict=True))  # the input is left alone
+    for swaps in ([(0, 11)], [(3, 4), (5, 8), (8, 3)]):
+        order = torch.arange(12)
+        for a, b in swaps:
+            order[[a, b]] = order[[b, a]]
+        moved = order != torch.arange(12)
+        assert_same(policy.reencode_video(features, frames[order], moved), policy.encode_video(frames[order]))
+        assert all(torch.equal(a, b) for a, b in zip(tensors(features), before, strict=True))  # the input is left alone
 
 
 def test_only_moved_patches_are_encoded(policy, monkeypatch):
@@ -89,26 +89,11 @@ def test_a_frozen_copy_shares_the_tower_and_nothing_else(own_policy):
     assert not any(parameter.requires_grad for parameter in reference.parameters())
     assert all(parameter.requires_grad for parameter in own_policy.decoder.parameters())
     assert own_policy.decoder.training and not reference.decoder.training
-
-
-def test_training_the_policy_leaves_its_frozen_copy(own_policy, prompts):
-    reference = own_policy.frozen_copy()
-    prompt = prompts[0]
-    inputs = (prompt.input_ids[None], prompt.position_ids[:, None])
-
-    def logits(model):
-        features = model.encode_video(prompt.video.frames)
-        with torch.no_grad():
-            return model.logits(model.hidden_states(*inputs, features=features, video_mask=prompt.video_mask[None]))
-
-    before = logits(reference)
-    assert torch.equal(before, logits(own_policy))
+    before = {name: value.clone() for name, value in reference.state_dict().items()}
     with torch.no_grad():
-        for parameter in own_policy.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.01)
-    assert torch.equal(logits(reference), before)
-    assert not torch.allclose(logits(own_policy)[before.isfinite()], before[before.isfinite()], atol=1e-3)
+        for parameter in own_policy.decoder.parameters():
+            parameter.add_(0.01)
+    assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
 
 
 def test_freezing_the_tower_freezes_the_tower_alone(own_policy):

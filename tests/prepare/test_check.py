@@ -1,15 +1,13 @@
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from taro.data.rows import Caption, Row, Sample
+from taro.data.rows import Caption
 from taro.data.samples import load_samples
-from taro.prepare.check import CHECKS, CheckError, changes_file, check_file, count_faults, main, make_report
-from taro.prepare.repair import fix_rows
+from taro.prepare.check import CHECKS, CheckError, changes_file, check_file, main, make_report
+from taro.prepare.convert import convert
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
@@ -55,7 +53,7 @@ def write(folder, *rows):
 
 def kinds(checked):
     """Places of the rows by the kind of their faults."""
-    return {kind: [row.place for row, _ in rows] for kind, rows in count_faults(checked).items()}
+    return {kind: [row["place"] for row in own["rows"]] for kind, own in make_report("", checked)["kinds"].items()}
 
 
 def records(output):
@@ -108,17 +106,13 @@ def test_several_faults_of_a_row_are_all_found_and_counted_once_each(tmp_path):
     assert "spans[1]: got [3.0, 3.0]" in zero["message"] and "spans[3]: got [4.0, 4.0]" in zero["message"]
 
 
-def test_only_the_bad_ones_of_several_truths_go(tmp_path):
-    path = write(tmp_path, {**GOOD, "spans": [[1.0, 2.0], [3.0, 3.0], [5.0, 4.0], [11.0, 12.0]]})
+def test_only_the_bad_ones_of_several_truths_go_and_rounded_times_stay(tmp_path):
+    spans = [[1.0, 2.0], [3.0, 3.0], [5.0, 4.0], [11.0, 12.0]]
+    path = write(tmp_path, {**GOOD, "spans": spans}, {**GOOD, "id": "b", "spans": [[-0.01, 10.01]]})
+    assert set(kinds(check_file(path))) == {"zero_length_span", "reversed_span", "span_outside"}
     assert main([str(path), "--fix"]) == 0
-    assert load_samples(tmp_path / "rows.fixed.jsonl")[0].spans == ((1.0, 2.0), (4.0, 5.0))
-
-
-def test_times_that_are_rounded_are_no_fault_and_stay(tmp_path):
-    path = write(tmp_path, {**GOOD, "spans": [[-0.01, 10.01]]}, {**GOOD, "id": "b", "spans": [[11.0, 12.0]]})
-    assert kinds(check_file(path)) == {"span_outside": ["line 2"]}
-    assert main([str(path), "--fix"]) == 0
-    assert load_samples(tmp_path / "rows.fixed.jsonl")[0].spans == ((-0.01, 10.01),)
+    found = [sample.spans for sample in load_samples(tmp_path / "rows.fixed.jsonl")]
+    assert found == [((1.0, 2.0), (4.0, 5.0)), ((-0.01, 10.01),)]
 
 
 @pytest.mark.parametrize("start, kind", [(9.9, "span_partly_outside"), (9.985, "span_outside")])
@@ -169,8 +163,8 @@ def test_a_row_that_becomes_a_duplicate_when_it_is_fixed_is_left_out(tmp_path):
 def test_benchmark_rows_are_checked_in_their_own_words_and_written_as_samples(tmp_path):
     row = {"qid": 7, "query": "q", "duration": 10, "vid": "v", "relevant_windows": [[1, 12]], "video_file": "v.mp4"}
     path = write(tmp_path, row)
-    [[(_, fault)]] = count_faults(check_file(path)).values()
-    assert fault.message.startswith("relevant_windows[0]: got [1.0, 12.0]")
+    [own] = make_report(path, check_file(path))["kinds"].values()
+    assert own["rows"][0]["message"].startswith("relevant_windows[0]: got [1.0, 12.0]")
     assert main([str(path), "--fix"]) == 0
     [sample] = load_samples(tmp_path / "rows.fixed.jsonl")
     assert (sample.id, sample.spans, sample.extra) == ("7", ((1.0, 10.0),), {"vid": "v"})
@@ -255,13 +249,6 @@ def test_a_clip_after_the_end_of_a_file_that_is_the_clip_is_taken_away(tmp_path,
     assert [record["field"] for record in records(tmp_path / "rows.fixed.jsonl")] == ["clip", "row"]
 
 
-def test_fixing_knows_only_the_files_that_were_looked_at():
-    sample = Sample("a", "a.mp4", "q", ((1.0, 2.0),), 10.0, clip=(5.0, 15.0))
-    assert fix_rows([Row("line 1", sample)], {}) == ([sample], [])
-    assert fix_rows([Row("line 1", sample)], {"a.mp4": 15.2}) == ([sample], [])
-    assert fix_rows([Row("line 1", sample)], {"a.mp4": 12.0})[0] == []
-
-
 # ---- The command ----
 
 
@@ -303,13 +290,13 @@ def test_the_input_is_never_written_to(tmp_path):
     hard.hardlink_to(path)
     for other in (path, link, hard, tmp_path / "x" / ".." / "rows.jsonl"):
         for flags in (["--fix", "--output"], ["--drop", "--output"], ["--report"]):
-            with pytest.raises(CheckError, match="is the input or another output"):
+            with pytest.raises(CheckError, match="is an input or another output"):
                 main([str(path), *flags, str(other)])
-    with pytest.raises(CheckError, match="is the input or another output"):
+    with pytest.raises(CheckError, match="is an input or another output"):
         main([str(path), "--fix", "--report", str(tmp_path / "rows.fixed.jsonl")])
     record = changes_file(tmp_path / "rows.fixed.jsonl")
     path.rename(record)
-    with pytest.raises(CheckError, match="is the input or another output"):
+    with pytest.raises(CheckError, match="is an input or another output"):
         main([str(record), "--fix", "--output", str(tmp_path / "rows.fixed.jsonl")])
     assert record.read_bytes() == before
 
@@ -318,7 +305,7 @@ def test_wrong_arguments_are_all_named(tmp_path):
     with pytest.raises(CheckError) as error:
         main([str(tmp_path / "none"), "--video_root", "none", "--output", "x", "--workers", "0", "--report", str(tmp_path)])
     text = str(error.value)
-    parts = ("none: is no file", "--video_root none", "--output x: nothing is written", "--workers 0", "--report")
+    parts = ("none: no such file", "--video_root none", "--output x: nothing is written", "--workers 0", "--report")
     assert all(part in text for part in parts) and len(text.splitlines()) == 5
 
 
@@ -336,16 +323,11 @@ def test_videos_are_found_again_from_where_the_output_is(tmp_path):
     assert json.loads(output.read_text())["video"] == str(Path("deep", "a.mp4"))
 
 
-def test_the_command_reports_problems_without_a_traceback(tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "-m", "taro.prepare.check", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = run(tmp_path / "none.jsonl")
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
-    done = run(write(tmp_path, GOOD, {**GOOD, "id": "b", "query": ""}))
-    assert done.returncode == 1 and "empty_query" in done.stdout and not done.stderr
-    assert run(write(tmp_path, GOOD)).returncode == 0
+def test_the_command_ends_with_a_status_and_without_a_traceback(tmp_path, run_module):
+    good, bad = GOOD, {**GOOD, "id": "b", "query": ""}
+    assert run_module("taro.prepare.check", write(tmp_path, good)) == 0
+    assert run_module("taro.prepare.check", write(tmp_path, good, bad)) == 1
+    assert run_module("taro.prepare.check", write(tmp_path)).startswith("error: ")
 
 
 # ---- The real files ----
@@ -359,10 +341,11 @@ def test_real_files_without_a_fault(name, rows):
     assert len(checked.rows) == rows and not checked.bad and not checked.clips
 
 
-def test_tvgbench_has_11_zero_length_and_27_overlong_truths_in_252_clips_and_files():
+def test_tvgbench_has_11_zero_length_and_27_overlong_truths_in_252_clips_and_files(tmp_path):
     raw = json.loads(shared_file("annotations", "timer1_tvgbench.json").read_text())
     truths = [(*map(float, row["answer"].split("-")), row["duration"]) for row in raw]
-    checked = check_file(shared_file("annotations", "tvgbench.jsonl"))
+    path, output = shared_file("annotations", "tvgbench.jsonl"), tmp_path / "new.jsonl"
+    checked = check_file(path)
     assert len(checked.rows) == 800 and checked.clips == 252
     found = kinds(checked)
     assert found == {
@@ -370,18 +353,11 @@ def test_tvgbench_has_11_zero_length_and_27_overlong_truths_in_252_clips_and_fil
         "span_partly_outside": [f"line {i}" for i, (_, end, duration) in enumerate(truths, 1) if end > duration],
     }
     assert [len(places) for places in found.values()] == [11, 27]
-
-
-def test_tvgbench_is_fixed_by_cutting_27_truths_and_leaving_out_11(tmp_path):
-    path, output = shared_file("annotations", "tvgbench.jsonl"), tmp_path / "new.jsonl"
-    assert main([str(path), "--fix", "--output", str(output)]) == 0
-    assert len(load_samples(output)) == 789
+    assert main([str(path), "--fix", "--output", str(output)]) == 0 and len(load_samples(output)) == 789
     assert [sum(r["field"] == name for r in records(output)) for name in ("spans", "row")] == [27, 11]
 
 
 def test_time_r1_has_34_overlong_truths_of_which_6_are_far_outside(tmp_path):
-    from taro.prepare.convert import convert
-
     path = shared_file("annotations", "timer1_train_2k5.json")
     truths = [(*row["timestamp"], row["duration"]) for row in json.loads(path.read_text())]
     convert("timer1", [path], tmp_path / "timer1.jsonl")

@@ -22,20 +22,13 @@ def test_probability_of_each_step(epochs, schedule, expected):
     assert [callback.probability(step, steps_per_epoch=4) for step in range(9)] == expected
 
 
-def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"curriculum\.schedule = 'cosine', allowed: epochs, linear"):
-        CurriculumCallback(schedule="cosine")
-
-
-@pytest.mark.parametrize(
-    ("warmup", "expected"), [(1, [1, 1, 1, 0, 0, 0]), (0, [0] * 6), (2, [1] * 6)]
-)
-def test_training_switches_with_the_epoch(fit, arguments, scripted, steps, warmup, expected):
-    fit([*arguments, *PLAIN, f"--curriculum.warmup_epochs={warmup}"], steps)
-    assert steps.column("taro/constructed_fraction") == expected
-    for constructed, records in zip(expected, steps.records, strict=True):
-        assert [record["constructed"] for record in records] == [bool(constructed)] * 6
-        assert [record["completion"].startswith("<think>\nI need to find") for record in records] == [bool(constructed)] * 6
+@pytest.mark.slow
+def test_training_switches_with_the_epoch(fit, arguments, scripted, steps):
+    fit([*arguments, *PLAIN, "--curriculum.warmup_epochs=1"], steps)
+    assert steps.column("taro/constructed_fraction") == [1, 1, 1, 0, 0, 0]
+    for constructed, records in zip([True] * 3 + [False] * 3, steps.records, strict=True):
+        assert [record["constructed"] for record in records] == [constructed] * 6
+        assert [record["completion"].startswith("<think>\nI need to find") for record in records] == [constructed] * 6
 
 
 class Probabilities(L.Callback):
@@ -48,15 +41,21 @@ class Probabilities(L.Callback):
         self.values.append(trainer.datamodule.constructed_probability)
 
 
+@pytest.mark.slow
 def test_linear_falls_within_training(fit, arguments, scripted):
     told = Probabilities()
     fit([*arguments, *PLAIN, "--curriculum.schedule=linear", "--curriculum.warmup_epochs=2"], told)
     assert told.values == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("schedule", "expected"), [("epochs", [1, 1, 1, 0, 0, 0]), ("linear", [1, 2 / 3, 1 / 3, 0, 0, 0])]
+    ("stop", "schedule", "expected"),
+    [
+        (2, "epochs", [1, 1, 1, 0, 0, 0]),
+        (3, "epochs", [1, 1, 1, 0, 0, 0]),  # the end of an epoch
+        (1, "linear", [1, 2 / 3, 1 / 3, 0, 0, 0]),
+    ],
 )
 def test_a_resumed_run_goes_on_with_the_curriculum(fit, arguments, scripted, steps, stop, schedule, expected):
     """From its first step on."""

@@ -1,10 +1,16 @@
+import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from taro.rl.advantages import group_advantages
 from taro.rl.group_rewards import needs_gaps, reward_group
+from taro.rl.rewards import format_reward, temporal_reward, timestamp_iou_reward
+from taro.rl.rewards.choose import RewardError, Rewards
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
+from taro.spans import temporal_iou
 
 TEXTS = (
     "<think>\nFrom 2.0s to 6.0s, the red square moves left\n</think>\n<answer>2.0s to 6.0s</answer>",
@@ -142,3 +148,59 @@ def test_only_constructed_completions_are_mapped(group_of, mode, mapped):
         advantages = reward_group(group_of(prefixes), None, None, settings).advantages
         expected = [mapped(a) if prefix else a for a, prefix in zip(free, prefixes, strict=True)]
         assert advantages.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_default_is_bit_equal_to_the_sum_of_the_three(group):
+    spans, truth = [(2.0, 6.0), (2.5, 6.5), None], (2.0, 6.0)
+    ious = torch.tensor([temporal_iou(span, truth) for span in spans])
+    parts = [
+        torch.tensor([format_reward(text) for text in TEXTS]),
+        torch.tensor([timestamp_iou_reward(span, truth, 16.0) for span in spans]),
+        temporal_reward(GAPS, ious),
+    ]
+    total = torch.stack(parts).sum(0)
+    rewards = reward_group(group, GAPS, TemporalRewardSettings(), AdvantageSettings())
+    assert list(rewards.by_name) == ["format", "timestamp_iou", "temporal"]
+    assert all(map(torch.equal, rewards.by_name.values(), parts)) and torch.equal(rewards.ious, ious)
+    assert torch.equal(rewards.total, total) and torch.equal(rewards.advantages, group_advantages(total[None])[0])
+
+
+def seen(completion):
+    return completion.temporal_gap + 10 * completion.constructed + 100 * len(completion.token_ids)
+
+
+def test_chosen_rewards_are_weighted(group_of, builder, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    group = group_of((tuple(builder.encode("<think>")), (), ()), ("<think>a</think><answer>2 to 6</answer>", *TEXTS[1:]))
+    chosen = Rewards({"test_group_rewards.seen": 2.0, "timelens2": {"weight": 0.5, "beta": 2.0}})
+    rewards = reward_group(group, GAPS, TemporalRewardSettings(bonus=0.0), AdvantageSettings(), chosen)
+    lengths = [len(completion) for completion in group.rollout.completions]
+    own = [gap + 10 * first + 100 * length for gap, first, length in zip(GAPS.tolist(), (1, 0, 0), lengths, strict=True)]
+    assert rewards.by_name["test_group_rewards.seen"].tolist() == pytest.approx(own)
+    assert rewards.by_name["timelens2/parse"].tolist() == [0.0, 0.0, -1.0] and "temporal" in rewards.by_name
+    parts = sum(rewards.by_name[f"timelens2/{part}"] for part in ("wasserstein", "iou", "parse"))
+    torch.testing.assert_close(rewards.total, 2 * torch.tensor(own) + 0.5 * parts)
+
+
+def test_a_reward_that_fails_stops_the_run(group):
+    example = replace(group.example, sample=replace(group.example.sample, task="tracking"))
+    with pytest.raises(RewardError, match=r"^reward tempr1 raised ValueError: .* 'tracking'.*; sample 'one', the text '<th"):
+        reward_group(replace(group, example=example), None, None, AdvantageSettings(), Rewards({"tempr1": 1.0}))
+
+
+@pytest.mark.parametrize("scale", ["std", "none", "leave_one_out", "separate", "dgrpo", "dgrpo_released"])
+def test_advantages_of_a_group(group, scale):
+    rewards = reward_group(group, None, None, AdvantageSettings(scale=scale))
+    total = [float(value) for value in rewards.total]
+    mean, std = statistics.mean(total), statistics.stdev(total)
+    both = [iou + value for iou, value in zip(rewards.ious.tolist(), rewards.by_name["format"].tolist(), strict=True)]
+    expected = {
+        "std": [(value - mean) / std for value in total],
+        "none": [value - mean for value in total],
+        "leave_one_out": [value - (sum(total) - value) / 2 for value in total],
+        "separate": sum(group_advantages(values[None])[0] for values in rewards.by_name.values()).tolist(),
+        "dgrpo": [(value - mean) / std * (3 - statistics.mean(both)) / 2 for value in total],
+        "dgrpo_released": [(value - mean) / std * (3 - mean) / 2 for value in total],
+    }
+    assert 1 < mean < 2 and 1 < statistics.mean(both) < 2
+    assert rewards.advantages.tolist() == pytest.approx(expected[scale], abs=1e-5)

@@ -1,46 +1,45 @@
 """Two processes on a CPU give the weights and the log of one process on the same prompts."""
 
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_content import read_all
+from prepared_python import python
 from tolerances import WEIGHTS
 from transformers import AutoModelForImageTextToText
 
 from taro.data.samples import load_samples, save_samples
 from taro.models.checkpoint import find_fault, read_run
 from taro.run.checkpoint_files import list_checkpoints
+from taro.seeds import stable_seed
 
 ROOT = Path(__file__).parents[2]
 RUN = """
 import json, sys
-from dataclasses import replace
 import lightning as L
 import torch
 from taro.run.cli import parse
 from taro.models.weights import whole_weight
 from taro.rl.group import shuffled_log_probs
-from taro.rl.group_rewards import read_answers
 from taro.models.packing import plan_packs
 import taro.rl.module
 import taro.rl.passes
 import taro.rl.group_rewards
+import taro.rl.rewards.parts
 from taro.seeds import stable_seed
 
 # A random model earns nothing: each text gets a reward of its own, and all answers to some of the samples are right.
-taro.rl.group_rewards.format_reward = lambda text: stable_seed(text) % 5 / 4
+taro.rl.rewards.parts.format_reward = lambda text: stable_seed(text) % 5 / 4
 
 
-def half_right(group):
-    answers = read_answers(group)
-    return replace(answers, ious=torch.full_like(answers.ious, stable_seed(group.example.sample.id) % 2))
+def half_right(completions):
+    return torch.full((len(completions),), float(stable_seed(completions[0].sample.id) % 2))
 
 
-taro.rl.group_rewards.read_answers = half_right
+taro.rl.group_rewards.compute_ious = half_right
 shuffled, passes = [], []
 taro.rl.module.shuffled_log_probs = lambda *given: shuffled.append(len(given[1])) or shuffled_log_probs(*given)
 taro.rl.passes.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
@@ -68,35 +67,36 @@ class Trained:
     ranks: list[dict]  # what RUN has saved, of each rank
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, rank_environment):
+@pytest.fixture(scope="session")
+def run(once, rank_environment):
     """RUN with the given arguments, once for all tests that ask for the same."""
-    folder, done = tmp_path_factory.mktemp("ranks"), {}
-    (folder / "run.py").write_text(RUN)
 
     def make(arguments, ranks=1):
         arguments = [argument for argument in arguments if not argument.startswith("--output_dir")]
-        key = (*arguments, ranks)
-        if key not in done:
-            output = folder / str(len(done))
-            command = [sys.executable, str(folder / "run.py"), str(output), *arguments]
-            command += [f"--output_dir={output}", f"--trainer.devices={ranks}", "--trainer.accelerator=cpu"]
+
+        def train(folder):
+            (folder / "run.py").write_text(RUN)
+            command = [python(), str(folder / "run.py"), str(folder / "rank"), *arguments]
+            command += [f"--output_dir={folder}", f"--trainer.devices={ranks}", "--trainer.accelerator=cpu"]
             process = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=200)
             assert process.returncode == 0, process.stderr[-3000:]
-            done[key] = Trained(output / "run", [torch.load(f"{output}-{rank}.pt") for rank in range(ranks)])
-        return done[key]
+
+        folder = once(f"ranks-{stable_seed(*arguments, ranks)}", train)
+        return Trained(folder / "run", [torch.load(folder / f"rank-{rank}.pt") for rank in range(ranks)])
 
     return make
 
 
-@pytest.fixture(scope="module")
-def broken_file(synthetic, tmp_path_factory):
+@pytest.fixture(scope="session")
+def broken_file(once, synthetic):
     """The training samples, the first three without their videos."""
-    folder = tmp_path_factory.mktemp("broken")
-    samples = load_samples(synthetic / "train.jsonl")
-    rows = [replace(sample, video=str(folder / "gone.mp4")) if n < 3 else sample for n, sample in enumerate(samples)]
-    save_samples(rows, folder / "train.jsonl")
-    return folder / "train.jsonl"
+
+    def fill(folder):
+        samples = load_samples(synthetic / "train.jsonl")
+        rows = [replace(sample, video=str(folder / "gone.mp4")) if n < 3 else sample for n, sample in enumerate(samples)]
+        save_samples(rows, folder / "train.jsonl")
+
+    return once("broken", fill) / "train.jsonl"
 
 
 def assert_close_but_for_roundings(found, expected):
@@ -194,7 +194,7 @@ def test_shards_are_written_while_training_goes_on(arguments, tmp_path, rank_env
         "--trainer.max_steps=3",
     ]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments, *extra],
+        [python(), str(ROOT / "train.py"), *arguments, *extra],
         env=rank_environment,
         capture_output=True,
         text=True,
@@ -238,11 +238,11 @@ def test_a_rank_that_fails_alone_ends_the_run(arguments, tmp_path, rank_environm
     (tmp_path / "fail.py").write_text(FAIL)
     extra = ["--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=0"]
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "fail.py"), *arguments, *extra],
+        [python(), str(tmp_path / "fail.py"), *arguments, *extra],
         env=rank_environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode != 0 and "RuntimeError: only here" in done.stderr
     assert read_run(tmp_path / "run" / "checkpoints" / "last.ckpt")["step"] == 1

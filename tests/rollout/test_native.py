@@ -8,8 +8,8 @@ from tolerances import LOG_PROBS
 from taro.models.families import PLACEHOLDERS
 from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import pack_group
-from taro.models.patches import frames_to_patches
 from taro.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.video.geometry import frames_to_patches
 
 NEVER = -1  # an end token that is never drawn
 PREFIXES = ((5, 6, 7), (), (8,), (9, 10, 11, 12, 13))
@@ -42,14 +42,6 @@ def assert_equal_to_teacher_forcing(policy, prompt, group, temperature, prefixes
         torch.testing.assert_close(log_probs[drawn], row[drawn], atol=LOG_PROBS, rtol=0)
 
 
-def argmax_loop(policy, prompt, count, plain_logits):
-    """Greedy tokens by a full forward of transformers' model for each of them."""
-    found = []
-    for _ in range(count):
-        found.append(int(plain_logits(policy, prompt, found)[-1].argmax()))
-    return found
-
-
 def test_it_is_a_rollout_engine(policy):
     engine = NativeEngine(policy, [NEVER])
     assert isinstance(engine, RolloutEngine)
@@ -57,7 +49,7 @@ def test_it_is_a_rollout_engine(policy):
     assert engine.generate([], SamplingSettings()) == []
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_those_of_teacher_forcing(policy, prompts, temperature):
     requests = [request(prompt, range(10 * k, 10 * k + 3)) for k, prompt in enumerate(prompts)]
     groups = generate(policy, requests, temperature=temperature, max_tokens=12)
@@ -68,14 +60,12 @@ def test_log_probs_are_those_of_teacher_forcing(policy, prompts, temperature):
 
 
 def test_seeds_decide_the_completion(policy, prompts):
+    """A longer limit only goes on."""
     [[a, b, again, c]] = tokens(generate(policy, [request(prompts[0], (1, 2, 1, 3))], max_tokens=8))
     assert a == again
     assert len({tuple(a), tuple(b), tuple(c)}) == 3
-
-
-def test_a_longer_limit_only_goes_on(policy, prompts):
-    short, long = (tokens(generate(policy, [request(prompts[0], (1, 2))], max_tokens=m))[0] for m in (5, 20))
-    assert [completion[:5] for completion in long] == short
+    [long] = tokens(generate(policy, [request(prompts[0], (1, 2))], max_tokens=20))
+    assert [completion[:8] for completion in long] == [a, b]
 
 
 @pytest.mark.parametrize("eos_place", [None, 2])
@@ -168,14 +158,9 @@ def test_a_prefix_without_room_after_it_is_refused(policy, prompts, length):
     generate(policy, [request(prompts[0], (0,), (tuple(range(5)),))], max_tokens=6)
 
 
-def test_greedy_tokens_are_those_of_plain_forwards(policy, prompts, plain_logits):
-    groups = generate(policy, [request(prompt) for prompt in prompts], temperature=0.0, max_tokens=10)
-    for prompt, group in zip(prompts, groups, strict=True):
-        assert group.completions[0].tolist() == argmax_loop(policy, prompt, 10, plain_logits)
-
-
 def test_greedy_tokens_are_those_of_transformers_generate(policy, prompts):
-    groups = generate(policy, [request(prompt) for prompt in prompts], temperature=0.0, max_tokens=16)
+    """Seeds don't matter, and log-probs are those at temperature one."""
+    groups = generate(policy, [request(prompt, (1, 2)) for prompt in prompts], temperature=0.0, max_tokens=16)
     for prompt, group in zip(prompts, groups, strict=True):
         frames, length = prompt.video.frames, len(prompt.input_ids)
         output = policy.model.generate(
@@ -190,13 +175,8 @@ def test_greedy_tokens_are_those_of_transformers_generate(policy, prompts):
             eos_token_id=None,
             pad_token_id=0,
         )
-        assert output[0, length:].tolist() == group.completions[0].tolist()
-
-
-def test_greedy_ignores_seeds_and_gives_log_probs_at_temperature_one(policy, prompts):
-    [group] = generate(policy, [request(prompts[0], (1, 2))], temperature=0.0, max_tokens=6)
-    assert torch.equal(*group.completions)
-    assert_equal_to_teacher_forcing(policy, prompts[0], group, 1.0, ((), ()))
+        assert output[0, length:].tolist() == group.completions[0].tolist() == group.completions[1].tolist()
+        assert_equal_to_teacher_forcing(policy, prompt, group, 1.0, ((), ()))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -254,15 +234,3 @@ def test_weights_are_the_policys_current_ones(own_policy, prompts):
 def test_no_gradient_is_kept(own_policy, prompts):
     [group] = generate(own_policy, [request(prompts[0])], max_tokens=2)
     assert not group.log_probs[0].requires_grad and own_policy.training
-
-
-@pytest.mark.parametrize("settings", [{"temperature": -0.1}, {"max_tokens": 0}])
-def test_bad_sampling_settings(settings):
-    with pytest.raises(ValueError, match="temperature >= 0, max_tokens >= 1 and repetition_penalty > 0"):
-        SamplingSettings(**settings)
-
-
-@pytest.mark.parametrize(("prefixes", "seeds"), [((), ()), (((),), (1, 2)), (((), ()), (1,))])
-def test_prefixes_and_seeds_must_pair(prompts, prefixes, seeds):
-    with pytest.raises(ValueError, match=f"got {len(prefixes)} prefixes and {len(seeds)} seeds"):
-        RolloutPrompt(prompts[0], prefixes, seeds)

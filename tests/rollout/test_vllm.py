@@ -1,5 +1,6 @@
 """The life of a vLLM engine on a GPU, with a stand-in for vLLM: what a real one does is tested in tests/with_vllm."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -36,7 +37,7 @@ class FakeLLM:
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setattr(VLLMEngine, "_start", lambda self: FakeLLM())
+    monkeypatch.setattr(VLLMEngine, "_start", lambda self: setattr(self, "llm", FakeLLM()))
     return VLLMEngine(MODEL, VLLMSettings())
 
 
@@ -48,6 +49,9 @@ REQUEST = [RolloutPrompt(None, ((),), (0,))]
 def test_a_sync_hands_over_the_weights_and_empties_the_caches(engine):
     engine.sync(WEIGHTS)
     assert engine.llm.calls == SYNCED
+    engine.llm.reset_prefix_cache = lambda: False
+    with pytest.raises(EngineError, match="its prefix cache can't be emptied"):
+        engine.sync(WEIGHTS)
 
 
 def test_after_a_sleep_only_a_sync_makes_it_usable(engine):
@@ -60,29 +64,18 @@ def test_after_a_sleep_only_a_sync_makes_it_usable(engine):
     assert engine.llm.calls == ["sleep", "wake_up", *SYNCED] and not engine.stale
 
 
-def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(VLLMEngine, "_start", lambda self: FakeLLM())
-    for settings, device in ((VLLMSettings(sleep=False), "cuda"), (VLLMSettings(), "cpu")):
-        engine = VLLMEngine(EngineModel(*list(vars(MODEL).values())[:-1], device), settings)
+def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(engine):
+    for engine.settings, engine.model in ((VLLMSettings(sleep=False), MODEL), (VLLMSettings(), replace(MODEL, device="cpu"))):
         engine.sleep()
         assert engine.llm.calls == [] and not engine.stale
 
 
-def test_a_fresh_engine_has_no_weights_yet(engine):
+def test_a_fresh_engine_has_no_weights_yet(engine, monkeypatch):
     old = engine.llm
     engine.restart()
     assert old.calls == ["shutdown"] and engine.llm is not old
     with pytest.raises(EngineError, match="sync them after it slept or was restarted"):
         engine.generate(REQUEST, SamplingSettings())
-
-
-def test_caches_that_can_not_be_emptied(engine):
-    engine.llm.reset_prefix_cache = lambda: False
-    with pytest.raises(EngineError, match="its prefix cache can't be emptied"):
-        engine.sync(WEIGHTS)
-
-
-def test_an_engine_of_several_ranks_is_not_replaced(engine, monkeypatch):
     monkeypatch.setattr("taro.rollout.vllm.world_size", lambda: 2)
     with pytest.raises(EngineError, match="can't be replaced while other ranks go on"):
         engine.restart()

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,43 +30,46 @@ class FakeServer:
         return {"number": body.get("number")}
 
 
-def ask_all(server, video, count=6):
-    with ThreadPoolExecutor(count) as pool:
-        answers = pool.map(lambda n: video.ask(server, {"number": n}, threading.Event()), range(count))
-        assert [answer["number"] for answer in answers] == list(range(count))
+def ask_all(server, once, given_up=False):
+    """Six requests for a video, and what the server got; the answers are in order."""
+    event = threading.Event()
+    video = GroupVideo(server, FEATURES, event)
+    with ThreadPoolExecutor(6) as pool:
+        if once:
+            video.send_first(pool, [1, 2])
+        if given_up:
+            event.set()
+        answers = list(pool.map(lambda number: video.ask({"number": number}), range(6)))
+    assert [answer["number"] for answer in answers] == list(range(6))
+    return server.got
 
 
 def test_the_pixels_are_sent_once_and_first():
-    server = FakeServer()
-    ask_all(server, GroupVideo([1, 2], FEATURES, once=True))
-    assert server.got[0] == (None, True) and sorted(server.got[1:]) == [(n, False) for n in range(6)]
+    got = ask_all(FakeServer(), once=True)
+    assert got[0] == (None, True) and sorted(got[1:]) == [(n, False) for n in range(6)]
 
 
 def test_without_a_cache_they_are_sent_with_each_completion():
-    server = FakeServer()
-    ask_all(server, GroupVideo([1, 2], FEATURES, once=False))
-    assert sorted(server.got) == [(n, True) for n in range(6)]
+    assert sorted(ask_all(FakeServer(), once=False)) == [(n, True) for n in range(6)]
 
 
 def test_a_video_that_had_to_make_room_is_sent_again():
-    server = FakeServer(keeps=False)
-    ask_all(server, GroupVideo([1, 2], FEATURES, once=True))
-    assert sorted(server.got[1:]) == [(n, pixels) for n in range(6) for pixels in (False, True)]
+    got = ask_all(FakeServer(keeps=False), once=True)
+    assert sorted(got[1:]) == [(n, pixels) for n in range(6) for pixels in (False, True)]
 
 
 def test_what_else_a_server_refuses_is_not_asked_again():
     server = FakeServer(keeps=False, status=400)
     with pytest.raises(ServerError, match="gone"):
-        GroupVideo([1, 2], FEATURES, once=True).ask(server, {"number": 0}, threading.Event())
-    assert server.got == [(None, True), (0, False)]
+        ask_all(server, once=True)
+    assert server.got[0] == (None, True) and not any(pixels for _, pixels in server.got[1:])
 
 
 def test_a_group_that_is_given_up_sends_nothing_more():
-    server, given_up = FakeServer(), threading.Event()
-    given_up.set()
+    server = FakeServer()
     with pytest.raises(EngineError, match="given up"):
-        GroupVideo([1, 2], FEATURES, once=True).ask(server, {"number": 0}, given_up)
-    assert server.got == []
+        ask_all(server, once=True, given_up=True)
+    assert server.got == [(None, True)]
 
 
 @pytest.mark.parametrize(
@@ -79,18 +83,14 @@ def test_a_group_that_is_given_up_sends_nothing_more():
     ],
 )
 def test_which_servers_keep_videos(media, parallel, keeps):
-    class Telling:
-        def ask(self, method, path):
-            both = {"mm_processor_cache_gb": 4.0, "mm_processor_cache_type": "lru"} | media
-            here = {"data_parallel_size": 1, "_api_process_count": 1} | parallel
-            return {"vllm_config": {"model_config": {"multimodal_config": both}, "parallel_config": here}}
-
-    assert keeps_videos(Telling()) == keeps
+    both = {"mm_processor_cache_gb": 4.0, "mm_processor_cache_type": "lru"} | media
+    here = {"data_parallel_size": 1, "_api_process_count": 1} | parallel
+    config = {"vllm_config": {"model_config": {"multimodal_config": both}, "parallel_config": here}}
+    assert keeps_videos(SimpleNamespace(ask=lambda *_: config)) == keeps
 
 
 def test_a_server_that_does_not_tell_keeps_none():
-    class Silent:
-        def ask(self, method, path):
-            raise ServerError("not found", 404)
+    def silent(method, path):
+        raise ServerError("not found", 404)
 
-    assert not keeps_videos(Silent())
+    assert not keeps_videos(SimpleNamespace(ask=silent))

@@ -10,7 +10,7 @@ import torch
 
 from taro.files import link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, begin, find_fault, write
-from taro.run.checkpoint_files import checkpoint_path, find_checkpoint, list_checkpoints, set_aside
+from taro.run.checkpoint_files import checkpoint_path, find_checkpoint, list_checkpoints
 
 
 def make(path):
@@ -50,8 +50,6 @@ def test_a_path_is_taken_or_refused(tmp_path):
     path = make_whole(tmp_path, 7)
     link(path, "last.ckpt")
     assert find_checkpoint(str(tmp_path / "last.ckpt"), tmp_path / "other") == path
-    with pytest.raises(CheckpointError, match=r"ckpt_path = .*nowhere.ckpt: there is no such checkpoint"):
-        find_checkpoint(str(tmp_path / "nowhere.ckpt"), tmp_path)
     (path / ".metadata").write_bytes(b"some")
     with pytest.raises(CheckpointError, match=r"step_000007.ckpt is damaged \(UnpicklingError.*name another, or last for"):
         find_checkpoint(str(path), tmp_path)
@@ -92,12 +90,6 @@ def test_only_parts_are_removed_as_parts(tmp_path):
     remove_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "step_000001.ckpt", "step_000002.ckpt"]
     assert all(find_fault(path) is None for path in kept)
-
-
-def test_set_aside(tmp_path):
-    for _ in range(2):
-        set_aside(make_whole(tmp_path, 9))
-    assert [path.name for path in tmp_path.iterdir()] == ["step_000009.ckpt.damaged"]
 
 
 def test_a_link_is_replaced(tmp_path):

@@ -1,19 +1,19 @@
 """Every file in configs/ parses, and does what its first comment says."""
 
-import ast
 import json
 import math
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from prepared_python import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taro.run import train
+from taro.run.checks import ConfigError
 from taro.run.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
 from taro.run.commands import TRAIN
 from taro.seeds import stable_seed
@@ -70,20 +70,14 @@ def test_config_parses(path, local):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_parses_on_the_tiny_run(path, local):
-    cli = parse([f"--config={CONFIGS}/tiny.yaml", f"--config={path}", *local])
-    assert_in_force(cli, path)
-    assert cli.config.name == path.stem
-    assert cli.model.sampling.max_tokens == 160  # the tiny run's
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_launch_line_of_an_experiment(path, local, monkeypatch):
     (line,) = re.findall(r"^#   python train.py (.*)$", path.read_text(), flags=re.MULTILINE)
     monkeypatch.chdir(ROOT)
     arguments = shlex.split(line)
     assert str(path.relative_to(ROOT)) in arguments
-    assert parse([*arguments, *local]).config.name == path.stem
+    cli = parse([*arguments, *local])
+    assert_in_force(cli, path)
+    assert cli.config.name == path.stem
 
 
 def test_what_the_experiments_leave_out(local):
@@ -108,12 +102,12 @@ def test_a_config_says_only_what_differs(local):
 
 def test_published_values_are_the_defaults_of_the_classes():
     """So that someone who uses the classes gets what the base says."""
-    defaults = {setting.name: setting.default for setting in TRAIN.settings}
+    defaults = {name: setting.default for name, setting in TRAIN.settings.items()}
     pinned = dict(leaves({name: yaml.safe_load(BASE_CONFIG.read_text())[name] for name in ("model", "data", "curriculum")}))
     required = {name for name in pinned if defaults[name] == REQUIRED}
     assert required == {"model.name_or_path", "data.train_file", "data.validation_file"}
     for name in pinned.keys() - required:
-        assert ast.literal_eval(defaults[name]) == pinned[name], name
+        assert defaults[name] == pinned[name], name
 
 
 def test_published_values(local):
@@ -173,7 +167,7 @@ def assert_trained(folder):
 @pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])
 def test_a_shipped_config_trains_a_tiny_model(config, family, shortened, tmp_path, monkeypatch):
     # A random model earns nothing.
-    monkeypatch.setattr("taro.rl.group_rewards.format_reward", lambda text: stable_seed(text) % 5 / 4)
+    monkeypatch.setattr("taro.rl.rewards.parts.format_reward", lambda text: stable_seed(text) % 5 / 4)
     train.main([*shortened(config, family), "--trainer.devices=1"])
     assert_trained(tmp_path / config)
 
@@ -182,11 +176,11 @@ AS_ON_GPUS = """
 import sys
 from types import SimpleNamespace
 from lightning.pytorch.loops import utilities
-import taro.rl.group_rewards
+import taro.rl.rewards.parts
 from taro.run import train
 from taro.seeds import stable_seed
 
-taro.rl.group_rewards.format_reward = lambda text: stable_seed(text) % 5 / 4
+taro.rl.rewards.parts.format_reward = lambda text: stable_seed(text) % 5 / 4
 
 # Lightning evaluates in inference mode unless the backend is exactly gloo, and that of GPUs is not.
 utilities.dist = SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl")
@@ -198,7 +192,7 @@ train.main(sys.argv[1:])
 @pytest.mark.slow
 def test_a_shipped_config_trains_a_tiny_model_on_two_ranks(shortened, tmp_path, rank_environment):
     (tmp_path / "run.py").write_text(AS_ON_GPUS)
-    command = [sys.executable, str(tmp_path / "run.py"), *shortened("qwen25_7b", "qwen2_5_vl"), "--trainer.devices=2"]
+    command = [python(), str(tmp_path / "run.py"), *shortened("qwen25_7b", "qwen2_5_vl"), "--trainer.devices=2"]
     done = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_trained(tmp_path / "qwen25_7b")
@@ -211,3 +205,19 @@ def test_one_default_of_each_setting(local, tmp_path):
     assert_in_force(cli, BASE_CONFIG)
     assert "Qwen2.5-VL-7B" in Path(BASE_CONFIG).read_text() and cli.config.name == "run"
     assert resolved_config(cli).count("\n") > 80
+
+
+def test_rewards_are_chosen_before_anything_is_loaded(arguments, tmp_path, monkeypatch):
+    (tmp_path / "own_rewards.py").write_text("def short(completion):\n    return 1.0\n")
+    (tmp_path / "own.yaml").write_text("model: {rewards: {museg: {form: released, weight: 0.5}, own_rewards.short: 2}}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def chosen(*extra):
+        return [(one.name, one.weight) for one in parse([*arguments, *extra]).model.rewards.chosen]
+
+    assert chosen() == [("format", 1.0), ("timestamp_iou", 1.0)]
+    assert chosen("--config=own.yaml", "--model.rewards.iou=3") == [("museg", 0.5), ("own_rewards.short", 2.0), ("iou", 3.0)]
+    assert chosen("--model.rewards={tempr1: 1}", "--model.rewards.own_rewards:short=1")[1] == ("own_rewards:short", 1.0)
+    with pytest.raises(ConfigError, match=r"no reward 'temp1'; did you mean tempr1\?(.|\n)*form = 'paper': allowed are"):
+        parse([*arguments, "--model.rewards={temp1: 1, museg: {form: paper}}"])

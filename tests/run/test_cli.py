@@ -1,5 +1,3 @@
-import sys
-import warnings
 from pathlib import Path
 
 import lightning as L
@@ -56,18 +54,9 @@ def test_without_config_it_is_the_tiny_run(arguments):
     assert parse(arguments).model.temporal_reward.tokens == "timestamps"  # as in tiny.yaml alone
 
 
-def test_arguments_come_from_the_command_line(arguments, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--model.group_size=5"])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="(?s).*args parameter is intended.*")
-        assert parse().model.group_size == 5
-        assert parse(arguments).model.group_size == 3
-
-
-@pytest.mark.parametrize("flag", ["--help", "--print_config"])
-def test_help_and_print_config(arguments, capsys, flag):
+def test_print_config(arguments, capsys):
     with pytest.raises(SystemExit) as leaving:
-        parse([*arguments, flag])
+        parse([*arguments, "--print_config"])
     assert leaving.value.code in (0, None)
     shown = capsys.readouterr().out
     assert "group_size" in shown and "warmup_epochs" in shown
@@ -76,55 +65,53 @@ def test_help_and_print_config(arguments, capsys, flag):
 @pytest.mark.parametrize(
     ("mistake", "named"),
     [
-        ("--model.groupsize=4", "model.groupsize"),
-        ("--model.temporal_reward.radios=4", "radios"),
-        ("--model.group_size=many", "model.group_size"),
         ("--model.temporal_reward.tokens=all", "model.temporal_reward"),
         ("--data.bad_rows=ignore", "data.bad_rows"),
-        ("--curriculum.schedule=cosine", "curriculum.schedule"),
-        ("--trainer.epochs=3", "trainer.epochs"),
         ("--config=nowhere.yaml", "nowhere.yaml"),
+        ("--model.group_size=1", "model.group_size = 1: must be a whole number, at least 2 ("),
+        ("--data.workers=1.5", "data.workers = 1.5: must be a whole number, at least 0 ("),
+        ("--model.loss.kl_coefficient=-1", "model.loss.kl_coefficient = -1: must be a number, at least 0 ("),
+        ("--model.temporal_reward={radius: 0}", "model.temporal_reward.radius = 0: must be a number above 0 ("),
+        ("--model.lora={rank: 0}", "model.lora.rank = 0: must be a whole number, at least 1 ("),
+        ("--model.vllm.gpu_memory_utilization=1.5", "gpu_memory_utilization = 1.5: must be a share, above 0 and at most 1 ("),
+        ("--data.frame_cache={folder: ., max_gigabytes: 0}", "data.frame_cache.max_gigabytes = 0: must be a number above 0 ("),
+        ("--checkpoint.every_n_steps=0", "checkpoint.every_n_steps = 0: must be a whole number, at least 1 ("),
     ],
 )
-def test_unknown_keys_and_wrong_types_are_named(arguments, no_weights, capsys, mistake, named):
+def test_a_wrong_value_is_one_line(arguments, no_weights, capsys, mistake, named):
     with pytest.raises(SystemExit) as leaving:
         train.main([*arguments, mistake])
     assert leaving.value.code == 2
-    assert named in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and named in line
 
 
-def test_unknown_key_in_a_file(arguments, no_weights, capsys, tmp_path):
-    (tmp_path / "own.yaml").write_text("model:\n  learning_rate: 1\n")
+def test_a_wrong_value_in_a_file(arguments, no_weights, capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text("model: {temporal_reward: {radius: -1.0}}\n")
     with pytest.raises(SystemExit):
-        train.main([f"--config={tmp_path}/own.yaml", *arguments])
-    assert "learning_rate" in capsys.readouterr().err
+        train.main([*arguments, f"--config={tmp_path}/own.yaml"])
+    assert "error: model.temporal_reward.radius = -1.0: must be a number above 0" in capsys.readouterr().err
 
 
 MISTAKES = [
-    ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
-    ("--model.attention=flex", "model.attention = flex: FlexAttention has no backward pass on a CPU"),
     ("--model.engine=vllm", "model.engine = vllm: vLLM is not installed; pip install -e '.[vllm]', or set native"),
     ("--model.sampling.repetition_penalty=1.05", "model.sampling.repetition_penalty: samples of the training must be"),
     ("--model.feature_cache={folder: /dev/null/a}", "model.feature_cache.folder = /dev/null/a: no folder that can be made"),
     ("--model.sampling.temperature=0", "model.sampling.temperature = 0.0: must be above 0"),
     ("--model.dtype=float8", "model.dtype: dtype 'float8', allowed: float32, bfloat16, float16"),
     ("--model.attention=flash_attention_2", "model.attention = flash_attention_2: allowed are shared_prefix"),
-    ("--model.optimizer.warmup_steps=6", "model.optimizer.warmup_steps = 6: the run has 6 steps and would not get beyond"),
     ("--data.grounding.max_prompt_tokens=60", "leaves no room beside data.grounding.video.max_tokens = 64"),
-    ("--data.grounding.video.fps=0", "data.grounding.video: video settings: fps=0.0: must be a finite number above 0"),
-    ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true and bf16-mixed"),
+    ("--data.grounding.video.min_frames=900", "data.grounding.video: max_frames=64 must be at least 2, and at least min_"),
+    ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true, bf16-mixed"),
     ("--trainer.accumulate_grad_batches=2", "set data.prompts_per_step instead"),
     ("--trainer.gradient_clip_val=1", "set model.optimizer.clip_norm"),
-    ("--trainer.strategy=fsdp", "trainer.strategy = fsdp: allowed are auto, ddp and fsdp2"),
+    ("--trainer.strategy=fsdp", "trainer.strategy = fsdp: allowed are auto, ddp, fsdp2"),
     ("--trainer.devices=4", "data.prompts_per_step = 2 can't be shared by 4 ranks"),
-    ("--trainer.devices=[0,1,2]", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
-    ("--trainer.num_nodes=3", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
     ("--data.grounding.prompt=Find it!", "data.grounding.prompt: the prompt template must contain"),
     ("--data.train_file=a/b.jsonl", "data.train_file = a/b.jsonl: no such file"),
     ("--data.validation_file=a/c.jsonl", "data.validation_file = a/c.jsonl: no such file"),
     ("--data.test_file=a/d.jsonl", "data.test_file = a/d.jsonl: no such file"),
     ("--ckpt_path=a/e.ckpt", "ckpt_path = a/e.ckpt: there is no such checkpoint"),
-    ("--ckpt_path=last", "ckpt_path = last: there is no checkpoint in"),
     ("--seed_everything=-1", "seed_everything = -1: must be from 0 to 4294967295"),
     ("--trainer.val_check_interval=0.5", "trainer.val_check_interval = 0.5: counts training steps, a whole number from 1"),
     ("--trainer.enable_checkpointing=false", "trainer.enable_checkpointing = false: what is exported comes from checkpoints"),
@@ -132,61 +119,49 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("mistake", "message"), MISTAKES)
-def test_each_contradiction_is_named(arguments, no_weights, mistake, message):
+# Those that say another thing of a setting that is in MISTAKES already, or are seen without others alone.
+ALONE = [
+    ("--model.rollout_rows=2", "model.rollout_rows = 2 is below model.group_size = 3"),
+    ("--model.attention=flex", "model.attention = flex: FlexAttention has no backward pass on a CPU"),
+    ("--model.optimizer.warmup_steps=6", "model.optimizer.warmup_steps = 6: the run has 6 steps and would not get beyond"),
+    ("--trainer.devices=[0,1,2]", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
+    ("--trainer.num_nodes=3", "data.prompts_per_step = 2 can't be shared by 3 ranks"),
+    ("--ckpt_path=last", "ckpt_path = last: there is no checkpoint in"),
+    ("--trainer.accelerator=gpu", "trainer.accelerator = gpu: PyTorch sees no GPU here; set cpu, or auto"),
+]
+
+
+def problems_of(arguments):
     with pytest.raises(ConfigError) as error:
-        train.main([*arguments, mistake])
+        train.main(arguments)
     head, *problems = str(error.value).splitlines()
     assert head == "the configuration can't work:"
-    assert len(problems) == 1 and message in problems[0]
+    return problems
 
 
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [
-        ("--model.group_size=1", "model.group_size = 1: must be a whole number, at least 2"),
-        ("--data.prompts_per_step=0", "data.prompts_per_step = 0: must be a whole number, at least 1"),
-        ("--data.workers=1.5", "data.workers = 1.5: must be a whole number, at least 0"),
-        ("--model.loss.kl_coefficient=-1", "model.loss.kl_coefficient = -1: must be a number, at least 0"),
-        ("--model.loss.kl_bound=nan", "model.loss.kl_bound = nan: must be a number above 0"),
-        ("--model.loss.dual_clip=1", "model.loss.dual_clip = 1: must be a number above 1"),
-        ("--model.loss.importance_cap=0", "model.loss.importance_cap = 0: must be a number above 0"),
-        ("--model.optimizer.final_share=1.5", "model.optimizer.final_share = 1.5: must be a share, from 0 to 1"),
-        ("--model.temporal_reward.radius=0", "model.temporal_reward.radius = 0: must be a number above 0"),
-        ("--model.temporal_reward={radius: 0}", "model.temporal_reward.radius = 0: must be a number above 0"),
-        ("--model.lora={rank: 0}", "model.lora.rank = 0: must be a whole number, at least 1"),
-        ("--model.vllm.max_model_len=0", "model.vllm.max_model_len = 0: must be a whole number, at least 1"),
-        ("--model.vllm.gpu_memory_utilization=1.5", "gpu_memory_utilization = 1.5: must be a share, above 0 and at most 1"),
-        ("--data.frame_cache={folder: ., max_gigabytes: 0}", "data.frame_cache.max_gigabytes = 0: must be a number above 0"),
-        ("--checkpoint.every_n_steps=0", "checkpoint.every_n_steps = 0: must be a whole number, at least 1"),
-        ("--failure_limit.largest_share=1.1", "failure_limit.largest_share = 1.1: must be a share, from 0 to 1"),
-    ],
-)
-def test_a_number_out_of_its_range_is_one_line(arguments, no_weights, capsys, mistake, message):
-    with pytest.raises(SystemExit) as leaving:
-        train.main([*arguments, mistake])
-    assert leaving.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and f"{message} (" in line
+@pytest.mark.parametrize(("mistake", "message"), ALONE)
+def test_a_contradiction_is_named(arguments, no_weights, monkeypatch, mistake, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (problem,) = problems_of([*arguments, mistake])
+    assert message in problem
 
 
-def test_a_number_out_of_its_range_in_a_file(arguments, no_weights, capsys, tmp_path):
-    (tmp_path / "own.yaml").write_text("model: {temporal_reward: {radius: -1.0}}\n")
-    with pytest.raises(SystemExit):
-        train.main([*arguments, f"--config={tmp_path}/own.yaml"])
-    assert "error: model.temporal_reward.radius = -1.0: must be a number above 0" in capsys.readouterr().err
+def test_all_contradictions_at_once(arguments, no_weights):
+    problems = problems_of([*arguments, *(mistake for mistake, _ in MISTAKES)])
+    assert len(problems) == len(MISTAKES)
+    for _, message in MISTAKES:
+        assert sum(message in problem for problem in problems) == 1
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_a_decay_needs_an_end(arguments, no_weights, schedule):
-    endless = [*arguments, f"--model.optimizer.schedule={schedule}", "--trainer.max_epochs=-1"]
-    with pytest.raises(ConfigError, match=rf"schedule = {schedule}: the run has no end to decay to; set trainer.max_epochs or"):
+def test_a_decay_needs_an_end(arguments, no_weights):
+    endless = [*arguments, "--model.optimizer.schedule=linear", "--trainer.max_epochs=-1"]
+    with pytest.raises(ConfigError, match=r"schedule = linear: the run has no end to decay to; set trainer.max_epochs or"):
         train.main(endless)
     parse([*endless, "--trainer.max_steps=4"])
     parse([*arguments, "--trainer.max_epochs=-1"])
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../other", "a/b", "/tmp/other"])
+@pytest.mark.parametrize("name", ["", "..", "a/b"])
 def test_a_name_is_no_path(arguments, no_weights, name):
     with pytest.raises(ConfigError, match="the run's folder in output_dir is called so; give one name without a path"):
         train.main([*arguments, f"--name={name}"])
@@ -203,16 +178,9 @@ def test_a_folder_that_is_no_run_s_is_left_alone(arguments, no_weights, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_no_gpu(arguments, no_weights, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"trainer.accelerator = gpu: PyTorch sees no GPU here; set cpu, or auto"):
-        train.main([*arguments, "--trainer.accelerator=gpu"])
-
-
-@pytest.mark.parametrize("output", ["/dev/null/outputs", "/proc/outputs"])
-def test_an_output_folder_that_can_not_be_written_to(arguments, no_weights, output):
-    with pytest.raises(ConfigError, match=rf"output_dir = {output}: can't be written to \("):
-        train.main([*arguments, f"--output_dir={output}"])
+def test_an_output_folder_that_can_not_be_written_to(arguments, no_weights):
+    with pytest.raises(ConfigError, match=r"output_dir = /proc/outputs: can't be written to \("):
+        train.main([*arguments, "--output_dir=/proc/outputs"])
 
 
 def test_a_group_may_be_larger_than_a_pack(arguments, caplog):
@@ -235,18 +203,6 @@ def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
         train.main([*arguments, "--model.engine=vllm", "--trainer.devices=[1]"])
     with pytest.raises(ConfigError, match=r"= 2: in training so many ranks share an engine"):
         train.main([*arguments, "--model.engine=vllm", "--model.vllm.tensor_parallel_size=2"])
-
-
-def test_all_contradictions_at_once(arguments, no_weights):
-    # Without those that say another thing of a setting that is named already.
-    left_out = ("trainer.devices", "trainer.num_nodes", "ckpt_path=last", "rollout_rows", "attention=flex", "warmup_steps=6")
-    chosen = [item for item in MISTAKES if not any(name in item[0] for name in left_out)]
-    with pytest.raises(ConfigError) as error:
-        train.main([*arguments, *(mistake for mistake, _ in chosen)])
-    problems = str(error.value).splitlines()[1:]
-    assert len(problems) == len(chosen)
-    for _, message in chosen:
-        assert sum(message in problem for problem in problems) == 1
 
 
 @pytest.mark.parametrize(

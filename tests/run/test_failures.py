@@ -1,16 +1,18 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from prepared_python import python
 
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.run import train
-from taro.run.failures import FailureLimit, TooManyFailures
+from taro.run.failures import FailureLimit, SignalWatch, TooManyFailures
 from taro.run.folder import print_summary
 from taro.run.records import RunRecords
 
@@ -42,9 +44,7 @@ def feed(limit, steps):
         (0.25, 4, [[1, 0], [0, 0], [1, 0], [0, 0]], 3),  # 1 of 4 is not more than the share, 2 of 6 are
         (0.25, 8, [[1, 1], [1, 1], [1, 1], [1, 1]], 4),
         (0.25, 9, [[1, 1], [1, 1], [1, 1], [1, 1]], None),
-        (0.5, 1, [[1, 0], [0, 1]], None),
         (0.0, 4, [[0, 0], [0, 0], [0, 0], [0, 1]], 4),
-        (0.0, 1, [[0, 0], [0, 0]], None),
         (1.0, 1, [[1, 1], [1, 1]], None),
     ],
 )
@@ -156,6 +156,28 @@ def test_the_end_counts_samples_that_failed(arguments, synthetic, scripted, tmp_
     assert f"{6 + count} samples failed (6 of training, {count} of validation): see failed.jsonl" in capsys.readouterr().out
 
 
+def watch(patience, shares):
+    """The numbers of the steps that warned, with what was said."""
+    callback, warned = SignalWatch(patience), []
+    for step, share in enumerate(shares, 1):
+        metrics = {"frac_reward_zero_std": share, "rewards/format/mean": 0.25, "data/failed": 16.0}
+        given = {name: torch.tensor(value) for name, value in metrics.items() if value is not None}
+        trainer = SimpleNamespace(callback_metrics=given)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("taro.run.failures.rank_zero_warn", lambda text, step=step: warned.append((step, text)))
+            callback.on_train_batch_end(trainer, None)
+    return warned
+
+
+def test_silent_steps_in_a_row_warn():
+    """One without groups is silent, too."""
+    warned = watch(10, [1.0] * 9 + [0.5] + [1.0] * 18 + [None] * 2)
+    assert [step for step, _ in warned] == [20, 30]
+    for part in ("in the last 10 steps", "rewards/format/mean 0.25", "data/failed 16", "model.sampling.max_tokens"):
+        assert part in warned[0][1]
+    assert watch(3, [0.99] * 10) == []
+
+
 RANK = """
 import sys
 from types import SimpleNamespace
@@ -182,7 +204,7 @@ distributed.destroy_process_group()
 def test_ranks_count_and_stop_together(tmp_path):
     """Only one of them sees failures."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    commands = [[sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")] for rank in range(2)]
+    commands = [[python(), "-c", RANK, str(rank), str(tmp_path / "store")] for rank in range(2)]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for command in commands]
-    printed = [rank.communicate(timeout=60)[0] for rank in ranks]
+    printed = [rank.communicate(timeout=250)[0] for rank in ranks]
     assert printed[0] == printed[1] == f"3 {{'seen': 16, 'failed': 4, 'first': {['rank1: VideoError: is empty'] * 4}}}\n"

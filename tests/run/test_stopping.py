@@ -21,7 +21,6 @@ from taro.run.stopping import SIGNALS, RunStopped, StopOnSignal
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 ROOT = Path(__file__).parents[2]
-LEARNING = ["--model.optimizer.learning_rate=1e-3", "--model.temporal_reward=null", "--model.group_size=2"]
 
 
 @pytest.fixture
@@ -46,12 +45,12 @@ def checkpoint(tmp_path):
     return read_run(tmp_path / "run" / "checkpoints" / "last.ckpt")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
-def test_the_step_is_finished_and_saved(arguments, scripted, tmp_path, send, capfd, number, code):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+def test_the_step_is_finished_and_saved(learning, scripted, tmp_path, send, capfd, number, code):
     before = [signal.getsignal(number) for number in SIGNALS]
     send("training_step", 2, number)
     with pytest.raises(RunStopped, match=f"stopped by {number.name} after step 3") as stopped:
-        train.main([*arguments, *LEARNING])
+        train.main(learning)
     assert stopped.value.exit_code == code
     assert f"{number.name}: stopping after this step" in capfd.readouterr().err
     assert list(list_checkpoints(tmp_path / "run" / "checkpoints")) == [2, 3]
@@ -59,22 +58,22 @@ def test_the_step_is_finished_and_saved(arguments, scripted, tmp_path, send, cap
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_before_a_validation_it_is_left_for_later(arguments, scripted, tmp_path, send):
+def test_before_a_validation_it_is_left_for_later(learning, scripted, tmp_path, send):
     """A scheduler gives seconds, a validation may take minutes."""
     send("training_step", 3, signal.SIGTERM)
     with pytest.raises(RunStopped, match="after step 4"):
-        train.main([*arguments, *LEARNING])
+        train.main(learning)
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[4]
     assert ResumePoint.read(newest).validation_due
     scores = tmp_path / "run" / "checkpoints" / "scores.json"
     assert list(json.loads(scores.read_text())["scores"]) == ["0", "2"]
     send("training_step", 4, signal.SIGTERM)
     with pytest.raises(RunStopped, match="after step 5"):
-        train.main([*arguments, *LEARNING, "--ckpt_path=auto"])
+        train.main([*learning, "--ckpt_path=auto"])
     assert list(json.loads(scores.read_text())["scores"]) == ["0", "2", "4"]
 
 
-def test_in_a_validation_after_its_batch(arguments, scripted, tmp_path, send, monkeypatch):
+def test_in_a_validation_after_its_batch(learning, scripted, tmp_path, send, monkeypatch):
     batches = []
     evaluate = GRPOModule.evaluate_batch
 
@@ -85,23 +84,23 @@ def test_in_a_validation_after_its_batch(arguments, scripted, tmp_path, send, mo
     monkeypatch.setattr(GRPOModule, "evaluate_batch", counting)
     send("validation_step", 2, signal.SIGTERM)
     with pytest.raises(RunStopped, match="after step 2"):
-        train.main([*arguments, *LEARNING, "--data.evaluation_batch=1"])
+        train.main([*learning, "--data.evaluation_batch=1"])
     assert batches.count(2) == 1 and ResumePoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt").validation_due
     assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
-def test_in_the_last_step_the_rest_is_left_for_later(arguments, scripted, tmp_path, send, capsys):
+def test_in_the_last_step_the_rest_is_left_for_later(learning, scripted, tmp_path, send, capsys):
     send("training_step", 5, signal.SIGTERM)
     with pytest.raises(RunStopped, match="after step 6"):
-        train.main([*arguments, *LEARNING])
+        train.main(learning)
     assert not (tmp_path / "run" / "summary.json").exists()
-    assert train.main([*arguments, *LEARNING, "--ckpt_path=auto"])["steps"] == 6
+    assert train.main([*learning, "--ckpt_path=auto"])["steps"] == 6
     assert "is finished: 6 of 6 steps" in capsys.readouterr().out
     scores = json.loads((tmp_path / "run" / "checkpoints" / "scores.json").read_text())["scores"]
     assert list(scores) == ["0", "2", "4", "6"]
 
 
-def test_slurm_is_as_everywhere(arguments, scripted, tmp_path, send, monkeypatch):
+def test_slurm_is_as_everywhere(learning, scripted, tmp_path, send, monkeypatch):
     """Lightning would write a checkpoint of its own in the middle of the step, and requeue the job."""
     variables = {"JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NTASKS": "1"}
     for name, value in variables.items():
@@ -109,38 +108,38 @@ def test_slurm_is_as_everywhere(arguments, scripted, tmp_path, send, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", None)
     requeueing = []
-    take_over = StopOnSignal._take_over
+    start = StopOnSignal.on_train_start
 
-    def looking(self, trainer):
+    def looking(self, trainer, *args):
         requeueing.append(trainer._accelerator_connector.cluster_environment.auto_requeue)
-        take_over(self, trainer)
+        start(self, trainer)
 
-    monkeypatch.setattr(StopOnSignal, "_take_over", looking)
+    monkeypatch.setattr(StopOnSignal, "on_train_start", looking)
     send("training_step", 2, signal.SIGUSR1)
     with pytest.raises(RunStopped, match="stopped by SIGUSR1 after step 3"):
-        train.main([*arguments, *LEARNING])
+        train.main(learning)
     assert all(requeueing) and not list(tmp_path.rglob("hpc_ckpt*"))
     assert list(list_checkpoints(tmp_path / "run" / "checkpoints")) == [2, 3]
 
 
-def test_a_second_ctrl_c_does_not_wait(arguments, scripted, tmp_path, send):
+def test_a_second_ctrl_c_does_not_wait(learning, scripted, tmp_path, send):
     send("training_step", 3, signal.SIGINT, signal.SIGINT)
     with pytest.raises(SystemExit) as leaving:
-        train.main([*arguments, *LEARNING])
+        train.main(learning)
     assert leaving.value.code == 1 and checkpoint(tmp_path)["step"] == 3
 
 
-def test_an_evaluation_is_ended_at_once(arguments, scripted, synthetic, tmp_path, send, capfd):
+def test_an_evaluation_is_ended_at_once(learning, scripted, synthetic, tmp_path, send, capfd):
     send("test_step", 0, signal.SIGTERM)
     with pytest.raises(SystemExit) as leaving:
-        train.main([*arguments, *LEARNING, f"--data.test_file={synthetic}/test.jsonl"])
+        train.main([*learning, f"--data.test_file={synthetic}/test.jsonl"])
     assert "SIGTERM: stopping at once" in capfd.readouterr().err
     assert leaving.value.code == 143 and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 def start(arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]  # whose children are its ranks
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -170,10 +169,14 @@ def sample_ids(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "receiver"),
-    [(1, 0), pytest.param(2, 0, marks=pytest.mark.distributed), pytest.param(2, 1, marks=pytest.mark.distributed)],
+    ("ranks", "receiver", "number"),
+    [
+        (1, 0, signal.SIGINT),
+        pytest.param(2, 0, signal.SIGTERM, marks=pytest.mark.distributed),
+        pytest.param(2, 1, signal.SIGTERM, marks=pytest.mark.distributed),
+    ],
 )
-def test_sigterm_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, ranks, receiver):
+def test_a_signal_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, ranks, receiver, number):
     """Whichever rank gets it; and one rank goes on with the samples of two."""
     arguments = [*arguments, "--trainer.accelerator=cpu"]
     process = start([*arguments, f"--trainer.devices={ranks}", "--trainer.val_check_interval=100", "--trainer.max_epochs=99"])
@@ -181,12 +184,12 @@ def test_sigterm_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, ranks, re
     others = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     others = [int(pid) for pid in others if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
     assert len(others) == ranks - 1
-    os.kill([process.pid, *others][receiver], signal.SIGTERM)
+    os.kill([process.pid, *others][receiver], number)
     errors = process.communicate(timeout=100)[1]
-    assert process.returncode == 143 and "Traceback" not in errors, errors[-3000:]
+    assert process.returncode == 128 + number and "Traceback" not in errors, errors[-3000:]
     assert not any(is_alive(pid) for pid in others)
     done = checkpoint(tmp_path)["step"]
-    line = f"stopped by SIGTERM after step {done}; the same command with --ckpt_path auto goes on from there"
+    line = f"stopped by {number.name} after step {done}; the same command with --ckpt_path auto goes on from there"
     assert line in errors.splitlines()
     limit = f"--trainer.max_steps={done + 2}"
     assert train.main([*arguments, "--trainer.max_epochs=99", "--ckpt_path=auto", limit])["steps"] == done + 2

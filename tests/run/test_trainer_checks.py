@@ -10,7 +10,6 @@ from taro.run.checks import ConfigError
 from taro.run.cli import parse
 from taro.run.trainer_checks import REFUSED, REFUSED_CALLBACKS, trainer_problems
 
-LEARNING = ["--model.temporal_reward=null", "--model.group_size=2", "--trainer.max_steps=1"]
 OTHERS = {"fast_dev_run": "true", "limit_train_batches": "1", "overfit_batches": "1", "default_root_dir": "/tmp"}
 OTHERS |= {"num_sanity_val_steps": "2", "check_val_every_n_epoch": "1", "accumulate_grad_batches": "4"}
 OTHERS |= {"gradient_clip_val": "1.0", "gradient_clip_algorithm": "norm", "reload_dataloaders_every_n_epochs": "1"}
@@ -35,7 +34,7 @@ def test_one_batch_is_not_all_of_them():
     assert list(trainer_problems(usual | {"limit_train_batches": 1}))
 
 
-@pytest.mark.parametrize("name", ["ModelCheckpoint", "TQDMProgressBar", "StochasticWeightAveraging"])
+@pytest.mark.parametrize("name", ["ModelCheckpoint", "StochasticWeightAveraging"])
 def test_callbacks_that_can_not_be(arguments, name):
     with pytest.raises(ConfigError, match=f"trainer.callbacks has {name}: "):
         parse([*arguments, f"--trainer.callbacks={{class_path: {name}, init_args: {ARGUMENTS.get(name, {})}}}"])
@@ -57,8 +56,8 @@ def test_settings_that_are_left_to_the_trainer(arguments):
     assert cli.trainer.log_every_n_steps == 3
 
 
-def test_a_logger_of_the_user_gets_what_tensorboard_gets(arguments, scripted, tmp_path):
-    train.main([*arguments, *LEARNING, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."])
+def test_a_logger_of_the_user_gets_what_tensorboard_gets(learning, scripted, tmp_path):
+    train.main([*learning, "--trainer.max_steps=1", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."])
     folder = tmp_path / "run"
     assert list(folder.glob("events.out.tfevents*"))
     (metrics,) = folder.rglob("metrics.csv")  # in the run's folder, since no other was named

@@ -19,7 +19,6 @@ COUNT = 90
 STREAMS = {
     "b-pyramid": ("mp4", "libx264", {"x264-params": "bframes=5:b-pyramid=normal:keyint=24"}, 40),
     "one-keyframe": ("mp4", "libx264", {"x264-params": "bframes=5:b-pyramid=strict:keyint=999:scenecut=0"}, 40),
-    "open-gop-mp4": ("mp4", "libx264", {"x264-params": "bframes=4:open-gop=1:keyint=15:min-keyint=6"}, 40),
     "open-gop-mkv": ("mkv", "libx264", {"x264-params": "bframes=4:open-gop=1:keyint=15:min-keyint=6"}, 40),
     "open-gop-ts": ("ts", "libx264", {"x264-params": "bframes=4:open-gop=1:keyint=15:min-keyint=6"}, 40),
     "interlaced": ("mp4", "libx264", {"x264-params": "bframes=3:interlaced=1:keyint=24"}, 40),
@@ -28,13 +27,11 @@ STREAMS = {
     "uneven": ("mp4", "libx264", {"x264-params": "bframes=3:keyint=24"}, 0),
     "h264-avi": ("avi", "libx264", {"x264-params": "bframes=3:keyint=24"}, 40),
     "hevc": ("mp4", "libx265", {"x265-params": "bframes=4:keyint=15:open-gop=1:log-level=none"}, 40),
-    "hevc-ts": ("ts", "libx265", {"x265-params": "bframes=4:keyint=15:open-gop=1:log-level=none"}, 40),
     "hevc-layers": ("mkv", "libx265", {"x265-params": "bframes=4:keyint=24:temporal-layers=3:log-level=none"}, 40),
     "vp9": ("webm", "libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "16", "g": "20"}, 40),
     "vp8": ("webm", "libvpx", {"deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "16", "g": "20"}, 40),
     "mpeg4": ("mp4", "mpeg4", {"bf": "2", "g": "15"}, 40),
     "mpeg4-avi": ("avi", "mpeg4", {"bf": "2", "g": "15"}, 40),
-    "mjpeg-avi": ("avi", "mjpeg", {}, 40),
     "mjpeg-mkv": ("mkv", "mjpeg", {}, 40),
 }
 
@@ -68,7 +65,7 @@ def path(request, tmp_path_factory):
 
 def decode(path, wanted):
     """The pictures at these places, by place."""
-    file = VideoFile.limited(path, 60.0)
+    file = VideoFile(path, 60.0)
     return dict(decode_pyav(file, read_index(file, None), wanted, None))
 
 
@@ -78,12 +75,25 @@ def decode_all(path):
         return [(frame.pts, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
+def read_packets(path, larger_than=0):
+    with av.open(str(path)) as container:
+        return [packet for packet in container.demux(video=0) if packet.size > larger_than]
+
+
+def damage(path, packet, damaged):
+    """Write a copy of the file in which the later half of a packet is overwritten."""
+    data = bytearray(path.read_bytes())
+    half, end = packet.size // 2, data.index(bytes(packet)) + packet.size
+    data[end - half : end] = b"\xff" * half
+    damaged.write_bytes(data)
+
+
 def test_left_out_pictures_change_nothing(path):
     draw, plain = random.Random(0), decode_all(path)
     by_pts = dict(plain)
     clips = [None] * 8 + [(start, start + draw.uniform(1.0, 1.8)) for start in (0.0, 0.4, 0.9, 1.3, 1.7)]
     for clip in clips:
-        file = VideoFile.limited(path, 60.0)
+        file = VideoFile(path, 60.0)
         index = read_index(file, clip)
         total = len(index.pts)
         wanted = sorted({0, total - 1, *draw.choices(range(total), k=draw.choice([1, 3, 6, total // 3]))})
@@ -123,14 +133,10 @@ def test_decodes_only_what_is_needed(path, most, monkeypatch):
 
 @pytest.mark.parametrize("path", ["mpeg4"], indirect=True)
 def test_damage_is_found_where_it_matters(path, tmp_path):
-    with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-    keyframe = [packet for packet in packets if packet.is_keyframe][2]
     damaged = tmp_path / "v.mp4"
-    data = bytearray(path.read_bytes())
-    data[keyframe.pos + keyframe.size // 2 : keyframe.pos + keyframe.size] = b"\xff" * (keyframe.size - keyframe.size // 2)
-    damaged.write_bytes(data)
-    index = read_index(VideoFile.limited(damaged, 60.0), None)
+    keyframe = [packet for packet in read_packets(path) if packet.is_keyframe][2]
+    damage(path, keyframe, damaged)
+    index = read_index(VideoFile(damaged, 60.0), None)
     place = int(np.searchsorted(index.pts, keyframe.pts))
     with pytest.raises(VideoError, match=r"damaged|cannot be decoded"):
         decode(damaged, [0, place, COUNT - 1])
@@ -147,14 +153,9 @@ def test_no_picture_shows_damage(path, tmp_path, monkeypatch):
     set_up = taro.video.decode._set_up
     monkeypatch.setattr(taro.video.decode, "_set_up", lambda *given, **how: set_up(*given, **how | {"threads": False}))
     plain = [picture for _, picture in decode_all(path)]
-    with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size > 200]
-    damaged, draw, found = tmp_path / f"v{path.suffix}", random.Random(0), []
+    packets, damaged, draw, found = read_packets(path, 200), tmp_path / f"v{path.suffix}", random.Random(0), []
     for packet in draw.sample(packets[:-12], 10):
-        data = bytearray(path.read_bytes())
-        half, end = packet.size // 2, data.index(bytes(packet)) + packet.size
-        data[end - half : end] = b"\xff" * half
-        damaged.write_bytes(data)
+        damage(path, packet, damaged)
         number = packets.index(packet)
         for place in range(max(number - 6, 0), number + 8):
             try:
@@ -171,14 +172,9 @@ def test_no_picture_shows_damage(path, tmp_path, monkeypatch):
 def test_decord_is_not_believed_where_it_patches_up(path, tmp_path):
     """It gives such pictures as if nothing were wrong."""
     pytest.importorskip("decord")
-    with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size > 200]
-    file = VideoFile.limited(tmp_path / "v.mp4", 60.0)
-    for packet in packets[4:20:5]:
-        data = bytearray(path.read_bytes())
-        half, end = packet.size // 2, data.index(bytes(packet)) + packet.size
-        data[end - half : end] = b"\xff" * half
-        file.path.write_bytes(data)
+    file = VideoFile(tmp_path / "v.mp4", 60.0)
+    for packet in read_packets(path, 200)[4:20:5]:
+        damage(path, packet, file.path)
         with pytest.raises(VideoError, match="is damaged, decord's decoder reports: concealing"):
             list(decode_decord(file, read_index(file, None), list(range(COUNT)), None))
 
@@ -187,7 +183,7 @@ def test_decord_is_not_believed_where_it_patches_up(path, tmp_path):
 def test_the_last_pictures_need_no_second_try(path, monkeypatch):
     for place in range(COUNT - 8, COUNT):
         with monkeypatch.context() as patched:
-            count_decoded(patched, path, [place])
+            assert 1 <= count_decoded(patched, path, [place]) <= COUNT
 
 
 @pytest.mark.parametrize("path", ["b-pyramid"], indirect=True)
@@ -213,15 +209,14 @@ def test_faults_beside_the_pictures_are_no_damage(path, tmp_path):
 # Sizes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resize", ["swscale", "torch"])
 @pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_rotated_pictures_are_resized_upright(tmp_path, resize, rotation):
-    plain = load(write_video(tmp_path / "plain.mp4", steady(10), size=(160, 60)), resize=resize)
-    turned = load(write_video(tmp_path / "v.mp4", steady(10), size=(160, 60), rotation=rotation), resize=resize)
-    assert plain.frames.shape[-2:] == (56, 168)
-    expected = torch.rot90(plain.frames, rotation // 90, dims=(2, 3))
-    assert turned.frames.shape == expected.shape
-    assert (turned.frames.int() - expected.int()).abs().max() <= 1
+def test_rotated_pictures_are_resized_upright(tmp_path, rotation):
+    paths = [write_video(tmp_path / f"{angle}.mp4", steady(10), size=(160, 60), rotation=angle) for angle in (None, rotation)]
+    for resize in ("swscale", "torch"):
+        plain, turned = (load(path, resize=resize).frames for path in paths)
+        assert plain.shape[-2:] == (56, 168)
+        expected = torch.rot90(plain, rotation // 90, dims=(2, 3))
+        assert turned.shape == expected.shape and (turned.int() - expected.int()).abs().max() <= 1
 
 
 def test_decord_resizes_with_torch(tmp_path):
@@ -257,14 +252,14 @@ def assert_resized_alike(path, most, mean, **settings):
     assert difference.mean(dim=(0, 2, 3)).abs().max() <= 1.8
 
 
-@pytest.mark.parametrize(("max_tokens", "most"), [(16, 8), (64, 9), (1000, 15)])  # the last makes the pictures larger
 @pytest.mark.parametrize(("colorspace", "color_range"), [(2, 0), (1, 1), (1, 2), (5, 1)])  # untagged, BT.709, BT.601
-def test_swscale_resizes_as_torch(tmp_path, colorspace, color_range, max_tokens, most):
+def test_swscale_resizes_as_torch(tmp_path, colorspace, color_range):
     path = write_colours(tmp_path / "v.mp4", (320, 240), colorspace=colorspace, color_range=color_range)
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         assert (frame.colorspace, frame.color_range) == (colorspace, color_range)
-    assert_resized_alike(path, most, 2.4, max_tokens=max_tokens)
+    for max_tokens, most in ((16, 8), (64, 9), (1000, 15)):  # the last makes the pictures larger
+        assert_resized_alike(path, most, 2.4, max_tokens=max_tokens)
 
 
 @pytest.mark.parametrize("colorspace", [2, 1])
@@ -285,8 +280,7 @@ def test_swscale_resizes_odd_sizes(tmp_path, size, most, mean):
     assert_resized_alike(write_colours(tmp_path / "v.mp4", size, codec="mpeg4"), most, mean)
 
 
-@pytest.mark.parametrize("resize", ["swscale", "torch"])
-def test_pictures_may_change_their_size(tmp_path, resize):
+def test_pictures_may_change_their_size(tmp_path):
     path, sizes = tmp_path / "v.ts", [(64, 48), (96, 72)]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -299,6 +293,7 @@ def test_pictures_may_change_their_size(tmp_path, resize):
                         container.mux(packet)
     with av.open(str(path)) as container:
         assert {(frame.width, frame.height) for frame in container.decode(video=0)} == set(sizes)
-    video = load(path, fps=4, resize=resize)
-    assert video.frames.shape == (8, 3, 56, 56)
-    assert numbers(video) == [number % 25 for number in torch.linspace(0, 49, 8).round().long().tolist()]
+    for resize in ("swscale", "torch"):
+        video = load(path, fps=4, resize=resize)
+        assert video.frames.shape == (8, 3, 56, 56)
+        assert numbers(video) == [number % 25 for number in torch.linspace(0, 49, 8).round().long().tolist()]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from made_videos import BACKENDS, GEOMETRY, load, numbers, steady, write_video
 
-from taro.video import decode
 from taro.video.geometry import PatchGeometry
 from taro.video.load import VideoError, VideoSettings, sample_frame_count, smart_resize
 
@@ -20,44 +19,29 @@ REAL_VIDEO = Path(__file__).parents[3] / "shared" / "videos" / "OHOFG.mp4"
 # From qwen-vl-utils 0.0.14: pictures, their fps, settings fps, max_frames, min_frames -> smart_nframes.
 COUNTS = [
     (250, 25.0, 2.0, 768, 4, 20),
-    (250, 25.0, 4.0, 31, 8, 30),
     (335, 9.532888465204957, 2.0, 768, 4, 70),
-    (335, 9.532888465204957, 1.0, 64, 5, 34),
     (10, 25.0, 2.0, 768, 4, 4),
-    (10, 25.0, 1.0, 64, 5, 6),
     (3, 25.0, 4.0, 31, 8, 2),
-    (2, 25.0, 2.0, 768, 4, 2),
     (20000, 25.0, 1.0, 64, 5, 64),
     (54000, 30.0, 2.0, 768, 4, 768),
     (7, 1.0, 2.0, 768, 4, 6),
-    (299, 29.97, 1.0, 64, 5, 8),
     (76, 25.0, 4.0, 31, 8, 12),
-    (101, 10.0, 2.0, 768, 4, 20),
 ]
 
 # From qwen-vl-utils 0.0.14: height, width, frames, patch_size, total and minimal tokens -> size that fetch_video takes.
 SIZES = [
     (360, 640, 4, 14, 3584, 4, (364, 644)),
     (360, 640, 4, 16, 4096, 16, (352, 640)),
-    (360, 640, 60, 14, 3584, 4, (224, 392)),
     (360, 640, 140, 14, 16384, 128, (308, 560)),
     (360, 640, 768, 14, 3584, 4, (56, 112)),
     (360, 640, 768, 16, 4096, 16, (96, 160)),
-    (1080, 1920, 4, 16, 4096, 16, (640, 1152)),
     (1080, 1920, 60, 14, 16384, 128, (476, 868)),
-    (1080, 1920, 140, 16, 4096, 16, (160, 320)),
     (41, 63, 4, 14, 3584, 4, (56, 84)),
-    (41, 63, 60, 14, 16384, 128, (280, 420)),
     (41, 63, 768, 16, 4096, 16, (128, 160)),
     (20, 20, 4, 14, 3584, 4, (56, 56)),
     (20, 20, 140, 14, 16384, 128, (336, 336)),
-    (20, 20, 768, 16, 4096, 16, (128, 128)),
     (100, 3000, 4, 14, 3584, 4, (112, 2996)),
-    (100, 3000, 4, 16, 4096, 16, (96, 3008)),
-    (100, 3000, 60, 14, 3584, 4, (28, 1652)),
     (100, 3000, 60, 16, 4096, 16, (64, 2048)),
-    (100, 3000, 140, 16, 4096, 16, (32, 1312)),
-    (100, 3000, 140, 14, 16384, 128, (56, 2324)),
     (100, 3000, 768, 14, 16384, 128, (56, 1764)),
 ]
 
@@ -75,16 +59,10 @@ def test_size_is_qwens(height, width, frames, patch_size, max_tokens, min_tokens
     assert smart_resize(height, width, frames=frames, settings=settings, geometry=geometry) == expected
 
 
-def test_a_single_picture_still_fills_a_temporal_patch():
+def test_where_qwens_numbers_would_be_too_small():
+    """A single picture still fills a temporal patch; a long strip keeps a side of one token, not of 0, and its budget."""
     assert sample_frame_count(1, 25.0, VideoSettings(), 2) == 2
-
-
-def test_a_long_strip_keeps_a_side_of_one_token_and_its_budget():
-    # qwen-vl-utils returns a height of 0 here.
     assert smart_resize(100, 3000, frames=768, settings=VideoSettings(), geometry=GEOMETRY) == (28, 252)
-
-
-def test_extreme_aspect_ratio_is_refused():
     with pytest.raises(ValueError, match="more than 200 times"):
         smart_resize(10, 2010, frames=4, settings=VideoSettings(), geometry=GEOMETRY)
 
@@ -92,40 +70,37 @@ def test_extreme_aspect_ratio_is_refused():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"fps": 0}, "fps=0: must be a finite number above 0"),
-        ({"timeout": float("nan")}, "timeout=nan"),
-        ({"max_frames": 1, "min_frames": 1}, "max_frames=1: must be at least 2"),
-        ({"min_frames": 0}, "min_frames=0: must be at least 1"),
-        ({"max_tokens": 0}, "max_tokens=0: must be at least 1"),
-        ({"min_tokens_per_frame": 0}, "min_tokens_per_frame=0: must be at least 1"),
-        ({"min_frames": 9, "max_frames": 8}, "min_frames=9 is above max_frames=8: lower min_frames"),
-        ({"backend": "cv2"}, "backend='cv2': must be one of decord, pyav"),
-        ({"resize": "cv2"}, "resize='cv2': must be one of swscale, torch"),
+        ({"fps": float("inf")}, "fps=inf and timeout=120.0 must be finite"),
+        ({"timeout": float("nan")}, "timeout=nan must be finite"),
+        ({"max_frames": 1, "min_frames": 1}, "max_frames=1 must be at least 2"),
+        ({"min_frames": 9, "max_frames": 8}, "max_frames=8 must be at least 2, and at least min_frames=9"),
     ],
 )
-def test_wrong_settings_are_named(wrong, message):
+def test_settings_that_can_not_go_together(wrong, message):
     with pytest.raises(ValueError, match=message):
         VideoSettings(**wrong)
 
 
-def test_all_wrong_settings_are_named_at_once():
-    with pytest.raises(ValueError, match=r"fps=-1.*backend='cv2'"):
-        VideoSettings(fps=-1, backend="cv2")
+@pytest.fixture(scope="module")
+def two_seconds(tmp_path_factory):
+    """50 pictures, one every 40 ms."""
+    return write_video(tmp_path_factory.mktemp("videos") / "v.mp4", steady(50))
 
 
 # Frames and times ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_constant_rate(tmp_path, backend):
-    video = load(write_video(tmp_path / "v.mp4", steady(50)), backend=backend)
+def test_constant_rate(two_seconds, backend):
+    video = load(two_seconds, backend=backend)
     expected = torch.linspace(0, 49, 4).round().long().tolist()  # 2 s at 2 fps, the first and the last included
     assert numbers(video) == expected
     assert video.timestamps.tolist() == pytest.approx([number / 25 for number in expected])
     assert video.timestamps.dtype == torch.float64
     assert (video.duration, video.fps) == (2.0, 2.0)
-    assert video.frames.shape == (4, 3, 56, 56)
-    assert video.frames.dtype == torch.uint8
+    assert video.frames.shape == (4, 3, 56, 56) and video.frames.dtype == torch.uint8
+    fewer = load(two_seconds, backend=backend, fps=10, max_frames=5)
+    assert numbers(fewer) == [0, 16, 33, 49] and fewer.fps == 2.0
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "avi", "webm"])
@@ -169,29 +144,13 @@ def test_late_first_picture_starts_the_clock(tmp_path, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("start", "end"), [(0.4, 1.2), (0.41, 1.19), (0.0, 2.0), (1.0, 9.0)])
-def test_clip_has_its_own_clock(tmp_path, backend, start, end):
-    video = load(write_video(tmp_path / "v.mp4", steady(50)), clip=(start, end), backend=backend, fps=8)
+def test_clip_has_its_own_clock(two_seconds, backend, start, end):
+    video = load(two_seconds, clip=(start, end), backend=backend, fps=8)
     first, last = -int(-start * 25 // 1), min(int(end * 25), 49)  # qwen-vl-utils: rounded inwards
     assert numbers(video) == torch.linspace(first, last, len(video.frames)).round().long().tolist()
     assert video.timestamps.tolist() == pytest.approx([number / 25 - start for number in numbers(video)])
     assert video.duration == pytest.approx(min(end, 2.0) - start)
     assert video.fps == pytest.approx(len(video.frames) / video.duration)
-
-
-def test_clip_decodes_only_what_it_needs(tmp_path, monkeypatch):
-    path = write_video(tmp_path / "v.mp4", steady(60))
-    decoded = []
-    plain = decode._decode_run
-
-    def counting(*arguments):
-        for frame in plain(*arguments):
-            decoded.append(frame.pts)
-            yield frame
-
-    monkeypatch.setattr(decode, "_decode_run", counting)
-    video = load(path, clip=(1.6, 1.9))
-    assert numbers(video)[0] == 40
-    assert len(video.frames) <= len(decoded) <= 10 + 8  # one group of pictures, then the clip
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -203,18 +162,12 @@ def test_few_pictures(tmp_path, backend, count, expected):
     assert video.fps == pytest.approx(len(expected) / (count / 25))
 
 
-def test_frame_cap_lowers_the_real_rate(tmp_path):
-    video = load(write_video(tmp_path / "v.mp4", steady(50)), fps=10, max_frames=5)
-    assert numbers(video) == [0, 16, 33, 49]
-    assert video.fps == 2.0
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_rotated_pictures_come_upright(tmp_path, backend, rotation):
+def test_rotated_pictures_come_upright(tmp_path, backend):
     plain = load(write_video(tmp_path / "plain.mp4", steady(10), size=(112, 84)))
-    turned = load(write_video(tmp_path / "v.mp4", steady(10), size=(112, 84), rotation=rotation), backend=backend)
-    assert torch.equal(turned.frames, torch.rot90(plain.frames, rotation // 90, dims=(2, 3)))
+    for rotation in (90, 180, -90):
+        path = write_video(tmp_path / f"{rotation}.mp4", steady(10), size=(112, 84), rotation=rotation)
+        assert torch.equal(load(path, backend=backend).frames, torch.rot90(plain.frames, rotation // 90, dims=(2, 3)))
 
 
 def test_narrow_rotated_pictures_are_refused_by_decord(tmp_path):
@@ -262,18 +215,17 @@ def test_decord_is_not_asked_for_transport_streams(tmp_path):
         load(path, backend="decord")
 
 
-def test_other_geometry(tmp_path):
+def test_other_geometry(two_seconds):
     geometry = PatchGeometry(patch_size=16, temporal_patch_size=4)
-    video = load(write_video(tmp_path / "v.mp4", steady(50)), geometry=geometry, fps=5)
+    video = load(two_seconds, geometry=geometry, fps=5)
     assert len(video.frames) == 8
     assert all(side % 32 == 0 for side in video.frames.shape[-2:])
 
 
 @pytest.mark.parametrize("clip", [(-1.0, 1.0), (1.0, 1.0), (1.5, 0.5), (5.0, 6.0), (0.0, float("nan"))])
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_clip_outside_of_the_video(tmp_path, clip, suffix):
+def test_clip_outside_of_the_video(two_seconds, clip):
     with pytest.raises(VideoError, match="clip"):
-        load(write_video(tmp_path / f"v.{suffix}", steady(50)), clip=clip)
+        load(two_seconds, clip=clip)
 
 
 def test_too_narrow_pictures(tmp_path):

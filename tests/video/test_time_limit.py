@@ -19,7 +19,6 @@ from taro.video.frame_cache import FrameCache
 from taro.video.geometry import PatchGeometry
 from taro.video.index import read_index
 from taro.video.load import VideoError, VideoSettings
-from taro.video.time_limit import read_within_limit
 
 
 def write_second(path):
@@ -39,7 +38,7 @@ def wait_until(condition, seconds=20.0):
 
 @pytest.fixture
 def file(tmp_path):
-    return VideoFile.limited(tmp_path / "v.mp4", 60.0)
+    return VideoFile(tmp_path / "v.mp4", 60.0)
 
 
 @pytest.fixture
@@ -74,15 +73,15 @@ def test_a_call_that_blocks_is_given_up(blocked, backend):
 def test_an_endless_search_ends(tmp_path):
     """libav looks for the next picture in 64 GB of nothing, within one call."""
     path = write_second(tmp_path / "v.mkv")
-    file = VideoFile.limited(path, 60.0)
-    thread = read_within_limit(file, threading.get_ident)
+    file = VideoFile(path, 60.0)
+    thread = file.within_limit(threading.get_ident)
     try:
         os.truncate(path, 2**36)
     except OSError:
         pytest.skip("the file system has no files with holes")
     with pytest.raises(VideoError, match=r"is not read within 0\.5 s"):
         load(path, timeout=0.5)
-    assert read_within_limit(file, threading.get_ident) == thread  # which was not given up
+    assert file.within_limit(threading.get_ident) == thread  # which was not given up
 
 
 class Clock:
@@ -99,9 +98,9 @@ class Clock:
 @pytest.mark.parametrize("step", ["list the pictures", "list those of a clip", "decode some", "decode all"])
 def test_what_is_only_long_notices_by_itself(tmp_path, monkeypatch, step):
     path = write_second(tmp_path / ("v.avi" if step == "decode all" else "v.mp4"))
-    index = read_index(VideoFile.limited(path, 60.0), None)
+    index = read_index(VideoFile(path, 60.0), None)
     monkeypatch.setattr("taro.video.file.time", Clock())
-    file = VideoFile.limited(path, 15.0)
+    file = VideoFile(path, 15.0)
     with pytest.raises(VideoError, match="is not read within 15 s"):
         if step.startswith("list"):
             read_index(file, None if step == "list the pictures" else (0.1, 0.9))
@@ -134,27 +133,27 @@ def test_a_cache_does_not_wait_for_the_file_either(tmp_path, monkeypatch):
 
 
 def test_what_is_read_is_returned_or_raised(file):
-    assert read_within_limit(file, lambda: [1, 2]) == [1, 2]
+    assert file.within_limit(lambda: [1, 2]) == [1, 2]
     with pytest.raises(ZeroDivisionError):
-        read_within_limit(file, lambda: 1 / 0)
-    assert read_within_limit(file, lambda: None) is None
+        file.within_limit(lambda: 1 / 0)
+    assert file.within_limit(lambda: None) is None
 
 
 def test_threads_read_at_the_same_time(file):
     """None waits for another one's video; when they end, so do their readers."""
     before, together = readers(), threading.Barrier(3)
     with ThreadPoolExecutor(3) as pool:
-        places = [pool.submit(read_within_limit, file, lambda: together.wait(timeout=30)) for _ in range(3)]
+        places = [pool.submit(file.within_limit, lambda: together.wait(timeout=30)) for _ in range(3)]
         assert sorted(place.result() for place in places) == [0, 1, 2]
     assert wait_until(lambda: readers() == before)
 
 
 def test_a_forked_process_reads(file):
     """As workers are that are forked from a process that has read before."""
-    assert read_within_limit(file, lambda: 1) == 1
+    assert file.within_limit(lambda: 1) == 1
     child = os.fork()
     if child == 0:
-        os._exit(read_within_limit(file, lambda: 42))
+        os._exit(file.within_limit(lambda: 42))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
 
@@ -176,9 +175,9 @@ def test_nothing_is_kept_in_memory(file, fails):
 
     def use():
         if not fails:
-            return read_within_limit(file, read)
+            return file.within_limit(read)
         with pytest.raises(VideoError):
-            read_within_limit(file, read)
+            file.within_limit(read)
 
     gc.collect()
     gc.disable()

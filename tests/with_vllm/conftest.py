@@ -17,6 +17,16 @@ collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def pytest_collection_modifyitems(items):
+    """A worker takes all tests that share an engine, or all of a file."""
+    for item in items:
+        if "shared_engine" in item.fixturenames and "model_folder" in item.fixturenames:
+            group = f"engine {item.callspec.params['family']}"
+        else:
+            group = item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def engine_model(model_folder):
     builder = PromptBuilder(model_folder, TINY_PROMPT)

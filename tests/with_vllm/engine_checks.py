@@ -58,6 +58,39 @@ def check_stream(engine, policy, prompts, at_once, tolerance):
     assert sorted(seen) == list(range(len(prompts)))
 
 
+def check_ends(engine, prompt, monkeypatch):
+    """Completions end where the trainer says. Any token may be an end: the one that is drawn most often here."""
+    request, sampling = RolloutPrompt(prompt, ((),) * 30, tuple(range(30))), SamplingSettings(1.0, 12)
+    monkeypatch.setattr(engine, "model", replace(engine.model, end_ids=frozenset()))
+    (group,) = engine.generate([request], sampling)
+    end = int(torch.cat(group.completions).mode().values)
+    monkeypatch.setattr(engine, "model", replace(engine.model, end_ids=frozenset({end})))
+    (cut,) = engine.generate([request], sampling)
+    assert not any(group.finished) and 0 < sum(cut.finished) < 30
+    for whole, short, finished in zip(group.completions, cut.completions, cut.finished, strict=True):
+        expected = whole.tolist()
+        if end in expected:
+            expected = expected[: expected.index(end) + 1]
+        assert short.tolist() == expected and finished == (end in expected)
+
+
+def check_sync(engine, policy, changed, prompts, tolerance, caches_kept):
+    """Log-probs follow a sync; and this would notice a sync, or inside `caches_kept` a reset of them, that is left out."""
+    requests, sampling = [RolloutPrompt(prompt, ((),) * 2, (5, 6)) for prompt in prompts], SamplingSettings(1.0, 12)
+
+    def difference(own):
+        return largest_difference(own, prompts, engine.generate(requests, sampling))
+
+    engine.generate(requests, sampling)  # fills the prefix cache
+    assert difference(changed) > 1e-2  # stale weights
+    with caches_kept:
+        engine.sync(changed.model.named_parameters())
+        assert difference(changed) > 1e-2  # new weights, old keys and values
+    for own in (changed, policy):
+        engine.sync(own.model.named_parameters())
+        assert difference(own) <= tolerance
+
+
 def check_mismatches(engine, prompt, monkeypatch):
     """A prompt that vLLM reads differently from the trainer is an error."""
     wrong = prompt.input_ids.clone()

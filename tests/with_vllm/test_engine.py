@@ -1,8 +1,9 @@
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
-from engine_checks import check_greedy, check_mismatches, check_stream, largest_difference
+from engine_checks import check_ends, check_greedy, check_mismatches, check_stream, check_sync, largest_difference
 from tolerances import LOG_PROBS
 
 from taro.rollout import EngineError, NativeEngine, RolloutPrompt, SamplingSettings, VLLMEngine
@@ -63,44 +64,13 @@ def test_constructed_prefixes(engine, policy, builder, many_prompts):
         engine.generate(requests, SamplingSettings(1.0, max_tokens=len(prefixes[1])))
 
 
-def test_completions_end_where_the_trainer_says(engine, engine_model, many_prompts):
-    """Any token may be an end: the one that is drawn most often here."""
-    request = RolloutPrompt(many_prompts[0], ((),) * 30, tuple(range(30)))
-    try:
-        engine.model = replace(engine_model, end_ids=frozenset())
-        (group,) = engine.generate([request], SamplingSettings(1.0, 12))
-        end = int(torch.cat(group.completions).mode().values)
-        engine.model = replace(engine_model, end_ids=frozenset({end}))
-        (cut,) = engine.generate([request], SamplingSettings(1.0, 12))
-    finally:
-        engine.model = engine_model
-    assert not any(group.finished)
-    for whole, short, finished in zip(group.completions, cut.completions, cut.finished, strict=True):
-        expected = whole.tolist()
-        if end in expected:
-            expected = expected[: expected.index(end) + 1]
-        assert short.tolist() == expected and finished == (end in expected)
-    assert 0 < sum(cut.finished) < 30
+def test_completions_end_where_the_trainer_says(engine, many_prompts, monkeypatch):
+    check_ends(engine, many_prompts[0], monkeypatch)
 
 
-def test_log_probs_follow_a_sync(engine, policy, changed_policy, long_prompts, monkeypatch):
-    """And this test would notice a sync, or the reset of a cache, that is left out."""
-    prompts, sampling = long_prompts, SamplingSettings(1.0, 12)
-    requests = [RolloutPrompt(prompt, ((),) * 2, (5, 6)) for prompt in prompts]
-
-    def difference():
-        return largest_difference(changed_policy, prompts, engine.generate(requests, sampling))
-
-    engine.generate(requests, sampling)  # fills the prefix cache
-    assert difference() > 1e-2  # stale weights
-    with monkeypatch.context() as patched:
-        patched.setattr(engine.llm, "reset_prefix_cache", lambda: True)
-        engine.sync(changed_policy.model.named_parameters())
-        assert difference() > 1e-2  # new weights, old keys and values
-    engine.sync(changed_policy.model.named_parameters())
-    assert difference() <= LOG_PROBS
-    engine.sync(policy.model.named_parameters())
-    assert largest_difference(policy, prompts, engine.generate(requests, sampling)) <= LOG_PROBS
+def test_log_probs_follow_a_sync(engine, policy, changed_policy, long_prompts):
+    kept = mock.patch.object(engine.llm, "reset_prefix_cache", lambda: True)
+    check_sync(engine, policy, changed_policy, long_prompts, LOG_PROBS, kept)
 
 
 def test_the_features_follow_a_sync_of_the_tower(engine, policy, own_policy, many_prompts, monkeypatch):
@@ -164,8 +134,8 @@ def test_a_group_that_is_refused_halfway_leaves_nothing_behind(engine, engine_mo
 def test_every_generation_is_checked_where_that_is_asked_for(engine, many_prompts, monkeypatch):
     checked = []
     monkeypatch.setattr(engine, "settings", replace(engine.settings, check_every=1))
-    positions = engine._positions
-    monkeypatch.setattr(engine, "_positions", lambda rendered: checked.append(1) or positions(rendered))
+    positions = engine.reader._positions
+    monkeypatch.setattr(engine.reader, "_positions", lambda *asked: checked.append(1) or positions(*asked))
     for _ in range(3):
         engine.generate([RolloutPrompt(many_prompts[0], ((),), (0,))], SamplingSettings(1.0, 2))
     assert len(checked) == 3

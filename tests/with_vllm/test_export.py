@@ -1,11 +1,11 @@
 """A model trained on two ranks with sharded weights, exported, in transformers and in vLLM."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from prepared_python import python
 from tolerances import LOG_PROBS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -31,7 +31,7 @@ def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder
         "--model.optimizer.weight_decay=10",  # a random model earns nothing: this moves its weights
         "--model.sampling.max_tokens=64",
     ]
-    command = [sys.executable, str(ROOT / "train.py"), *arguments, *extra]
+    command = [python(), str(ROOT / "train.py"), *arguments, *extra]
     done = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     (checkpoint,) = (path for path in (tmp_path / "run" / "checkpoints").glob("step_*.ckpt"))

@@ -1,10 +1,10 @@
 """Two ranks with vLLM: each with an engine of its own, and both with one."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taro.synthetic.architecture import build_config, build_model, build_tokenizer, write_preprocessor
@@ -42,7 +42,7 @@ def test_two_ranks_sample_from_the_weights_of_each_step(arguments, even_folder, 
         "--curriculum.warmup_epochs=0",
     ]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments, *extra],
+        [python(), str(ROOT / "train.py"), *arguments, *extra],
         env=rank_environment,
         capture_output=True,
         text=True,

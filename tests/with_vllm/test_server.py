@@ -1,13 +1,14 @@
-"""A real vLLM server, started as a user starts it. The model's embeddings are not tied: see vllm_server.py on CPU servers."""
+"""A real vLLM server, started as a user starts it. The model's embeddings are not tied: see docs/rollouts.md on CPU servers."""
 
 import json
 import socket
 import urllib.request
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
-from engine_checks import check_greedy, check_mismatches, check_stream, largest_difference
+from engine_checks import check_ends, check_greedy, check_mismatches, check_stream, check_sync, largest_difference
 from server_process import KEY, ServerProcess
 from tolerances import LOG_PROBS
 
@@ -25,6 +26,8 @@ from taro.synthetic.architecture import TINY_PROMPT, save_random
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import draw_scene
 from taro.video.load import VideoSettings
+
+pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 
 @pytest.fixture(scope="module")
@@ -134,37 +137,15 @@ def test_log_probs_are_the_trainers(engine, policy, builder, prompts, temperatur
         assert group.completions[0].tolist() == group.completions[2].tolist()
 
 
-def test_completions_end_where_the_trainer_says(engine, model, prompts, monkeypatch):
-    request = RolloutPrompt(prompts[0], ((),) * 8, tuple(range(8)))
-    monkeypatch.setattr(engine, "model", replace(model, end_ids=frozenset()))
-    (group,) = engine.generate([request], SamplingSettings(1.0, 6))
-    end = int(group.completions[0][2])
-    monkeypatch.setattr(engine, "model", replace(model, end_ids=frozenset({end})))
-    (cut,) = engine.generate([request], SamplingSettings(1.0, 6))
-    assert not any(group.finished) and cut.finished[0] and cut.completions[0][-1] == end
+def test_completions_end_where_the_trainer_says(engine, prompts, monkeypatch):
+    check_ends(engine, prompts[0], monkeypatch)
 
 
-def test_log_probs_follow_a_sync(engine, folder, policy, prompts, monkeypatch):
-    """And this test would notice a sync, or the reset of a cache, that is left out."""
+def test_log_probs_follow_a_sync(engine, folder, policy, prompts):
     changed = disturb(QwenVL.from_pretrained(folder), lambda parameter, noise: 0.05 * parameter.abs().mean() * noise)
-    sampling = SamplingSettings(1.0, 8)
-    requests = [RolloutPrompt(prompt, ((),) * 2, (5, 6)) for prompt in prompts[-2:]]
-
-    def difference():
-        return largest_difference(changed, prompts[-2:], engine.generate(requests, sampling))
-
-    engine.generate(requests, sampling)  # fills the prefix cache
-    assert difference() > 1e-2  # stale weights
-    ask = engine.server.ask
-    kept = {"/reset_prefix_cache": {"success": True}}
-    with monkeypatch.context() as patched:
-        patched.setattr(engine.server, "ask", lambda method, path, *body: kept.get(path) or ask(method, path, *body))
-        engine.sync(changed.model.named_parameters())
-        assert difference() > 1e-2  # new weights, old keys and values
-    engine.sync(changed.model.named_parameters())
-    assert difference() <= LOG_PROBS
-    engine.sync(policy.model.named_parameters())
-    assert largest_difference(policy, prompts[-2:], engine.generate(requests, sampling)) <= LOG_PROBS
+    ask, kept = engine.server.ask, {"/reset_prefix_cache": {"success": True}}
+    patch = mock.patch.object(engine.server, "ask", lambda method, path, *body: kept.get(path) or ask(method, path, *body))
+    check_sync(engine, policy, changed, prompts[-2:], LOG_PROBS, patch)
 
 
 def test_a_stream_is_continuous(engine, policy, prompts):

@@ -1,9 +1,4 @@
-"""Dense captions for the videos of a samples file, from a model, or from files:
-
-    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model Qwen/Qwen2.5-VL-7B-Instruct --engine vllm
-    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --model NAME --api_base https://host/v1
-    python -m taro.prepare.caption --input F.jsonl --output G.jsonl --captions captions.json
-    python -m taro.prepare.caption --help
+"""Dense captions for the videos of a samples file, from a model, or from files: see --help, and docs/data.md.
 
 Each video is cut into overlapping windows, and the model is asked for the timed events of each; what it says is checked and
 put together. What is done is kept in G.captions/: the same command goes on after a stop, and asks again about videos that
@@ -15,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +24,22 @@ if __name__ == "__main__":
     answer_at_once(CAPTION, underscored(sys.argv[1:]))  # before the imports that take seconds
 
 from taro.data.before_run import look_for_videos
-from taro.data.samples import Sample, load_samples, save_samples
+from taro.data.samples import load_samples, save_like
 from taro.errors import clean_exit
-from taro.evaluation.fingerprints import describe_model
+from taro.evaluation.questions import describe_model
+from taro.files import write_text
 from taro.jsonl import ResumableFolder, Shard
+from taro.messages import list_problems
 from taro.models.prompt import PromptBuilder
-from taro.prepare.caption.assembly import caption_videos
-from taro.prepare.caption.captioner import Captioner
-from taro.prepare.caption.endpoint import EndpointCaptioner
+from taro.prepare.caption.answers import ask_engine, caption_videos
+from taro.prepare.caption.endpoint import EndpointCaptioner, write_message
 from taro.prepare.caption.imported import import_captions
-from taro.prepare.caption.local import caption_builder, start_captioner
-from taro.prepare.caption.parsing import parse_events
-from taro.prepare.caption.report import CaptionReport, make_report, print_report
-from taro.prepare.caption.settings import CaptionSettings, list_problems
-from taro.prepare.caption.videos import CaptionedVideo, CaptionError, SourceVideo, source_videos, video_id
-from taro.prepare.caption.windows import read_windows
+from taro.prepare.caption.report import CaptionedVideo, CaptionReport, make_report, print_report
+from taro.prepare.caption.settings import PLACEHOLDER, CaptionError, CaptionSettings, find_problems
+from taro.prepare.caption.videos import SourceVideo, WindowReader, source_videos, video_id
 from taro.progress import track_items
-from taro.rollout.start import resolve_device, resolve_dtype
+from taro.rollout.start import longest_prompt, resolve_device, resolve_dtype
+from taro.rows import read_objects
 from taro.video.geometry import PatchGeometry
 
 logger = logging.getLogger(__name__)
@@ -65,51 +59,46 @@ def caption(settings: CaptionSettings) -> CaptionReport:
         ModelError: not a Qwen-VL model.
         EngineError: vLLM is not installed, or can't run the model.
     """
-    problems = list_problems(settings)
-    if problems:
-        raise CaptionError("\n- ".join(["can't caption:", *problems]) if len(problems) > 1 else problems[0])
+    if problems := list(find_problems(settings)):
+        raise CaptionError(list_problems("can't caption:", problems))
     samples = load_samples(settings.input, video_root=settings.video_root, bad_rows="keep")
     videos = source_videos(samples, settings.root)
-    if settings.imports:
+    if settings.model is None:
         captioned = import_captions(settings, samples, videos)
     else:
         captioned = _ask_model(settings, videos)
     report = make_report(captioned, len(videos))
     if report.open == 0:
-        _write(settings, samples, captioned, report)
+        captions = {video.id: video.captions for video in captioned}
+        filled = [replace(sample, captions=captions[video_id(sample, settings.root)]) for sample in samples]
+        save_like(filled, settings.output, settings.input, settings.video_root)
+        text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+        write_text(Path(settings.output).with_suffix(".report.json"), text)
     return report
 
 
 def _ask_model(settings: CaptionSettings, videos: Sequence[SourceVideo]) -> list[CaptionedVideo]:
     """Have this shard's missing videos captioned; returns all that are done or failed then."""
-    builder = None if settings.api_base is not None else caption_builder(settings)
-    about = _configuration(settings, videos, builder)
-    folder = ResumableFolder(settings.folder, about, Shard.parse(settings.shard), NAME)
+    builder = None
+    if settings.api_base is None:
+        longest = longest_prompt(settings.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)
+        builder = PromptBuilder(settings.model, settings.prompt.replace(PLACEHOLDER, "{query}"), longest)
+    folder = ResumableFolder(settings.folder, _configuration(settings, videos, builder), Shard.parse(settings.shard), NAME)
     known = folder.read()
     todo = [video for video in folder.shard.of(videos) if video.id not in known or known[video.id]["failure"] is not None]
-
-    def start() -> Captioner:
-        if builder is not None:
-            return start_captioner(settings, builder)
-        return EndpointCaptioner(settings, lambda answer: parse_events(answer.text, answer.cut).readable)
-
     if todo:
         paths = [video.path for video in videos]
         for remark in look_for_videos(paths, of=settings.input, folder=settings.root, setting="--video_root"):
             logger.warning(remark)
-        windows = read_windows(
-            todo,
-            length=settings.window,
-            overlap=settings.overlap,
-            settings=settings.video,
-            geometry=PatchGeometry() if builder is None else builder.geometry,
-            workers=settings.workers,
-        )
-        done = track_items(caption_videos(windows, start), "captions", len(todo), lambda video: video.failure is not None)
-        folder.append(video.to_row() for video in done)
+        geometry = PatchGeometry() if builder is None else builder.geometry
+        write = partial(write_message, settings) if builder is None else builder.build
+        requests = WindowReader(todo, settings.window, settings.overlap, settings.video, geometry, write).read(settings.workers)
+        ask = EndpointCaptioner(settings).ask if builder is None else partial(ask_engine, settings, builder)
+        done = track_items(caption_videos(requests, ask), NAME, len(todo), lambda video: video.failure is not None)
+        folder.append(asdict(video) for video in done)
     folder.finish([video.id for video in videos])
-    rows = folder.read()
-    return [CaptionedVideo.from_row(rows[video.id]) for video in videos if video.id in rows]
+    captioned = read_objects(CaptionedVideo, folder.read(), "video")
+    return [captioned[video.id] for video in videos if video.id in captioned]
 
 
 def _configuration(settings: CaptionSettings, videos: Sequence[SourceVideo], builder: PromptBuilder | None) -> dict[str, Any]:
@@ -129,23 +118,6 @@ def _configuration(settings: CaptionSettings, videos: Sequence[SourceVideo], bui
     video = asdict(settings.video)
     del video["timeout"]  # decides whether there are frames, not which
     return about | {name: getattr(settings, name) for name in names} | {"video": video}
-
-
-def _write(
-    settings: CaptionSettings, samples: Sequence[Sample], captioned: Sequence[CaptionedVideo], report: CaptionReport
-) -> None:
-    captions = {video.id: video.captions for video in captioned}
-    filled = [replace(sample, captions=captions[video_id(sample, settings.root)]) for sample in samples]
-    output = Path(settings.output)
-    # Relative paths stay as they are where the same video_root, or none, finds them again.
-    same_root = settings.video_root is not None or output.parent.resolve() == settings.root.resolve()
-    save_samples(filled, output, relative_to=settings.root if same_root else None)
-    unfinished = settings.report_path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, settings.report_path)
-
-
-# ---- Command line ----
 
 
 def main(arguments: Sequence[str] | None = None) -> CaptionReport:

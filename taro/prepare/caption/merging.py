@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from taro.data.samples import Caption
-from taro.prepare.caption.windows import Window
+from taro.prepare.caption.videos import Window
 from taro.prompts import find_tag
 from taro.spans import Span, temporal_iou
 

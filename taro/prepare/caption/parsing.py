@@ -7,13 +7,13 @@ seconds, or clock times (`1:05`, `00:01:05.5`).
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from taro.data.samples import Caption
+from taro.rows import is_number
 
 # Names under which models and annotation files give the parts of an event.
 _START_KEYS = ("start", "start_time", "start_sec", "begin", "from")
@@ -88,7 +88,9 @@ def _json_values(text: str) -> Iterator[Any]:
     while found := _BRACKET.search(text, position):
         try:
             value, position = decoder.raw_decode(text, found.start())
-        except (ValueError, RecursionError):
+        except RecursionError:  # no answer, and each place in it would take as long
+            return
+        except ValueError:
             position = found.start() + 1
         else:
             yield value
@@ -125,12 +127,7 @@ def _number(value: Any) -> float | None:
     """Seconds of a number or of a text that is one time."""
     if isinstance(value, str):
         return _seconds(value) if _ONE_TIME.fullmatch(" ".join(value.split())) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if is_number(value) else None
 
 
 # ---- Lines ----

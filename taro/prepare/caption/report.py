@@ -1,58 +1,49 @@
-"""What came of captioning, in numbers."""
+"""What came of captioning, of each video and of all."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from taro.data.samples import Caption
-from taro.prepare.caption.videos import CaptionedVideo
+from taro.messages import first_lines, print_table
 
-FAILURES_SHOWN = 20
+
+@dataclass(frozen=True)
+class CaptionedVideo:
+    """What came of one video; a row of the file of videos that are done."""
+
+    id: str
+    duration: float  # seconds that captions may cover
+    captions: tuple[Caption, ...] = ()  # in order of time, in seconds of the clip's own clock
+    failure: str | None = None  # why there are none
+    windows: int = 0  # that were asked about
+    unread: int = 0  # of these, the ones whose answer has no timed event in it
+    cut: int = 0  # of these, the ones whose answer was cut off at max_tokens
+    rejected: dict[str, int] = field(default_factory=dict, hash=False)  # events that were left out, by reason
+    answers: tuple[str, ...] = ()  # of each window, in order of time
 
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """Numbers of all videos that are done or failed.
-
-    Attributes:
-        videos: asked for.
-        done: with captions.
-        failed: reasons by video id.
-        open: not asked about yet; other shards have them.
-        captions: of all videos.
-        coverage: share of the done videos' time that captions cover.
-        events_per_minute: of the done videos.
-        windows: that were asked about.
-        unread_windows: of these, the ones whose answer has no timed event in it.
-        cut_answers: answers that were cut off at max_tokens.
-        rejected: events that were left out, by reason.
-    """
+    """Numbers of all videos that are done or failed, out of the `videos` that were asked for."""
 
     videos: int
     done: int
-    failed: dict[str, str] = field(hash=False)
-    open: int
+    failed: dict[str, str] = field(hash=False)  # reasons by video id
+    open: int  # not asked about yet: other shards have them
     captions: int
-    coverage: float
-    events_per_minute: float
+    coverage: float  # share of the done videos' time that captions cover
+    events_per_minute: float  # of the done videos
     windows: int
-    unread_windows: int
-    cut_answers: int
-    rejected: dict[str, int] = field(hash=False)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    unread_windows: int  # whose answer has no timed event in it
+    cut_answers: int  # at max_tokens
+    rejected: dict[str, int] = field(hash=False)  # events that were left out, by reason
 
 
-def make_report(videos: Iterable[CaptionedVideo], asked: int) -> CaptionReport:
+def make_report(videos: Sequence[CaptionedVideo], asked: int) -> CaptionReport:
     """The report on these videos, out of so many that were asked for."""
-    videos = list(videos)
     done = [video for video in videos if video.failure is None]
     seconds = sum(video.duration for video in done)
     captions = sum(len(video.captions) for video in done)
@@ -82,13 +73,9 @@ def covered_seconds(captions: Sequence[Caption]) -> float:
 
 def print_report(report: CaptionReport) -> None:
     """The numbers as a table, and what failed, with its reason."""
-    console, table = Console(), Table("captions", "")
-    for name, value in report.to_json().items():
-        if isinstance(value, dict):
-            value = len(value) if name == "failed" else ", ".join(f"{n} {reason}" for reason, n in value.items()) or 0
-        table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
-    console.print(table)
-    lines = [f"failed: {id}: {reason}" for id, reason in report.failed.items()]
-    more = [f"... and {len(lines) - FAILURES_SHOWN} more"] if len(lines) > FAILURES_SHOWN else []
-    for line in lines[:FAILURES_SHOWN] + more:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    rejected = ", ".join(f"{number} {reason}" for reason, number in report.rejected.items())
+    values = asdict(report) | {"failed": len(report.failed), "rejected": rejected or 0}
+    shown = {name: f"{value:.3f}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    print_table(["captions", ""], [(name.replace("_", " "), value) for name, value in shown.items()])
+    for line in first_lines([f"failed: {id}: {reason}" for id, reason in report.failed.items()]):
+        print(line)

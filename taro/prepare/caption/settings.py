@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from taro.jsonl import ResumeError, Shard, file_problems
+from taro.errors import TaroError
+from taro.prepare.paths import resumable_problems
+from taro.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from taro.rollout.http_client import read_key
 from taro.rollout.start import engine_problems
 from taro.rollout.vllm import VLLMSettings
@@ -28,6 +30,10 @@ From 3.0s to 6.5s, a dog runs through the kitchen.
 Name only what can be seen. Write no event twice, and nothing but these lines. If nothing happens at all, write: No events."""
 
 
+class CaptionError(TaroError):
+    """Captions can't be made as asked; nothing that was done before is lost."""
+
+
 @dataclass(frozen=True)
 class EndpointSettings:
     """How an OpenAI-compatible endpoint is asked.
@@ -41,9 +47,9 @@ class EndpointSettings:
     """
 
     frames: Literal["images", "video"] = "images"
-    timeout: float = 300.0
-    retries: int = 3
-    backoff: float = 2.0
+    timeout: PositiveFloat = 300.0
+    retries: NonNegativeInt = 3
+    backoff: PositiveFloat = 2.0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -91,15 +97,15 @@ class CaptionSettings:
     captions: str | None = None
     captions_key: str | None = None
     captions_clock: Literal["clip", "file"] = "clip"
-    window: float = 30.0
-    overlap: float = 5.0
+    window: PositiveFloat = 30.0
+    overlap: NonNegativeFloat = 5.0
     prompt: str = DEFAULT_CAPTION_PROMPT
     video: VideoSettings = field(default_factory=VideoSettings)
-    max_prompt_tokens: int = 7168
-    max_tokens: int = 1024
-    repetition_penalty: float = 1.0
-    batch_size: int = 16
-    workers: int = 2
+    max_prompt_tokens: PositiveInt = 7168
+    max_tokens: PositiveInt = 1024
+    repetition_penalty: PositiveFloat = 1.0
+    batch_size: PositiveInt = 16
+    workers: NonNegativeInt = 2
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     vllm: VLLMSettings = field(default_factory=lambda: VLLMSettings(gpu_memory_utilization=0.9))
@@ -112,86 +118,42 @@ class CaptionSettings:
         return Path(self.input).parent if self.video_root is None else Path(self.video_root)
 
     @property
-    def imports(self) -> bool:
-        """Whether captions come from files, so that no model is asked."""
-        return self.captions is not None or self.captions_key is not None
-
-    @property
     def folder(self) -> Path:
         """The folder with what is done so far."""
         return Path(self.output).with_suffix(".captions")
 
-    @property
-    def report_path(self) -> Path:
-        return Path(self.output).with_suffix(".report.json")
 
-    @property
-    def api_key(self) -> str | None:
-        return read_key(self.api_key_variable)
-
-
-def list_problems(settings: CaptionSettings) -> list[str]:
+def find_problems(settings: CaptionSettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
-    return [*_files(settings), *_source(settings), *_numbers(settings), *_endpoint(settings), *_engine(settings)]
-
-
-def _files(settings: CaptionSettings) -> Iterator[str]:
-    resumed = not settings.imports and settings.folder.exists()
-    return file_problems(settings.input, settings.output, settings.video_root, resumed=resumed)
-
-
-def _source(settings: CaptionSettings) -> Iterator[str]:
+    paths = settings.input, settings.output, settings.video_root
+    yield from resumable_problems(*paths, settings.shard, settings.folder)
     given = [name for name in ("model", "captions", "captions_key") if getattr(settings, name) is not None]
     if len(given) != 1:
         got = " and ".join(f"--{name}" for name in given) or "none of them"
         yield f"captions come from one of --model, --captions and --captions_key; got {got}"
     if settings.captions is not None and not Path(settings.captions).exists():
         yield f"--captions {settings.captions}: no such file or folder"
-    try:
-        Shard.parse(settings.shard)
-    except ResumeError as error:
-        yield str(error)
-    if settings.imports and settings.shard is not None:
-        yield "--shard: imported captions need no shards; leave it out"
-    if settings.imports and settings.api_base is not None:
-        yield "--api_base: asks a model, imported captions need none; leave it out"
-
-
-def _numbers(settings: CaptionSettings) -> Iterator[str]:
-    if not settings.window > 0:
-        yield f"--window {settings.window}: must be above 0"
-    elif not 0 <= settings.overlap < settings.window:
-        yield f"--overlap {settings.overlap}: must be at least 0 and less than --window {settings.window}"
-    least = {"max_prompt_tokens": 1, "max_tokens": 1, "batch_size": 1, "workers": 0, "endpoint.retries": 0}
-    above = {"repetition_penalty": 0, "endpoint.timeout": 0, "endpoint.backoff": 0}
-    for name, limit in (least | above).items():
-        value = getattr(settings.endpoint, name[9:]) if name.startswith("endpoint.") else getattr(settings, name)
-        if not (value >= limit if name in least else value > limit):
-            yield f"--{name} {value}: must be {'at least' if name in least else 'above'} {limit}"
+    if settings.model is None:
+        for name in ("shard", "api_base"):
+            if getattr(settings, name) is not None:
+                yield f"--{name}: is of use with --model alone; leave it out"
+    elif settings.api_base is None:
+        yield from engine_problems(settings.engine, settings.device)
+    if settings.overlap >= settings.window:
+        yield f"--overlap {settings.overlap}: must be less than --window {settings.window}"
     if PLACEHOLDER not in settings.prompt:
         yield f"--prompt: must contain {PLACEHOLDER}, which stands for the window's length; got {settings.prompt!r}"
     if settings.video.backend == "decord" and importlib.util.find_spec("decord") is None:
         yield "--video.backend decord: is not installed; pip install decord, or take pyav"
-
-
-def _endpoint(settings: CaptionSettings) -> Iterator[str]:
     if settings.api_base is not None and not _is_base(settings.api_base):
         # Not shown: it may hold a password.
         yield "--api_base: must be like http://localhost:8000/v1, without user, password or query; keys: --api_key_variable"
-    variable = settings.api_key_variable
-    if variable is None:
-        return
-    if settings.api_base is None:
-        yield "--api_key_variable: names the key of an endpoint; give its --api_base, too"
-    if not settings.api_key:
-        yield f"--api_key_variable {variable}: the environment has no such variable, or an empty one"
-    elif not (settings.api_key.isascii() and settings.api_key.isprintable()):
-        yield f"--api_key_variable {variable}: its value has characters that no key has"
-
-
-def _engine(settings: CaptionSettings) -> Iterator[str]:
-    if settings.api_base is None and settings.model is not None:
-        yield from engine_problems(settings.engine, settings.device)
+    if (variable := settings.api_key_variable) is not None:
+        key = read_key(variable)
+        if settings.api_base is None:
+            yield "--api_key_variable: names the key of an endpoint; give its --api_base, too"
+        if not (key and key.isascii() and key.isprintable()):
+            yield f"--api_key_variable {variable}: the environment has no such variable, or one with characters that no key has"
 
 
 def _is_base(url: str) -> bool:

@@ -1,75 +1,63 @@
-"""The distinct videos of a samples file, and what captioning makes of each."""
+"""The distinct videos of a samples file, and their overlapping windows, which are decoded ahead in worker processes."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taro.data.samples import Caption, Sample
-from taro.errors import TaroError
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-
-class CaptionError(TaroError):
-    """Captions can't be made as asked; nothing that was done before is lost."""
+from taro.data.samples import Sample
+from taro.models.prompt import PromptError
+from taro.prompts import format_seconds
+from taro.spans import Span
+from taro.video.file import VideoFile
+from taro.video.geometry import PatchGeometry
+from taro.video.index import read_index
+from taro.video.load import Video, VideoError, VideoSettings, load_video
 
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video, or one clip of it, whatever the number of samples about it.
+    """One video, or one clip of it, whatever the number of samples about it."""
 
-    Attributes:
-        id: path below the root of the videos, and `@start-end` for a clip.
-        path: of the file.
-        clip: (start, end) in seconds of the file's clock; None for all of it.
-        duration: seconds, the shortest that one of its samples states.
-        names: what captions may be filed under: the id first, then less exact ones that may stand for several videos.
-    """
-
-    id: str
+    id: str  # path below the root of the videos, and `@start-end` for a clip
     path: str
-    clip: tuple[float, float] | None
-    duration: float
-    names: tuple[str, ...] = ()
+    clip: Span | None  # in seconds of the file's clock; None for all of it
+    duration: float  # seconds, the shortest that one of its samples states
+    names: tuple[str, ...]  # that captions may be filed under: the id first, then others that may stand for several videos
 
 
 @dataclass(frozen=True)
-class CaptionedVideo:
-    """What came of one video.
+class Window:
+    """A part of a video, `start` to `end` in seconds of the clip's own clock."""
 
-    Attributes:
-        id: of the `SourceVideo`.
-        duration: seconds that captions may cover.
-        captions: in order of time, in seconds of the clip's own clock.
-        failure: why there are none.
-        windows: windows that were asked about.
-        unread: of these, the ones whose answer has no timed event in it.
-        cut: of these, the ones whose answer was cut off at max_tokens.
-        rejected: events that were left out, by reason.
-        answers: what the model said of each window, in order of time.
-    """
+    start: float
+    end: float
 
-    id: str
+    @property
+    def length(self) -> float:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{format_seconds(self.start)}s to {format_seconds(self.end)}s"
+
+
+@dataclass(frozen=True, eq=False)
+class WindowRequest:
+    """What a model is asked about one of the `count` windows of a video, which cover `duration` seconds of it; or the `failure`
+    of the video, after which it has no further windows."""
+
+    video: SourceVideo
     duration: float
-    captions: tuple[Caption, ...] = ()
+    window: Window | None = None
+    count: int = 0
+    content: Any = None
     failure: str | None = None
-    windows: int = 0
-    unread: int = 0
-    cut: int = 0
-    rejected: dict[str, int] = field(default_factory=dict, hash=False)
-    answers: tuple[str, ...] = ()
-
-    def to_row(self) -> dict[str, Any]:
-        """The video as JSON's types."""
-        return asdict(self)
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> CaptionedVideo:
-        """The video of a row that `to_row` made."""
-        captions = tuple(Caption(**caption) for caption in row["captions"])
-        return cls(**row | {"captions": captions, "answers": tuple(row["answers"])})
 
 
 def video_id(sample: Sample, root: str | os.PathLike[str]) -> str:
@@ -83,20 +71,72 @@ def source_videos(samples: Iterable[Sample], root: str | os.PathLike[str]) -> li
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(video_id(sample, root), []).append(sample)
-    return [
-        SourceVideo(
-            id=id,
-            path=group[0].video,
-            clip=group[0].clip,
-            duration=min(sample.duration for sample in group),
-            names=_names(id, group, root),
-        )
-        for id, group in groups.items()
-    ]
+    videos = []
+    for id, group in groups.items():
+        path = Path(os.path.relpath(group[0].video, root))
+        stated = [sample.extra["vid"] for sample in group if isinstance(sample.extra.get("vid"), str)]
+        names = dict.fromkeys([id, path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem, *stated])
+        duration = min(sample.duration for sample in group)
+        videos.append(SourceVideo(id, group[0].video, group[0].clip, duration, tuple(names)))
+    return videos
 
 
-def _names(id: str, group: list[Sample], root: str | os.PathLike[str]) -> tuple[str, ...]:
-    path = Path(os.path.relpath(group[0].video, root))
-    stated = [sample.extra["vid"] for sample in group if isinstance(sample.extra.get("vid"), str)]
-    names = [id, path.as_posix(), path.with_suffix("").as_posix(), path.name, path.stem, *stated]
-    return tuple(dict.fromkeys(names))
+def cut_windows(duration: float, length: float, overlap: float) -> list[Window]:
+    """The fewest equally long windows that cover [0, duration] and overlap their neighbours by `overlap`, all in seconds.
+
+    None is longer than `length`, and none is a short rest: 40 s in windows of 30 s that overlap by 5 s are 0 to 22.5 and 17.5
+    to 40.
+    """
+    count = max(1, math.ceil((duration - overlap) / (length - overlap) - 1e-9))
+    if count == 1:
+        return [Window(0.0, duration)]
+    step = (duration - overlap) / count
+    return [Window(k * step, duration if k == count - 1 else k * step + step + overlap) for k in range(count)]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowReader(IterableDataset):
+    """The windows of all videos, each video's in order of time; with several workers those of several videos mixed. Each
+    worker reads its own videos, one window at a time: a long video is never in memory as a whole.
+
+    Args:
+        videos: whose windows are read.
+        length, overlap: of windows, in seconds.
+        settings, geometry: of their frames.
+        write: makes what is asked about a window, of its length as text and its frames.
+    """
+
+    videos: Sequence[SourceVideo]
+    length: float
+    overlap: float
+    settings: VideoSettings
+    geometry: PatchGeometry
+    write: Callable[[str, Video], Any]
+
+    def read(self, workers: int) -> Iterator[WindowRequest]:
+        """All of them, read ahead by so many processes."""
+        yield from DataLoader(self, batch_size=None, collate_fn=_same, num_workers=workers)
+
+    def __iter__(self) -> Iterator[WindowRequest]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for video in self.videos[first::step]:
+            try:
+                yield from self._read(video)
+            except (VideoError, PromptError) as error:
+                yield WindowRequest(video, video.duration, failure=f"{type(error).__name__}: {error}")
+
+    def _read(self, video: SourceVideo) -> Iterator[WindowRequest]:
+        file = VideoFile(Path(video.path), self.settings.timeout)
+        index = file.within_limit(lambda: read_index(file, video.clip))
+        duration = min(index.duration, video.duration)  # what is stated may be longer than the file, or not known (nan)
+        windows = cut_windows(duration, self.length, self.overlap)
+        origin = 0.0 if video.clip is None else video.clip[0]
+        for window in windows:
+            clip = (origin + window.start, origin + window.end)
+            frames = load_video(video.path, clip=clip, settings=self.settings, geometry=self.geometry)
+            yield WindowRequest(video, duration, window, len(windows), self.write(format_seconds(window.length), frames))
+
+
+def _same(request: WindowRequest) -> WindowRequest:
+    return request

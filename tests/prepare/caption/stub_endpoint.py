@@ -10,8 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from taro.prepare.caption.pictures import rgb_frames
-from taro.prepare.caption.windows import cut_windows
+from taro.prepare.caption.endpoint import rgb_frames
+from taro.prepare.caption.videos import cut_windows
 from taro.video.geometry import PatchGeometry
 from taro.video.load import VideoSettings, load_video
 

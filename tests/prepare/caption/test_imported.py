@@ -4,7 +4,7 @@ import pytest
 
 from taro.data.samples import Caption, Sample, load_samples, save_samples
 from taro.prepare.caption.__main__ import main
-from taro.prepare.caption.videos import CaptionError
+from taro.prepare.caption.settings import CaptionError
 
 
 def make_sample(id, video, clip=None, duration=20.0, **extra):
@@ -99,7 +99,7 @@ def test_what_is_missing_or_of_another_form(run):
     forms = {"a": "he waves", "b": {"timestamps": [[1, 2]], "sentences": ["x", "y"]}, "c": {"text": []}}
     report, _ = run(rows, captions=forms)
     assert all(f"{name}: must be [[start, end, text], ...]" in report.failed[f"{name}.mp4"] for name in "abc")
-    assert report.failed["d.mp4"] == "captions.json has no key of it: looked for d.mp4, d"
+    assert report.failed["d.mp4"] == "captions.json has nothing about it: looked for d.mp4, d"
 
 
 CLIPS = [make_sample("first", "a.mp4", (0.0, 10.0), 10.0), make_sample("second", "a.mp4", (10.0, 30.0))]

@@ -1,31 +1,10 @@
 import random
-from itertools import pairwise
 
 import pytest
 
 from taro.data.samples import Caption
 from taro.prepare.caption.merging import arrange, check_events, merge_windows
-from taro.prepare.caption.windows import Window, cut_windows
-
-
-@pytest.mark.parametrize("duration", [0.5, 5.0, 8.0, 8.01, 14.0, 14.5, 23.9, 600.0])
-@pytest.mark.parametrize("overlap", [0.0, 2.0, 5.0])
-def test_windows_cover_the_video_and_overlap(duration, overlap):
-    windows = cut_windows(duration, 8.0, overlap)
-    assert windows[0].start == 0 and windows[-1].end == duration
-    assert max(window.length for window in windows) <= 8 + 1e-9
-    assert min(window.length for window in windows) == pytest.approx(max(window.length for window in windows))
-    for before, after in pairwise(windows):
-        assert before.end - after.start == pytest.approx(overlap)
-    if len(windows) > 1:  # fewer would be too long
-        assert (duration + (len(windows) - 2) * overlap) / (len(windows) - 1) > 8
-
-
-def test_windows_of_the_docstring():
-    assert cut_windows(40.0, 30.0, 5.0) == [Window(0.0, 22.5), Window(17.5, 40.0)]
-    for arguments in ((10.0, 5.0, 5.0), (10.0, 5.0, -1.0), (0.0, 5.0, 1.0)):
-        with pytest.raises(ValueError, match="windows need"):
-            cut_windows(*arguments)
+from taro.prepare.caption.videos import Window, cut_windows
 
 
 def test_what_the_checks_keep():

@@ -1,0 +1,101 @@
+"""What a text is worth to each reward:
+
+    python -m taro.rl.rewards explain --task grounding --truth 2 6 --text "<think>a</think><answer>2.5s to 6.5s</answer>"
+    python -m taro.rl.rewards explain --task actions --truth 2 6 9 12 --duration 30 --rewards tempr1 museg --text - < answer.txt
+    python -m taro.rl.rewards explain --task grounding --truth none --text "<answer>none</answer>"
+
+Printed is every part of every reward, in the form that was published and, where it differs, in the one that was released. A
+reward of your own is given by its import path, module.function, of a module in the current folder, too. Its parameter says what
+it takes: `completion`, `group`, or `completions` as TRL calls it (docs/rewards.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from taro.command_line import Parser
+from taro.errors import clean_exit
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+
+
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["explain"])
+    parser.add_argument("--task", default="grounding", help="of the sample (grounding)")
+    parser.add_argument("--truth", nargs="+", required=True, help="start and end of each true span in seconds, or none")
+    parser.add_argument("--text", required=True, help="the completion; - reads it from the input")
+    parser.add_argument("--duration", type=float, help="of the video in seconds; the largest time there is unless given")
+    parser.add_argument("--columns", type=json.loads, default={}, help='other keys of the sample, JSON: {"answer": "B"}')
+    parser.add_argument("--rewards", nargs="+", help="names or import paths; all names unless given")
+    return parser
+
+
+def read_truth(words: Sequence[str]) -> list[tuple[float, float]]:
+    """`2 6 9 12`, `2-6 9-12`, `[[2, 6], [9, 12]]` or `none`. Raises ValueError for an odd count of numbers."""
+    text = " ".join(words)
+    times = [float(number) for number in NUMBER.findall(text)]
+    if len(times) % 2 or not (times or text.strip().lower() in ("none", "[]")):
+        raise ValueError(f"--truth {text}: it must be start and end of each span in seconds (2 6 9 12), or none")
+    return list(zip(times[::2], times[1::2], strict=True))
+
+
+def explain(name: str, completion: Any) -> Iterator[tuple[str, str, str, str]]:
+    """A row for each form: the reward, the form, the sum, and its parts."""
+    from taro.rl.rewards.choose import ChosenReward, RewardError
+
+    has_forms = hasattr(ChosenReward.make(name).function, "form")
+    for form in ("published", "released") if has_forms else ("",):
+        reward = ChosenReward.make(name, {"form": form} if form else {})
+        try:
+            parts = {part: values[0] for part, values in reward([completion]).items()}
+        except RewardError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ValueError):
+                raise
+            yield name, form, "-", str(cause)
+            continue
+        said = ", ".join(f"{part} {value:.3f}" for part, value in parts.items() if part)
+        yield name, form, f"{sum(parts.values()):.3f}", said
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = make_parser()
+    given = parser.parse_args(arguments)
+    try:
+        spans = read_truth(given.truth)
+    except ValueError as error:
+        parser.error(str(error))
+
+    from taro.data.rows import Sample
+    from taro.messages import print_table
+    from taro.prompts import numbers_in
+    from taro.rl.rewards import Completion
+    from taro.rl.rewards.choose import REWARDS
+
+    text = sys.stdin.read() if given.text == "-" else given.text
+    times = [*numbers_in(text), *(time for span in spans for time in span)]
+    duration = max(filter(math.isfinite, times), default=0.0) or 1.0 if given.duration is None else given.duration
+    sample = Sample("explained", "", "", tuple(spans), duration, task=given.task, extra=given.columns)
+    completion = Completion(text, sample)
+    said = "none that can be read" if completion.spans is None else _listed(completion.spans)
+    print(f"truth: {_listed(spans)} of {duration:g} s; answer: {said}; IoU {completion.iou:.3f}")
+    print_table(
+        ("reward", "form", "sum", "parts"),
+        [row for name in given.rewards or REWARDS for row in explain(name, completion)],
+    )
+
+
+def _listed(spans: Sequence[tuple[float, float]]) -> str:
+    return ", ".join(f"{start:g} to {end:g}" for start, end in spans) or "it doesn't occur"
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()

@@ -1,0 +1,108 @@
+"""What a reward looks at: a completion and the sample that it answers. Times are seconds in the clip's own clock."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from taro.data.rows import Sample
+from taro.prompts import answer_text, parse_answer, parse_spans
+from taro.rl.rewards.taro import best_truth
+from taro.spans import Span, temporal_iou
+
+_CHOICE = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")  # a letter that stands alone
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy wrote to one request.
+
+    Args:
+        text: its own part, to be read like a whole completion.
+        sample: that it answers.
+        token_ids: of the whole completion.
+        temporal_gap: nats per token; nan where it has none, None where it was not measured.
+        constructed: starts with a path that is not the policy's.
+        shuffled: answers the video with its frames in a random order, and is compared with, not trained on.
+    """
+
+    text: str
+    sample: Sample
+    token_ids: tuple[int, ...] = ()
+    temporal_gap: float | None = None
+    constructed: bool = False
+    shuffled: bool = False
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...] | None:
+        """All that it answers, as written; () where it says that the event doesn't occur, None where it can't be read."""
+        spans = parse_spans(self.text)
+        return None if spans is None else tuple(spans)
+
+    @cached_property
+    def span(self) -> Span | None:
+        """The one that it answers where one is asked for: the last; None where there is none."""
+        return parse_answer(self.text)
+
+    @cached_property
+    def truth(self) -> tuple[Span, ...]:
+        """The true spans, cut to the video; () where the event doesn't occur."""
+        return tuple((max(0.0, start), min(self.sample.duration, end)) for start, end in self.sample.spans)
+
+    @cached_property
+    def nearest(self) -> Span | None:
+        """The truth that `span` is compared with."""
+        return best_truth(self.span, self.truth) if self.truth else None
+
+    @cached_property
+    def iou(self) -> float:
+        """Of `span` with the nearest truth."""
+        return 0.0 if self.nearest is None else temporal_iou(self.span, self.nearest)
+
+    @cached_property
+    def answer(self) -> str | None:
+        """The text of the last answer block."""
+        return answer_text(self.text)
+
+    @property
+    def duration(self) -> float:
+        """Of the video."""
+        return self.sample.duration
+
+    @property
+    def task(self) -> str:
+        return self.sample.task
+
+    def column(self, name: str) -> Any:
+        """A key of the sample's row that only some tasks have. Raises ValueError where it is missing."""
+        if name not in self.sample.extra:
+            raise ValueError(f"the sample needs the key {name!r} for this reward")
+        return self.sample.extra[name]
+
+    def chose_rightly(self) -> float:
+        """1.0 where the letter of the answer is that of the sample's `answer`, else 0.0. Raises ValueError without one."""
+        return float(choice(self.answer or "") == choice(str(self.column("answer"))) is not None)
+
+
+def choice(text: str) -> str | None:
+    """The first capital letter that stands alone (`B`, `(B)`, `B. a dog`), or None."""
+    found = _CHOICE.search(text)
+    return found and found[1]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published reward; its fields are its settings. Raises ValueError where one is not of the listed values."""
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for field in fields(self):
+            value, kind = getattr(self, field.name), kinds[field.name]
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(f"{field.name} = {value!r}: allowed are {', '.join(map(repr, get_args(kind)))}")
+
+
+Form = Literal["published", "released"]
+"""As the paper has it, or as the released code does where that differs."""

@@ -1,0 +1,61 @@
+"""OneThinker (arXiv 2512.03043): the IoU of a JSON answer, `{"time": [start, end]}`, and a part for its structure."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from taro.prompts import answer_text
+from taro.rl.rewards.completion import Completion, Form, Method
+from taro.rl.rewards.parts import has_format
+from taro.rl.rewards.released import hull_iou, loose_format
+from taro.rl.rewards.taro import best_truth
+from taro.spans import Span, temporal_iou
+
+_FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class OneThinker(Method):
+    """IoU + format + 0.5 for the structure, which needs the format.
+
+    released: 0.9 IoU + 0.1 format + 0.5; the first answer block is read, or all of the text where there is none; numbers may be
+    strings.
+    """
+
+    form: Form = "published"
+
+    def __call__(self, completion: Completion) -> dict[str, float]:
+        if self.form == "released":
+            whole, found = loose_format(completion.text), _FIRST_ANSWER.search(completion.text)
+            span = read_time(found[1] if found else completion.text, strings=True)
+            truth = completion.sample.spans
+            iou = hull_iou(span, truth[0]) if truth else 0.0
+            parts = {"iou": 0.9 * iou, "format": 0.1 * whole}
+        else:
+            whole, span = has_format(completion), read_time(answer_text(completion.text) or "")
+            iou = temporal_iou(span, best_truth(span, completion.truth)) if completion.truth else 0.0
+            parts = {"iou": iou, "format": whole}
+        return {**parts, "structure": 0.5 * float(whole == 1 and span is not None)}
+
+
+def read_time(text: str, *, strings: bool = False) -> Span | None:
+    """The span of `{"time": [start, end]}`; `strings`: numbers may be written in quotes."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    times = value.get("time") if isinstance(value, dict) else None
+    if not isinstance(times, list) or len(times) != 2:
+        return None
+    start, end = (_number(time, strings) for time in times)
+    return None if start is None or end is None else (start, end)
+
+
+def _number(value: Any, strings: bool) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str) if strings else (int, float)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,80 @@
+"""RA-RFT (arXiv 2511.23151): an event that doesn't occur is to be refused, explained and corrected.
+
+A sample without a truth is one to refuse. Its row may have `explanation`, what a right answer says, `contrast`, what a wrong
+one says, and `answerable_query`, the query that the video answers.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from taro.rl.rewards.completion import Completion, Form, Method
+from taro.rl.rewards.parts import has_format, timestamp_iou
+from taro.rl.rewards.time_r1 import unclamped_iou
+
+_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>\s*<correction>.*?</correction>", re.DOTALL)
+_CORRECTION = re.compile(r"<correction>(.*?)</correction>", re.DOTALL)
+_PAIR = re.compile(r"(?<!\d)(\d+(?:\.\d*)?)\s+to\s+(\d+(?:\.\d*)?)", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
+NOTHING_TO_CORRECT = "NIL"
+
+
+def word_overlap(first: str, second: str) -> float:
+    """F1 of the words of two texts, in [0, 1]. A sentence encoder's similarity takes its place where there is one."""
+    left, right = (Counter(_WORD.findall(text.lower())) for text in (first, second))
+    total = left.total() + right.total()
+    return 2 * (left & right).total() / total if total else 1.0
+
+
+@dataclass(frozen=True)
+class RaRft(Method):
+    """Format (with a `<correction>` block where the sample has an `answerable_query`) + refusal or Time-R1's IoU, + explanation
+    and correction where the sample's row has what they need.
+
+    Refusal: 1 for an answer that says that the event doesn't occur. Explanation: similarity to `explanation` minus that to
+    `contrast`. Correction: similarity to `answerable_query`, or `NIL` for a query that can be answered.
+
+    released: no `number to number` in the answer is a refusal, so a broken answer gets 1, and so does `12.0s to 15.0s`;
+    similarity is that of a sentence encoder, which is not a part of TaRO.
+
+    Args:
+        similarity: import path of a function of two texts, in [0, 1]; None: `word_overlap`.
+    """
+
+    similarity: str | None = None
+    form: Form = "published"
+
+    def __call__(self, completion: Completion) -> dict[str, float]:
+        columns, text = completion.sample.extra, completion.text
+        refusable = not completion.truth
+        whole = has_format(completion) if "answerable_query" not in columns else float(bool(_FORMAT.fullmatch(text.strip())))
+        parts = {"format": whole, "grounding": self._refusal(completion) if refusable else self._iou(completion)}
+        similarity = self._similarity()
+        if "explanation" in columns and "contrast" in columns:
+            answer = completion.answer
+            right, wrong = columns["explanation"], columns["contrast"]
+            parts["explanation"] = 0.0 if answer is None else similarity(answer, right) - similarity(answer, wrong)
+        if "answerable_query" in columns:
+            found = (_CORRECTION.findall(text) or [""])[-1].strip()
+            nil = NOTHING_TO_CORRECT in found.upper()
+            corrected = bool(found) and not nil and refusable
+            parts["correction"] = similarity(found, columns["answerable_query"]) if corrected else float(nil and not refusable)
+        return parts
+
+    def _refusal(self, completion: Completion) -> float:
+        if self.form == "published":
+            return float(completion.spans == ())
+        return float(completion.answer is not None and _PAIR.search(completion.answer) is None)
+
+    def _iou(self, completion: Completion) -> float:
+        if self.form == "published":
+            return timestamp_iou(completion)
+        found = _PAIR.search(completion.answer or "")
+        span = (float(found[1]), float(found[2])) if found else None
+        return unclamped_iou(span, completion.sample.spans[0], completion.duration)
+
+    def _similarity(self) -> Callable[[str, str], float]:
+        from taro.rl.rewards.choose import import_path
+
+        return word_overlap if self.similarity is None else import_path(self.similarity)

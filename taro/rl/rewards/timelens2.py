@@ -1,0 +1,116 @@
+"""TimeLens2 (arXiv 2607.17423): how far the predicted seconds have to be moved to lie on the true ones.
+
+Spans are (start, end) in seconds. No truth and no prediction agree: 1; where one side has no second: 0.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from taro.prompts import answer_text
+from taro.rl.rewards.completion import Completion, Form, Method
+from taro.spans import Span, merge_spans, span_length, total_length, union_iou
+
+DEEPEST = 8  # lists around a span that the released parser opens
+_LIST = re.compile(r"\[[\s\[\],.\d+-]*\]")
+
+
+def wasserstein(predicted: Sequence[Span], truth: Sequence[Span], *, beta: float = 1.0) -> float:
+    """exp(-beta W1 / |truth|), in [0, 1].
+
+    The spans of each side are merged, and a mass of 1 lies evenly on them. W1 is the area between the two cumulative
+    distributions, computed exactly, in seconds. It is divided by the seconds of the truth alone (one snapshot of the released
+    code: by those of both), so that long predictions buy nothing. Raises ValueError unless `beta > 0`.
+    """
+    if not beta > 0:
+        raise ValueError(f"beta must be > 0, got {beta}")
+    if not predicted and not truth:
+        return 1.0
+    mine, true = merge_spans(predicted), merge_spans(truth)
+    if not mine or not true:
+        return 0.0
+    times = sorted({time for span in mine + true for time in span})
+    gaps = [_share_before(time, mine) - _share_before(time, true) for time in times]  # linear between the times
+    w1 = sum((end - start) * _mean_size(*sides) for (start, end), sides in zip(pairwise(times), pairwise(gaps), strict=True))
+    return math.exp(-beta * w1 / total_length(true))
+
+
+def _share_before(time: float, disjoint: Sequence[Span]) -> float:
+    return sum(max(0.0, min(time, end) - start) for start, end in disjoint) / sum(end - start for start, end in disjoint)
+
+
+def _mean_size(left: float, right: float) -> float:
+    """Mean of |x| where x goes from `left` to `right` in a line."""
+    if left * right >= 0:
+        return (abs(left) + abs(right)) / 2
+    return (left**2 + right**2) / (2 * abs(left - right))
+
+
+def unmerged_iou(predicted: Sequence[Span], truth: Sequence[Span]) -> float:
+    """As released: predictions are merged, the truth is not, so what two true spans share counts twice. Cut to [0, 1]."""
+    if not predicted and not truth:
+        return 1.0
+    mine = merge_spans(predicted)
+    overlap = sum(span_length((max(a[0], b[0]), min(a[1], b[1]))) for a in mine for b in truth)
+    union = total_length(mine) + sum(end - start for start, end in truth) - overlap
+    return min(1.0, max(0.0, overlap / (union + 1e-16)))
+
+
+def parse_json_spans(text: str, *, deepest: int = 0) -> list[Span] | None:
+    """The last JSON list of [start, end] pairs in a text; `deepest`: so many lists more may be around a pair."""
+    for found in reversed(list(_LIST.finditer(text))):
+        try:
+            spans = _read_pairs(json.loads(found[0]), deepest)
+        except (ValueError, OverflowError, RecursionError):
+            continue
+        if spans is not None:
+            return spans
+    return None
+
+
+def _read_pairs(value: Any, deeper: int) -> list[Span] | None:
+    if not isinstance(value, list):
+        return None
+    if all(_is_pair(item) for item in value):
+        return [(float(start), float(end)) for start, end in value]
+    parts = [_read_pairs(item, deeper - 1) for item in value] if deeper > 0 else [None]
+    return None if None in parts else [span for part in parts for span in part]
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(number, (int, float)) and math.isfinite(number) for number in value)
+    )
+
+
+@dataclass(frozen=True)
+class TimeLens2(Method):
+    """`wasserstein` + IoU of several spans - 1 for an answer that can't be read, `[[start, end], ...]` in seconds.
+
+    Answers as `start to end` are read, too. released: the truth is not merged, pairs may lie in further lists, and one reversed
+    or empty span, or an empty list, makes an answer unreadable.
+
+    Args:
+        beta: of the transport.
+    """
+
+    beta: float = 1.0
+    form: Form = "published"
+
+    def __call__(self, completion: Completion) -> dict[str, float]:
+        text = answer_text(completion.text) or completion.text
+        released = self.form == "released"
+        spans = parse_json_spans(text, deepest=DEEPEST if released else 0)
+        if not released and spans is None:
+            spans = completion.spans
+        if spans is None or (released and not (spans and all(start < end for start, end in spans))):
+            return {"wasserstein": 0.0, "iou": 0.0, "parse": -1.0}
+        iou = unmerged_iou if released else union_iou
+        distance = wasserstein(spans, completion.truth, beta=self.beta)
+        return {"wasserstein": distance, "iou": iou(spans, completion.truth), "parse": 0.0}

@@ -1,0 +1,94 @@
+"""VITAL (arXiv 2508.04416): scaled IoU, the format of turns with tools, and a bonus for calls. Its weights of difficulty are an
+advantage (`taro.rl.advantages.dgrpo_weights`)."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from taro.rl.rewards.completion import Completion, Form, Method
+from taro.spans import Span
+
+EPS = 1e-4  # seconds, of the released IoU
+TOOL_BONUS, MOST_PAID = 0.5, 2  # a call, calls
+_BLOCK = re.compile(r"<(\w+)>(.*?)</\1>", re.DOTALL)
+_NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
+_SENTENCE_END = re.compile(r"[!?\n]")
+
+
+def scaled_iou(iou: float, low: float = 0.2, high: float = 0.8) -> float:
+    """(IoU - low) / (high - low), cut to [0, 1]. Raises ValueError unless `low < high`."""
+    if not low < high:
+        raise ValueError(f"low must be below high, got {low} and {high}")
+    return min(1.0, max(0.0, (iou - low) / (high - low)))
+
+
+def turns_have_format(text: str) -> bool:
+    """Whether a text is think, tool_call and answer blocks and white space between them: the first is a think block, the last
+    an answer, and no two in a row are of one kind."""
+    blocks = list(_BLOCK.finditer(text))
+    kinds = [block[1] for block in blocks]
+    between = [text[a.end() : b.start()] for a, b in pairwise(blocks)]
+    return (
+        bool(kinds)
+        and (kinds[0], kinds[-1]) == ("think", "answer")
+        and set(kinds) <= {"think", "tool_call", "answer"}
+        and all(a != b for a, b in pairwise(kinds))
+        and not "".join(between).strip()
+    )
+
+
+def count_calls(text: str) -> int:
+    """`<tool_call>` blocks that hold a JSON object."""
+    return sum(_is_object(block[2]) for block in _BLOCK.finditer(text) if block[1] == "tool_call")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+@dataclass(frozen=True)
+class Vital(Method):
+    """Scaled IoU + format + 0.5 for each of at most two tool calls, which need the format.
+
+    released: the last two numbers in order of any sentence of the whole text are the answer, those of a tool call or of the
+    reasoning as well, and `2.9s` is 2; calls are paid without the format, too.
+
+    Args:
+        low, high: the IoU that is worth 0, and 1.
+    """
+
+    low: float = 0.2
+    high: float = 0.8
+    form: Form = "published"
+
+    def __call__(self, completion: Completion) -> dict[str, float]:
+        whole = turns_have_format(completion.text)
+        calls = TOOL_BONUS * min(MOST_PAID, count_calls(completion.text))
+        iou = completion.iou if self.form == "published" else _released_iou(completion)
+        paid = whole or self.form == "released"
+        return {"iou": scaled_iou(iou, self.low, self.high), "format": float(whole), "tool": calls if paid else 0.0}
+
+
+def _released_iou(completion: Completion) -> float:
+    truth, span = completion.sample.spans, last_numbers(completion.text)
+    if span is None or not truth:
+        return 0.0
+    overlap = max(0.0, min(span[1], truth[0][1]) - max(span[0], truth[0][0]))
+    return overlap / (span[1] - span[0] + truth[0][1] - truth[0][0] - overlap + 3 * EPS)
+
+
+def last_numbers(text: str) -> Span | None:
+    """The last (first, second) of the numbers of a line or sentence, taken two by two, with first <= second."""
+    return next((pair for pair in reversed(list(_pairs(text))) if pair[0] <= pair[1]), None)
+
+
+def _pairs(text: str) -> Iterator[Span]:
+    for sentence in _SENTENCE_END.split(text):
+        numbers = [float(number) for number in _NUMBER.findall(sentence)]
+        yield from (pair for pair in zip(numbers[::2], numbers[1::2], strict=False) if all(map(math.isfinite, pair)))

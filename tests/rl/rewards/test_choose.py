@@ -1,0 +1,174 @@
+import itertools
+import math
+import random
+import sys
+import time
+
+import pytest
+
+from taro.rl.rewards import format_reward, timestamp_iou_reward
+from taro.rl.rewards.choose import REWARDS, ChosenReward, RewardError, Rewards
+
+RIGHT, WRONG = "<think>a</think><answer>2 to 6</answer>", "<answer>9 to 12</answer>"
+COLUMNS = {"answer": "B", "explanation": "a", "contrast": "b", "answerable_query": "c"}
+FORMS = [
+    (name, settings)
+    for name in REWARDS
+    for settings in ({}, {"form": "published"}, {"form": "released"})
+    if not settings or hasattr(ChosenReward.make(name).function, "form")
+]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Writes a module of one's own into the current folder and gives back its name."""
+    monkeypatch.chdir(tmp_path)
+    numbers = itertools.count()
+
+    def write(text):
+        name = f"own_{tmp_path.name}_{next(numbers)}"
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    yield write
+    sys.path[:] = [folder for folder in sys.path if folder != str(tmp_path)]
+
+
+def test_the_default_is_taros(complete):
+    group = [complete(RIGHT), complete(WRONG)]
+    values, weights = Rewards()(group)
+    assert values == {
+        "format": [format_reward(RIGHT), format_reward(WRONG)],
+        "timestamp_iou": [timestamp_iou_reward((2.0, 6.0), (2.0, 6.0), 16.0), 0.0],
+    }
+    assert weights == {"format": 1.0, "timestamp_iou": 1.0}
+
+
+def test_parts_weights_and_settings(complete):
+    rewards = Rewards({"tempr1": 0.5, "museg": {"weight": 2, "form": "released", "stage": 2}})
+    values, weights = rewards([complete(RIGHT), complete(WRONG)])
+    assert values["tempr1/format"] == [1.0, 0.0] and values["tempr1/iou"] == [1.0, 0.0]
+    assert values["museg/format"] == [0.2, 0.0]
+    assert set(weights.values()) == {0.5, 2.0} and weights["tempr1/iou"] == 0.5 and weights.keys() == values.keys()
+
+
+OWN = """
+def one(completion):
+    return len(completion.text)
+
+def parts(completion):
+    return {"a": 1, "b": completion.iou}
+
+def together(group, power=1):
+    return [len(group) ** power for _ in group]
+
+def trl(prompts, completions, **columns):
+    return [len(text) + len(columns["spans"][0]) + len(columns["sources"]) for text in completions]
+
+def trl_bare(completions, answer):
+    return [None if text == right else 2.0 for text, right in zip(completions, answer)]
+
+def trl_messages(completions):
+    return [len(messages[0]["content"]) for messages in completions]
+
+class Length:
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def __call__(self, completion):
+        return self.scale * len(completion.text)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("one", {}, {"": [3, 2]}),
+        ("parts", {}, {"a": [1, 1], "b": [0, 0]}),
+        ("together", {"power": 2}, {"": [4, 4]}),
+        ("trl", {}, {"": [3 + 1 + 2, 2 + 1 + 2]}),
+        ("trl_bare", {}, {"": [2.0, 0.0]}),  # a None doesn't count
+        ("trl_messages", {"messages": True}, {"": [3, 2]}),
+        ("Length", {"scale": 0.5}, {"": [1.5, 1.0]}),
+    ],
+)
+def test_a_reward_of_ones_own(complete, own, name, settings, expected):
+    group = [complete("abc", answer="de", sources=["x", "y"]), complete("de", answer="de", sources=["x", "y"])]
+    module = own(OWN)
+    for path in (f"{module}.{name}", f"{module}:{name}"):
+        assert ChosenReward.make(path, settings)(group) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("def f(completion):\n    return 1 / (len(completion.text) - 2)", "raised ZeroDivisionError: division by zero (own_"),
+        ("def f(completion):\n    return float('nan')", "returned nan; it must be a finite number"),
+        ("def f(completion):\n    return None", "returned None; it must be a finite number"),
+        ("def f(completion):\n    return {'a': 1, 'b': 'high'}", "returned for 'b' 'high'; it must be a finite number"),
+        ("def f(completions, **columns):\n    return [1.0]", "returned 1 numbers for 2 completions"),
+        ("def f(completions, **columns):\n    return 1.0", "returned 1.0; it must be a list with a number for each completion"),
+        ("def f(completions, **columns):\n    pass", "returned null; it must be a list"),
+        ("def f(completions):\n    return ['a', 1]", "returned 'a'; it must be a finite number"),
+        ("def f(group):\n    return [1, float('inf')]", "returned inf; it must be a finite number"),
+        ("def f(group):\n    return group[2:]", "returned 0 numbers for 2 completions"),
+        ("def f(completion):\n    return {completion.text: 1}", "returned different parts: abc and de"),
+        ("def f(completions, labels):\n    return [1, 1]", "raised TypeError"),
+    ],
+)
+def test_what_goes_wrong_names_the_sample_and_the_text(complete, own, body, problem):
+    name = f"{own(body)}.f"
+    with pytest.raises(RewardError) as error:
+        ChosenReward.make(name)([complete("abc"), complete("de")])
+    said = str(error.value)
+    text = "'de'" if "ZeroDivision" in problem or "inf" in problem else "'abc'"
+    assert said.startswith(f"reward {name} {problem}") and "; sample 'one', " in said
+    assert said.endswith((f" the text {text}", f" 2 texts, the first: {text}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("temp1", 1, "there is no reward 'temp1'; did you mean tempr1? (there are format, timestamp_iou, iou, taro"),
+        ("no_module_of_this_name.f", 1, "there is no module 'no_module_of_this_name'"),
+        ("taro.rl.rewards.tempr1.Temp", 1, "has no attribute 'Temp'"),
+        ("tempr1", {"sigmas": 1}, "can't be made with the settings {'sigmas': 1}"),
+        ("museg", {"form": "paper"}, "form = 'paper': allowed are 'published', 'released'"),
+        ("tempr1", {"weight": "high"}, "weight = 'high': must be a number"),
+        ("tempr1", math.nan, "weight = nan: must be a number"),
+        ("math.fmod", 1, "takes x, y; one of its parameters must be called completion, group or completions"),
+    ],
+)
+def test_what_can_not_be_chosen(name, value, problem):
+    with pytest.raises(RewardError) as error:
+        Rewards({name: value})
+    assert problem in str(error.value)
+
+
+def test_an_import_that_fails_in_a_module_of_ones_own_is_shown_as_it_is(own):
+    with pytest.raises(ModuleNotFoundError, match="not_installed"):
+        Rewards({f"{own('import not_installed')}.f": 1})
+
+
+PIECES = [
+    "<think>", "</think>", "<answer>", "</answer>", "<glue>", "</glue>", "<timestamp>", "</timestamp>", "<tool_call>",
+    "</tool_call>", "<correction>", "</correction>", "\\boxed{", "}", '{"time": [', "[[", "]]", "[", "]", "(", ")", ", ", "2",
+    "6.0", "1:05", "7s", " to ", "-", " and ", "none", "NaN", "1e999", "9" * 400, "é", "\n", " ", "B", "Let's analyze",
+    "\ud800",
+]  # fmt: skip
+
+
+def test_no_text_breaks_a_reward(complete):
+    """Each has finite rewards, in time."""
+    rng, started = random.Random(0), time.process_time()
+    rewards = [ChosenReward.make(name, settings) for name, settings in FORMS]
+    truths, tasks = [(), ((2, 6),), ((2, 6), (4, 9))], ["grounding", "dense", "highlights", "grounded_qa", "actions"]
+    for _ in range(400):
+        text = "".join(rng.choices(PIECES, k=rng.randint(0, 40)))
+        completion = complete(text, rng.choice(truths), rng.choice(tasks), **COLUMNS)
+        for reward in rewards:
+            assert all(map(math.isfinite, itertools.chain(*reward([completion]).values())))
+    for piece in PIECES:  # and long ones
+        for reward in rewards:
+            reward([complete(piece * (4000 // len(piece)), **COLUMNS)])
+    assert time.process_time() - started < 60

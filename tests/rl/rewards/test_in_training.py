@@ -1,0 +1,44 @@
+"""Rewards in a training step."""
+
+import pytest
+
+from taro.rl.rewards.choose import REWARDS, RewardError
+
+TEXTS = ("<think>a</think><answer>1.0s to 9.0s</answer>", "none", "<answer>0.0s to 2.0s</answer>")
+NO_PATHS = "--curriculum.warmup_epochs=0"
+ONE_STEP = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--model.temporal_reward=null", NO_PATHS]
+
+
+@pytest.fixture
+def answers(scripted, tiny_builder):
+    scripted(lambda row, seed, number: [*tiny_builder.encode(TEXTS[row]), tiny_builder.eos_id])
+
+
+@pytest.mark.parametrize("scale", ["separate", "dgrpo"])
+def test_a_step_with_all_of_them(fit, arguments, answers, steps, scale):
+    """But for the one that compares with shuffled frames."""
+    chosen = ", ".join(f"{name}: 0.5" for name in REWARDS if name != "t_grpo")
+    fit([*arguments, *ONE_STEP, f"--model.rewards={{{chosen}}}", f"--model.advantages.scale={scale}"], steps)
+    (row,) = steps.metrics
+    assert row["grad_norm"] > 0 and row["rewards/format/mean"] == pytest.approx(1 / 3)
+    parts = {name: value for name, value in row.items() if name.startswith("rewards/")}
+    assert row["reward"] == pytest.approx(0.5 * sum(parts.values()), rel=1e-4)
+    assert {name.split("/")[1] for name in parts} == set(REWARDS) - {"t_grpo"}
+
+
+def broken(completions, **columns):
+    return [1.0] * (len(completions) - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("test_in_training.broken", "returned 2 numbers for 3 completions; sample "),
+        ("t_grpo", "T-GRPO compares with completions on shuffled frames, and the group has none"),
+    ],
+)
+def test_one_that_fails_stops_the_run(fit, arguments, answers, monkeypatch, name, said):
+    monkeypatch.syspath_prepend(__file__.rpartition("/")[0])
+    with pytest.raises(RewardError) as error:
+        fit([*arguments, *ONE_STEP, f"--model.rewards={{{name}: 1}}"])
+    assert said in str(error.value) and "the first: '<think>a</think>" in str(error.value)

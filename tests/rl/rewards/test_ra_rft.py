@@ -1,0 +1,71 @@
+import pytest
+
+from taro.rl.rewards import timestamp_iou_reward
+from taro.rl.rewards.ra_rft import RaRft, word_overlap
+
+TEXT = "<think>a</think><answer>{}</answer>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "published", "released"),
+    [
+        ("none", 1.0, 1.0),
+        ("The event does not occur in the video.", 1.0, 1.0),
+        ("2 to 6", 0.0, 0.0),
+        ("", 0.0, 1.0),  # trap: an empty answer is a refusal
+        ("it is somewhere", 0.0, 1.0),
+        ("2.0s to 6.0s", 0.0, 1.0),  # trap: so is an answer with units
+        ("7", 0.0, 1.0),
+    ],
+)
+def test_trap_a_broken_answer_is_no_refusal(complete, answer, published, released):
+    completion = complete(TEXT.format(answer), truth=())
+    assert RaRft()(completion) == {"format": 1.0, "grounding": published}
+    assert RaRft(form="released")(completion) == {"format": 1.0, "grounding": released}
+
+
+def test_without_an_answer_nobody_refuses(complete):
+    for form in ("published", "released"):
+        assert RaRft(form=form)(complete("none", truth=())) == {"format": 0.0, "grounding": 0.0}
+
+
+def test_what_can_be_answered(complete):
+    iou = timestamp_iou_reward((4.0, 8.0), (2.0, 6.0), 16.0)
+    for form in ("published", "released"):
+        assert RaRft(form=form)(complete(TEXT.format("4 to 8")))["grounding"] == iou
+        assert RaRft(form=form)(complete(TEXT.format("none")))["grounding"] == 0.0
+
+
+FULL = TEXT + "<correction>{}</correction>"
+COLUMNS = {
+    "answerable_query": "a man opens a red door",
+    "explanation": "no door is blue", "contrast": "the man opens it",
+}  # fmt: skip
+
+
+def test_explanation_and_correction(complete):
+    refused = complete(FULL.format("none", "a man opens a red door"), (), **COLUMNS)
+    assert RaRft()(refused) == {"format": 1.0, "grounding": 1.0, "explanation": 0.0, "correction": 1.0}
+    half = complete(FULL.format("no door is blue", "a man"), (), **COLUMNS)
+    assert RaRft()(half) == {"format": 1.0, "grounding": 0.0, "explanation": 1.0, "correction": pytest.approx(4 / 8)}
+    for text, correction in (("NIL", 0.0), ("", 0.0)):
+        assert RaRft()(complete(FULL.format("none", text), (), **COLUMNS))["correction"] == correction
+    assert RaRft()(complete(FULL.format("2 to 6", "nil"), **COLUMNS))["correction"] == 1.0
+    assert RaRft()(complete(FULL.format("2 to 6", "a man"), **COLUMNS))["correction"] == 0.0
+    without = RaRft()(complete(TEXT.format("none"), (), **COLUMNS))
+    assert without["format"] == without["correction"] == 0.0
+
+
+def test_word_overlap():
+    assert word_overlap("a b b", "b B c") == pytest.approx(4 / 6)
+    assert word_overlap("", "") == 1.0 and word_overlap("a", "") == 0.0
+
+
+def same(first, second):
+    return float(first == second)
+
+
+def test_a_similarity_of_ones_own(complete, monkeypatch):
+    monkeypatch.syspath_prepend(__file__.rpartition("/")[0])
+    completion = complete(FULL.format("none", "a man"), (), **COLUMNS)
+    assert RaRft(similarity="test_ra_rft.same")(completion)["correction"] == 0.0

@@ -1,0 +1,113 @@
+import math
+import random
+
+import pytest
+
+from taro.rl.rewards.timelens2 import DEEPEST, TimeLens2, parse_json_spans, unmerged_iou, wasserstein
+from taro.spans import merge_spans, union_iou
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "distance", "length"),
+    [
+        ([(2, 6)], [(2, 6)], 0.0, 4),
+        ([(5, 9)], [(2, 6)], 3.0, 4),  # all is moved by 3 s
+        ([(0, 1)], [(0, 4)], 1.5, 4),
+        ([(0, 4)], [(0, 1)], 1.5, 1),  # divided by the truth's length: what is too long costs more
+        ([(0, 2), (1, 4)], [(0, 4)], 0.0, 4),  # merged
+        ([(0, 2), (2, 4)], [(0, 4)], 0.0, 4),  # touching
+        ([(0, 4), (1, 2)], [(0, 4), (3, 4)], 0.0, 4),  # nested
+        ([(0, 1), (9, 10)], [(4, 6)], 4.0, 2),
+    ],
+)
+def test_wasserstein_by_hand(predicted, truth, distance, length):
+    assert wasserstein(predicted, truth) == pytest.approx(math.exp(-distance / length))
+    assert wasserstein(predicted, truth, beta=3.0) == pytest.approx(math.exp(-3 * distance / length))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "reward"),
+    [
+        ([], [], 1.0),
+        ([], [(0, 1)], 0.0),
+        ([(0, 1)], [], 0.0),
+        ([(1, 0)], [], 0.0),
+        ([(1, 0)], [(0, 1)], 0.0),
+        ([(1, 1)], [(1, 1)], 0.0),
+    ],
+)
+def test_where_a_side_has_no_second(predicted, truth, reward):
+    assert wasserstein(predicted, truth) == reward
+    with pytest.raises(ValueError, match="beta must be > 0, got -1"):
+        wasserstein(predicted, truth, beta=-1)
+
+
+def quantile(spans, share):
+    left = share * sum(end - start for start, end in spans)
+    for start, end in spans:
+        if left <= end - start:
+            return start + left
+        left -= end - start
+    return spans[-1][1]
+
+
+def test_wasserstein_is_the_mean_way_of_a_second():
+    """The slow one: the area between the quantile functions."""
+    rng, steps = random.Random(0), 4000
+    for _ in range(40):
+        sides = [
+            merge_spans((a := rng.uniform(0, 50), a + rng.uniform(0.5, 10)) for _ in range(rng.randint(1, 4))) for _ in range(2)
+        ]
+        shares = [(k + 0.5) / steps for k in range(steps)]
+        w1 = sum(abs(quantile(sides[0], share) - quantile(sides[1], share)) for share in shares) / steps
+        length = sum(end - start for start, end in sides[1])
+        assert -math.log(wasserstein(*sides)) * length == pytest.approx(w1, abs=0.01)
+
+
+def test_trap_unmerged_truth():
+    """What two true spans share counts twice: an answer of the truth's union is cut to 1, one of half of it gets more."""
+    truth = [(0, 4), (2, 6)]
+    assert union_iou([(0, 6)], truth) == 1.0 and unmerged_iou([(0, 6)], truth) == 1.0
+    assert union_iou([(2, 4)], truth) == pytest.approx(2 / 6)
+    assert unmerged_iou([(2, 4)], truth) == pytest.approx(4 / (2 + 8 - 4))
+    assert unmerged_iou([(0, 1), (3, 4)], [(0, 2), (3, 5)]) == pytest.approx(union_iou([(0, 1), (3, 4)], [(0, 2), (3, 5)]))
+    assert (unmerged_iou([], []), unmerged_iou([(0, 1)], []), unmerged_iou([], [(0, 1)])) == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("[[1, 2.5], [4, 6]]", [(1.0, 2.5), (4.0, 6.0)]),
+        ("seen [0] twice: [[1, 2]] or [[3, 4]].", [(3.0, 4.0)]),
+        ("[]", []),
+        ("[1, 2]", None),
+        ("[[1, 2, 3]]", None),
+        ("[[1, 2]", None),
+        ("[[1,]]", None),
+        ("no list", None),
+        ("[[1" + "0" * 400 + ", 2]]", None),
+        ("[" * 5000 + "]" * 5000, None),
+    ],
+)
+def test_parse_json_spans(text, spans):
+    assert parse_json_spans(text) == spans
+
+
+def test_trap_lists_around_a_span(complete):
+    for depth in range(1, DEEPEST + 2):
+        nested = "[" * depth + "[[1, 2]]" + "]" * depth
+        assert parse_json_spans(nested) is None
+        assert parse_json_spans(nested, deepest=DEEPEST) == (None if depth > DEEPEST else [(1.0, 2.0)])
+    reward = {form: TimeLens2(form=form)(complete("[[[2, 6]]]")) for form in ("published", "released")}
+    assert reward["published"] == {"wasserstein": 0.0, "iou": 0.0, "parse": -1.0}
+    assert reward["released"] == {"wasserstein": 1.0, "iou": 1.0, "parse": 0.0}
+
+
+def test_the_answer(complete):
+    right = {"wasserstein": 1.0, "iou": 1.0, "parse": 0.0}
+    for text in ("[[2, 6]]", "<think>[[0, 1]]</think><answer>[[2, 6]]</answer>", "<answer>2.0s to 6.0s</answer>"):
+        assert TimeLens2()(complete(text)) == right
+    assert TimeLens2()(complete("[]", ())) == right
+    assert TimeLens2(form="released")(complete("[]", ()))["parse"] == -1
+    assert TimeLens2()(complete("[[6, 2], [2, 6]]")) == right  # one without a length is left out
+    assert TimeLens2(form="released")(complete("[[6, 2], [2, 6]]"))["parse"] == -1
