@@ -192,6 +192,13 @@ def reasoning_has_timestamp(text: str) -> bool:
     return has_unit or bool(timestamp_spans(text))
 
 
+def named_times(text: str) -> list[tuple[int, int]]:
+    """Character ranges of the numbers of the reasoning that are times, in order: those with a unit, and those of time
+    ranges. Units are left out."""
+    with_unit = (number.span("value") for number in _NUMBER.finditer(text, *think_span(text)) if number["unit"])
+    return sorted({*with_unit, *timestamp_spans(text)})
+
+
 def timestamp_spans(text: str) -> list[tuple[int, int]]:
     """Character ranges of the numbers in the time ranges of the reasoning, in order (both of `From 3.0s to 5.5s`).
 

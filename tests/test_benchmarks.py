@@ -44,3 +44,11 @@ def test_step_counts_the_tokens_of_both_ways(tmp_path, options):
         assert all(phase["seconds"] > 0 for phase in phases.values())
     difference = float(output.split("between the two ways: ")[1].split()[0])
     assert difference < LOG_PROBS
+
+
+def test_a_picture_of_a_group_on_one_axis(synthetic, tmp_path):
+    output = tmp_path / "out" / "timeline"
+    run("timeline.py", f"--annotations={synthetic}/test.jsonl", "--limit=2", "--group=2", f"--output={output}")
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    page = output.with_suffix(".html").read_text()
+    assert "data-taro-timeline" in page and "&quot;gaps&quot;:[[" in page

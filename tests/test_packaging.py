@@ -10,6 +10,7 @@ import pytest
 from taro.command_line import CONFIGS
 from taro.run import commands
 from taro.run.folder import DISTRIBUTION
+from taro.view.html import ASSETS
 
 ROOT = Path(__file__).parents[1]
 SETUP = configparser.ConfigParser()
@@ -17,10 +18,10 @@ SETUP.read(ROOT / "setup.cfg")
 SCRIPTS = dict(line.split(" = ") for line in SETUP["options.entry_points"]["console_scripts"].strip().splitlines())
 
 
-def test_the_configs_are_part_of_the_package():
+def test_configs_and_assets_are_part_of_the_package():
     package = ROOT / "taro"
     carried = {path.resolve() for pattern in SETUP["options.package_data"]["taro"].split() for path in package.glob(pattern)}
-    assert carried == set(CONFIGS.rglob("*.yaml")) and CONFIGS == ROOT / "configs"
+    assert carried == {*CONFIGS.rglob("*.yaml"), *ASSETS.iterdir()} and CONFIGS == ROOT / "configs"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

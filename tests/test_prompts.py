@@ -249,6 +249,11 @@ def test_timestamp_spans_are_the_numbers_of_ranges(reasoning, numbers):
     assert [text[start:end] for start, end in prompts.timestamp_spans(text)] == numbers
 
 
+def test_named_times_are_those_of_ranges_and_those_with_a_unit():
+    text = "<think>At 2s, 3 people go 4 times. From 4.5 to 6s, and 7 seconds.</think><answer>8s to 9s</answer>"
+    assert [text[start:end] for start, end in prompts.named_times(text)] == ["2", "4.5", "6", "7"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -20,7 +20,7 @@ from taro.run.cli import parse
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("training", "scaling", "rollouts", "evaluation", "data")
+GUIDES = ("training", "scaling", "rollouts", "evaluation", "data", "view")
 TEXTS = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in GUIDES))]
 BLOCKS = [block for text in TEXTS for block in re.findall(r"```\n(.*?)```", text, re.DOTALL)]
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]

@@ -1,0 +1,35 @@
+import math
+import re
+
+import pytest
+
+from taro.view.charts import MOST_POINTS, Series, bar_chart, line_chart, table
+
+
+def test_bars_have_heights_in_proportion_and_a_table(markup):
+    first = Series(markup, [0.2, 0.4], [(0.1, 0.3), (0.2, 0.6)])
+    chart = bar_chart(markup, ["a", markup], [first, Series("y", [0.1, math.nan])])
+    heights = [float(height) for height in re.findall(r'<rect class="run0"[^>]* height="([\d.]+)"', chart)]
+    assert heights[1] == pytest.approx(2 * heights[0], abs=0.2)
+    assert chart.count('class="run1"') == 1 and "40.0 % (20.0 % to 60.0 %)" in chart and "<td>–</td>" in chart
+    assert markup not in chart
+
+
+def test_nothing_but_zeros_is_a_chart():
+    assert "<rect" in bar_chart("t", ["a"], [Series("x", [0.0])])
+
+
+def test_long_lines_are_thinned_and_gaps_left_out():
+    places = [float(k) for k in range(5000)]
+    chart = line_chart("t", places, [Series("x", [math.nan, *places[1:]])])
+    points = re.search(r'points="([^"]*)"', chart)[1].split()
+    assert 100 < len(points) <= MOST_POINTS
+    assert chart.count("<tr>") < 1000  # its table is thinned, too
+
+
+def test_a_single_step_is_a_point():
+    assert "<circle" in line_chart("t", [3.0], [Series("x", [0.5])])
+
+
+def test_a_table_is_text(markup):
+    assert markup not in table([markup], [[markup, markup]], markup)

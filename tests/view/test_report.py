@@ -1,0 +1,61 @@
+import json
+import re
+
+import pytest
+
+from taro.evaluation.predictions import EvaluationError
+from taro.view.evaluated import read_evaluation
+from taro.view.report import main, make_report_page, run_names
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_a_report(write_evaluation, markup, capsys):
+    folder = write_evaluation()
+    output = main([str(folder)])
+    page = output.read_text()
+    assert output == folder / "report.html" and "the report is" in capsys.readouterr().out
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert f'<th scope="row">mIoU</th><td>{metrics["mIoU"]:.3f}</td>' in page
+    assert "R1@0.5 by where in the video the moment is (percent)" in page and "R1@0.5 by length of the moment" in page
+    assert "cut_completion: the completion reached max_tokens" in page and "missing_video: there is no such file" in page
+    assert markup not in page and "<img src=x" not in page
+    data = data_of(page)
+    assert len(data["rows"]) == 30 and len(data["pictures"]) == 1
+    assert data["pictures"][0].startswith("data:image/jpeg;base64,") and set(data["strips"].values()) == {0}
+
+
+def test_two_runs_side_by_side(write_evaluation, markup, tmp_path):
+    first, second = write_evaluation("base"), write_evaluation("trained", 0.0)
+    page = main([str(first), str(second), "--output", str(tmp_path / "out" / "two.html"), "--strips", "0"]).read_text()
+    assert '<th scope="col">base</th><th scope="col">trained</th><th scope="col">change</th>' in page
+    assert next(iter(data_of(page)["orders"])) == "differ" and data_of(page)["pictures"] == []
+    assert markup not in page
+
+
+def test_strict_is_as_in_the_evaluation_or_asked_for(write_evaluation):
+    folder = write_evaluation()
+    assert "R1@0.7 (IoU &gt; 0.7)" in make_report_page([read_evaluation(folder)], strict=True, strips=0)
+    assert "(IoU &gt; 0.7)" not in make_report_page([read_evaluation(folder)], strips=0)
+
+
+def test_names_are_folders_as_far_as_they_differ(write_evaluation):
+    one = read_evaluation(write_evaluation("base"))
+    other = read_evaluation(write_evaluation("deep/base"))
+    assert run_names([one]) == ["base"] and run_names([one, one]) == ["first", "second"]
+    assert run_names([one, other]) == [str(one.folder), str(other.folder)]
+
+
+def test_runs_of_other_samples_are_refused(write_evaluation, samples):
+    runs = [read_evaluation(write_evaluation("base"))]
+    samples.pop()
+    runs.append(read_evaluation(write_evaluation("other")))
+    with pytest.raises(EvaluationError, match="the runs can't be compared"):
+        make_report_page(runs, strips=0)
+
+
+def test_fiftyone_comes_with_the_lines_that_load_it(write_evaluation, tmp_path, capsys):
+    main([str(write_evaluation()), "--fiftyone", str(tmp_path / "fo"), "--strips", "0"])
+    assert "label_field='truth'" in capsys.readouterr().out and (tmp_path / "fo" / "predictions.json").is_file()
