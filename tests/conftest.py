@@ -15,6 +15,7 @@ import lightning as L
 import pytest
 import torch
 from filelock import FileLock
+from torch import distributed
 from transformers import PreTrainedConfig
 
 from taro.data.samples import load_samples, save_samples
@@ -33,6 +34,10 @@ from taro.video.load import VideoSettings
 ROOT = Path(__file__).parents[1]
 # transformers words each config that it reads for a line of its log that is not shown: a fifth of a short training.
 PreTrainedConfig.__repr__ = object.__repr__
+# Where the ranks of a run meet: a free port that Lightning looks for may be another process's by the time they do. This one is
+# below those that the system hands out, and of this process alone.
+RANK_PORT = str(20_000 + 4 * (os.getppid() % 2500) + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
+os.environ["MASTER_PORT"] = RANK_PORT
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
@@ -169,7 +174,17 @@ def rank_environment():
     behind. By that Lightning would take the run for one whose other ranks are started by somebody else, and wait for them."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in ranks}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_PORT": RANK_PORT}
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """torch.distributed with this process alone."""
+    if distributed.is_initialized():  # by a run in this process
+        distributed.destroy_process_group()
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
 
 
 @pytest.fixture

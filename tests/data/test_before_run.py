@@ -122,7 +122,8 @@ def test_train_stops_before_anything_is_written_or_loaded(arguments, synthetic, 
 
 def test_train_says_what_is_odd(arguments, synthetic, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(train, "run", lambda cli, folder, *_: {})
-    monkeypatch.setattr(train, "finish", lambda cli, summary: summary)
+    for name in ("print_summary", "print_next"):
+        monkeypatch.setattr(train, name, lambda *_: None)
     with caplog.at_level(logging.WARNING):
         train.main([*arguments, f"--data.validation_file={synthetic}/train.jsonl"])
     [line] = [record.getMessage() for record in caplog.records if record.name == "taro.run.cli"]

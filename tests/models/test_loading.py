@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -16,10 +15,8 @@ from taro.models.weights import whole_weights
 
 
 @pytest.fixture
-def mesh(tmp_path):
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
+def mesh(process_group):
+    return init_device_mesh("cpu", (1,))
 
 
 def load(folder, mesh=None):

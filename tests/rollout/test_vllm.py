@@ -90,13 +90,9 @@ def test_a_sync_that_fails_is_an_engine_error(engine):
         engine.sync(broken())
 
 
-def test_sharded_parameters_are_handed_over_whole(tmp_path):
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        value = torch.arange(6.0).reshape(3, 2)
-        mesh = distributed.init_device_mesh("cpu", (1,))
-        sharded = torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
-        ((name, whole),) = whole_weights([("a", sharded)])
-        assert name == "a" and type(whole) is torch.Tensor and torch.equal(whole, value) and not whole.requires_grad
-    finally:
-        distributed.destroy_process_group()
+def test_sharded_parameters_are_handed_over_whole(process_group):
+    value = torch.arange(6.0).reshape(3, 2)
+    mesh = distributed.init_device_mesh("cpu", (1,))
+    sharded = torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
+    ((name, whole),) = whole_weights([("a", sharded)])
+    assert name == "a" and type(whole) is torch.Tensor and torch.equal(whole, value) and not whole.requires_grad
