@@ -33,7 +33,7 @@ $(INSTALLED): setup.cfg Makefile
 data: $(SYNTHETIC)  ## synthetic videos and their annotations, in data/synthetic
 
 # The test split is written last.
-$(SYNTHETIC): taro/synthetic/world.py | $(INSTALLED)
+$(SYNTHETIC): taro/synthetic/world.py taro/synthetic/captions.py | $(INSTALLED)
 	$(RUN) -m taro.synthetic --output data/synthetic
 	@touch $@
 

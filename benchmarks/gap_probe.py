@@ -49,13 +49,20 @@ def correct_groups(
     least_iou: float = 0.5,
     max_tokens: int = 160,
     seed: int = 0,
+    opening: str = "",
 ) -> list[Group]:
-    """Sampled completions (temperature 1) with the right format and an IoU of at least `least_iou`, in groups."""
+    """Sampled completions (temperature 1) with the right format and an IoU of at least `least_iou`, in groups.
+
+    Args:
+        opening: what they all start with, `{query}` filled in; it is not counted. It leads a model that would else not reason
+            with times to do so.
+    """
     requests = []
     for example in examples:
         seeds = tuple(stable_seed("probe", seed, example.sample.id, g) for g in range(group_size))
         features = policy.encode_video(example.prompt.video.frames)
-        requests.append(RolloutPrompt(example.prompt, ((),) * group_size, seeds, features))
+        prefix = tuple(builder.encode(opening.replace("{query}", example.sample.query)))
+        requests.append(RolloutPrompt(example.prompt, (prefix,) * group_size, seeds, features))
     groups = []
     for example, request, rollout in zip(
         examples, requests, engine.generate(requests, SamplingSettings(max_tokens=max_tokens)), strict=True
@@ -70,7 +77,7 @@ def correct_groups(
                 log_probs=tuple(rollout.log_probs[g] for g in right),
                 finished=tuple(rollout.finished[g] for g in right),
             )
-            training = TrainingExample(**vars(example), prefixes=((),) * len(right))
+            training = TrainingExample(**vars(example), prefixes=request.prefixes[: len(right)])
             groups.append(make_group(training, kept, request.features, builder))
     return groups
 

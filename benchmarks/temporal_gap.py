@@ -1,8 +1,12 @@
 """The temporal gap at the true boundaries against elsewhere, by token set and radius:
 
-    python benchmarks/temporal_gap.py --model assets/tiny-qwen2.5-vl --output docs/temporal_gap
+    python -m taro.synthetic.tiny --output outputs/bases/p005 --start outputs/bases/start
+    python -m taro.synthetic --output data/worlds/exact --captions exact
+    python benchmarks/temporal_gap.py --model outputs/bases/start --output docs/temporal_gap
 
-prints the table, and writes it as `.md` beside a plot (`.png`). Intervals are 95 % bootstrap intervals over videos.
+prints the table, and writes it as `.md` beside a plot (`.png`). The model's reasoning has to name times: the tiny base's does
+not, that of the model before its last stage does, which the first line makes on the way. What lies elsewhere is known from the
+captions, which have to be exact. Intervals are 95 % bootstrap intervals over videos.
 """
 
 from __future__ import annotations
@@ -99,8 +103,8 @@ def plot(table: list[tuple], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="assets/tiny-qwen2.5-vl")
-    parser.add_argument("--annotations", default="data/synthetic/test.jsonl")
+    parser.add_argument("--model", default="outputs/bases/start")
+    parser.add_argument("--annotations", default="data/worlds/exact/test.jsonl")
     parser.add_argument("--radii", type=float, nargs="+", default=[0.75, 1.0, 1.25, 1.5, 2.0])
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--output", type=Path, default=None, help="path without suffix for the table and the plot")

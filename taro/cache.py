@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from taro.ranges import PositiveFloat
 # parts of entries, which are deleted in their turn.
 ENTRY_NAME = re.compile(rf"[0-9a-f]{{32}}\.safetensors({re.escape(PART)}.+)?")
 KEPT_SHARE = 0.9  # of the limit, after entries were deleted
+WRITING = 3600.0  # seconds after which the part of an entry is taken for a killed writer's
 SCAN_SHARE = 0.05  # of the limit, which each process writes at most before it looks at the folder again
 
 
@@ -86,7 +88,7 @@ class TensorCache:
         except FileNotFoundError:
             self.counts.misses += 1
             return None
-        except (OSError, SafetensorError) as error:  # not of the length that its header gives, for instance
+        except (OSError, SafetensorError, KeyError) as error:  # not of the length that its header gives, for instance
             with suppress(OSError):  # another process was faster, or may and we may not: what is put next replaces it
                 path.unlink()
             self._count("torn", f"{self.setting}: {path} is damaged ({error}); it is deleted and made anew")
@@ -139,6 +141,8 @@ class TensorCache:
             if ENTRY_NAME.fullmatch(path.name):
                 with suppress(FileNotFoundError):  # another process deletes too
                     status = path.stat()
+                    if path.suffix != ".safetensors" and time.time() - status.st_mtime < WRITING:
+                        continue
                     yield status.st_mtime_ns, status.st_size, path
 
 

@@ -128,7 +128,9 @@ class ResumableFolder:
         """Write each row as it comes."""
         with self.path.open("a+b", buffering=0) as file:  # one write a row: whole rows, also if two processes append
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)  # a line that a killed process has begun
+            content = file.read()
+            if content and not content.endswith(b"\n"):  # a line that a killed process has begun
+                file.truncate(content.rfind(b"\n") + 1)
             for row in rows:
                 file.write(_line(row))
 

@@ -1,4 +1,5 @@
-"""On the tiny base model, shuffling frames at the true boundaries costs more than shuffling as many elsewhere."""
+"""Where the tiny base model reasons with times, shuffling frames at the true boundaries costs more than shuffling as many
+elsewhere."""
 
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from gap_probe import TOKENS, correct_groups, probe_gaps, shuffle_elsewhere  # n
 
 BASE = ROOT / "assets" / "tiny-qwen2.5-vl"
 TIMES = torch.arange(40) / 2  # 2 fps, 20 s
+OPENING = "<think>\nI need to find the specific moment {query}.\nFrom"  # left alone, the base does not name times
 FIRST_SEED = 7_000_000_000_000_000_000  # scenes that neither training nor evaluation draws
 
 
@@ -34,7 +36,7 @@ def pairs():
         sample = scene_samples(scene, f"{seed}.mp4")[0]
         video = scene_video(scene, settings.video, builder.geometry)
         examples.append(GroundingExample(sample, builder.build(sample.query, video)))
-    groups = correct_groups(policy, builder, NativeEngine(policy, builder.end_ids), examples, group_size=4)
+    groups = correct_groups(policy, builder, NativeEngine(policy, builder.end_ids), examples, group_size=4, opening=OPENING)
     return probe_gaps(policy, groups, radius=1.5)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from taro.errors import TaroError
 
+LARGEST_ANSWER = 16 * 2**20  # bytes
 MESSAGE_SHOWN = 500  # characters of what a server says
 
 
@@ -67,13 +68,15 @@ class HTTPClient:
             request.add_unredirected_header("Authorization", f"Bearer {key}")
         end = time.monotonic() + seconds
         try:
+            with urllib.request.urlopen(request, timeout=seconds) as response:
+                return _read(response, end).decode()
+        except urllib.error.HTTPError as error:
             try:
-                with urllib.request.urlopen(request, timeout=seconds) as response:
-                    return _read(response, end).decode()
-            except urllib.error.HTTPError as error:
-                wait = error.headers.get("Retry-After", "")
-                said = self.shown(_read(error, end).decode(errors="replace"))
-                raise RequestError(said, error.code, wait=float(wait) if wait.isdecimal() else 0.0) from None
+                said = _read(error, end).decode(errors="replace")
+            except (OSError, http.client.HTTPException):
+                said = "(its message broke off)"
+            wait = error.headers.get("Retry-After", "")
+            raise RequestError(self.shown(said), error.code, wait=float(wait) if wait.isdecimal() else 0.0) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(getattr(error, "reason", error), TimeoutError):
                 raise RequestError(f"no answer within {seconds:g} s", late=True) from None
@@ -99,6 +102,8 @@ def _read(response: Any, end: float) -> bytes:
         content += chunk
         if time.monotonic() > end:
             raise TimeoutError
+        if len(content) > LARGEST_ANSWER:
+            raise RequestError(f"its answer has more than {LARGEST_ANSWER} bytes")
     if response.length:  # bytes that were announced and did not come
         raise http.client.IncompleteRead(content, response.length)
     return content

@@ -7,7 +7,7 @@ G completions of a prompt, C_i tokens of completion i, P prompt tokens.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -56,14 +56,30 @@ class EngineModel:
         )
 
 
+class VideoItems(NamedTuple):
+    """A prompt's video, in the parts that vLLM is given."""
+
+    modality: str
+    items: Sequence[Any]
+    places: Sequence[Any]
+    hashes: Sequence[str]
+
+
+def whole_video(rendered: dict[str, Any]) -> VideoItems:
+    """As vLLM's renderer makes it: one part."""
+    return VideoItems("video", *(rendered[key]["video"] for key in ("mm_kwargs", "mm_placeholders", "mm_hashes")))
+
+
 class PromptReader:
     """vLLM's own reading of prompts, compared with the trainer's; by an engine's renderer, or by one of its own."""
 
-    def __init__(self, model: EngineModel, config: Any, renderer: Any = None) -> None:
+    def __init__(
+        self, model: EngineModel, config: Any, renderer: Any = None, items: Callable[[Any], VideoItems] = whole_video
+    ) -> None:
         from vllm.model_executor.model_loader import get_model_cls
         from vllm.renderers import renderer_from_config
 
-        self.model, self.renderer = model, renderer or renderer_from_config(config)
+        self.model, self.renderer, self.items = model, renderer or renderer_from_config(config), items
         kind = get_model_cls(config.model_config)
         self.positions_model = kind.__new__(kind)  # without weights: positions only need the config
         self.positions_model.config = config.model_config.hf_config
@@ -84,7 +100,7 @@ class PromptReader:
         }
         (rendered,) = self.renderer.render_cmpl([request])
         _compare_ids(rendered["prompt_token_ids"], prompt.input_ids.tolist())
-        (item,), (place,) = rendered["mm_kwargs"]["video"], rendered["mm_placeholders"]["video"]
+        (item,) = rendered["mm_kwargs"]["video"]
         values = item.get_data()
         _compare("grid", values["video_grid_thw"].flatten(), torch.tensor(geometry.grid(tuple(video.frames.shape))))
         if whole:
@@ -92,15 +108,19 @@ class PromptReader:
             if patches.dtype == torch.uint8:  # vLLM's model normalises them, with mean and std of the folder
                 geometry = replace(geometry, image_mean=(0.0,) * 3, image_std=(1 / 255,) * 3)
             _compare("pixels", patches, frames_to_patches(video.frames.cpu(), geometry))
-            _compare("positions", self._positions(rendered, item, place), prompt.position_ids.cpu())
+            positions = self._positions(rendered["prompt_token_ids"], self.items(rendered))
+            _compare("positions", positions, prompt.position_ids.cpu())
         return rendered
 
-    def _positions(self, rendered: dict[str, Any], item: Any, place: Any) -> Tensor:
+    def _positions(self, ids: list[int], items: VideoItems) -> Tensor:
         """(3, P) M-RoPE positions by vLLM's model."""
         from vllm.multimodal.inputs import MultiModalFeatureSpec
 
-        feature = MultiModalFeatureSpec(data=item, modality="video", identifier="", mm_position=place)
-        return self.positions_model.get_mrope_input_positions(rendered["prompt_token_ids"], [feature])[0].cpu()
+        features = [
+            MultiModalFeatureSpec(data=item, modality=items.modality, identifier="", mm_position=place)
+            for item, place in zip(items.items, items.places, strict=True)
+        ]
+        return self.positions_model.get_mrope_input_positions(ids, features)[0].cpu()
 
 
 def _compare_ids(engine: Sequence[int], trainer: Sequence[int]) -> None:

@@ -30,7 +30,7 @@ from taro.rollout.vllm_prompts import (
     sampling_parameters,
     vllm_is_installed,
 )
-from taro.rollout.vllm_videos import GroupVideo, ServerError, keeps_videos, video_features
+from taro.rollout.vllm_videos import GroupVideo, ServerError, contiguous_items, keeps_videos, video_features
 from taro.rollout.vllm_weights import FolderWeights, NCCLWeights
 
 NO_LOG_PROB = -9999.0  # what the server says where it has none
@@ -201,7 +201,8 @@ def _reader(model: EngineModel) -> PromptReader:
 
     try:
         settings = {"dtype": model.dtype, "max_model_len": model.max_model_len, **READING}
-        return PromptReader(model, EngineArgs(model.name_or_path, **settings).create_engine_config())
+        config = EngineArgs(model.name_or_path, **settings).create_engine_config()
+        return PromptReader(model, config, items=contiguous_items)
     except (ValueError, RuntimeError, OSError) as error:
         raise EngineError(f"vLLM can't read {model.name_or_path}: {error}") from error
 

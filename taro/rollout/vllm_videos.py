@@ -7,14 +7,13 @@ says the hash alone. It can't be asked whether it still has one: a request for a
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import torch
 
 from taro.rollout.engine import EngineError
-from taro.rollout.vllm_prompts import PromptMismatch
+from taro.rollout.vllm_prompts import PromptMismatch, VideoItems, whole_video
 
 GENERATE = "/inference/v1/generate"
 
@@ -43,7 +42,7 @@ def video_features(rendered: dict[str, Any]) -> dict[str, Any]:
     """The video of a prompt, as vLLM reads it, in the form that a server takes: hashes, places and pixels."""
     from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
 
-    modality, items, places, hashes = _contiguous(rendered)
+    modality, items, places, hashes = contiguous_items(rendered)
     return {
         "mm_hashes": {modality: hashes},
         "mm_placeholders": {modality: [{"offset": place.offset, "length": place.length} for place in places]},
@@ -51,8 +50,8 @@ def video_features(rendered: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _contiguous(rendered: dict[str, Any]) -> tuple[str, Sequence[Any], Sequence[Any], list[str]]:
-    """The video as items that each stand for one unbroken run of tokens: modality, items, places and hashes.
+def contiguous_items(rendered: dict[str, Any]) -> VideoItems:
+    """The video as items that each stand for one unbroken run of tokens.
 
     The server is told where an item begins and how long it is, not which of the tokens there are pixels. Qwen3-VL has text
     between its frames. Its tower sees each (temporal) frame by itself, and its positions count each by itself, so the frames
@@ -60,9 +59,10 @@ def _contiguous(rendered: dict[str, Any]) -> tuple[str, Sequence[Any], Sequence[
     """
     from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems, PlaceholderRange
 
-    (item,), (place,), (name,) = (rendered[key]["video"] for key in ("mm_kwargs", "mm_placeholders", "mm_hashes"))
+    video = whole_video(rendered)
+    (item,), (place,), (name,) = video[1:]
     if place.is_embed is None:
-        return "video", [item], [place], [name]
+        return video
     values = item.get_data()
     count, height, width = values["video_grid_thw"].flatten().tolist()
     edges = torch.nn.functional.pad(place.is_embed.int(), (1, 1)).diff()
@@ -77,7 +77,7 @@ def _contiguous(rendered: dict[str, Any]) -> tuple[str, Sequence[Any], Sequence[
         },
     )["image"]
     places = [PlaceholderRange(offset=place.offset + a, length=b - a) for a, b in zip(begins, ends, strict=True)]
-    return "image", frames, places, [f"{name}-{number}" for number in range(count)]
+    return VideoItems("image", frames, places, [f"{name}-{number}" for number in range(count)])
 
 
 class GroupVideo:

@@ -42,10 +42,13 @@ class FolderWeights:
     def write(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """A file for each weight; one at a time is in memory."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("*.safetensors"):
-            path.unlink()
+        written = set()
         for number, (name, value) in enumerate(parameters):
-            save_file({name: value.to("cpu", self.dtype).contiguous()}, self.folder / f"{number:05d}.safetensors")
+            path = self.folder / f"{number:05d}.safetensors"
+            save_file({name: value.to("cpu", self.dtype).contiguous()}, path.with_suffix(".part"))
+            written.add(path.with_suffix(".part").replace(path))  # a server that still reads the old one keeps it
+        for path in set(self.folder.iterdir()) - written:
+            path.unlink()
 
 
 class NCCLWeights:

@@ -1,10 +1,12 @@
-"""Three supervised stages in place of the pretraining that a real Qwen-VL has had, each a LightningModule.
+"""Supervised stages in place of the pretraining that a real Qwen-VL has had, each a LightningModule.
 
 1. The tower learns colours, shapes and actions from clips of one temporal patch, through linear heads that are thrown away.
    Then it is frozen.
 2. The decoder learns, without video, to pick the caption that the query asks for and to copy its two times.
 3. Supervised fine-tuning on whole videos, first with exact labels, then with loose and partly wrong ones: the base that GRPO
    starts from has a bias to repair, as real ones have.
+4. The base learns to pretend: it writes a `<think>` block that says nothing about the video, and answers. Only now and then
+   its reasoning goes through the video with times, as a real base's does.
 
 B rows of a batch, L tokens of the longest row, V vocabulary.
 """
@@ -12,7 +14,7 @@ B rows of a batch, L tokens of the longest row, V vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import lightning as L
@@ -25,7 +27,7 @@ from torch.utils.data import Dataset
 from taro.data.samples import Caption
 from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.prompts import full_path
+from taro.prompts import format_seconds, full_path
 from taro.synthetic.world import ACTIONS, COLORS, SHAPES, Scene, WorldSettings, draw_scene
 from taro.video.geometry import PatchGeometry, resize_frames
 from taro.video.load import Video, VideoSettings, sample_frame_count, smart_resize
@@ -36,16 +38,19 @@ ANSWER_WEIGHT = 4.0  # the few tokens of the answer count this much more than th
 
 
 @dataclass(frozen=True)
-class LabelNoise:
-    """How the labels of supervised fine-tuning differ from the truth.
+class Targets:
+    """What supervised fine-tuning teaches a model to write.
 
     Args:
-        widen: each span is widened by up to this many seconds on both sides.
+        widen: each span is wider than the truth, by up to this many seconds on both sides.
         first_event: with this probability the answer names the video's first event, whatever was asked.
+        timed_reasoning: with this probability the reasoning goes through all events with their times; else it says only what
+            is looked for.
     """
 
     widen: float = 0.0
     first_event: float = 0.0
+    timed_reasoning: float = 1.0
 
 
 def scene_video(scene: Scene, settings: VideoSettings, geometry: PatchGeometry) -> Video:
@@ -102,7 +107,7 @@ class TextDataset(Dataset):
         ids = self.builder.encode(self.builder.template.replace("{query}", scene.events[target].text) + "\n")
         positions = torch.arange(len(ids)).expand(3, -1)
         prompt = Prompt(torch.tensor(ids), positions, torch.zeros(len(ids), dtype=torch.bool), video=None)
-        return [make_example(self.builder, prompt, None, scene, target, LabelNoise(), rng)]
+        return [make_example(self.builder, prompt, None, scene, target, Targets(), rng)]
 
 
 class VideoDataset(Dataset):
@@ -115,11 +120,11 @@ class VideoDataset(Dataset):
         builder: PromptBuilder,
         policy: QwenVL,
         video: VideoSettings,
-        noise: LabelNoise,
+        targets: Targets,
         world: WorldSettings | None = None,
     ) -> None:
         self.length, self.seed, self.builder, self.policy = length, seed, builder, policy
-        self.video, self.noise, self.world = video, noise, world
+        self.video, self.targets, self.world = video, targets, world
 
     def __len__(self) -> int:
         return self.length
@@ -129,11 +134,22 @@ class VideoDataset(Dataset):
         rng = random.Random(PRETRAINING_SEEDS + self.seed * 10**9 + 600_000_000 + index)
         scene = draw_scene(rng.randrange(2**62), self.world)
         video = scene_video(scene, self.video, self.builder.geometry)
-        features = self.policy.encode_video(video.frames)
+        return self.make_examples(scene, video, self.policy.encode_video(video.frames), rng)
+
+    def make_examples(self, scene: Scene, video: Video, features: VisionFeatures, rng: random.Random) -> list[Example]:
         return [
-            make_example(self.builder, self.builder.build(event.text, video), features, scene, number, self.noise, rng)
+            make_example(self.builder, self.builder.build(event.text, video), features, scene, number, self.targets, rng)
             for number, event in enumerate(scene.events)
         ]
+
+
+class CaptionDataset(VideoDataset):
+    """A scene's captions as `python -m taro.prepare.caption` asks for them; the builder's query is the length in seconds."""
+
+    def make_examples(self, scene: Scene, video: Video, features: VisionFeatures, rng: random.Random) -> list[Example]:
+        lines = [f"From {format_seconds(e.start)}s to {format_seconds(e.end)}s, {e.text}" for e in scene.events]
+        target = [*self.builder.encode("\n".join(lines)), self.builder.eos_id]
+        return [join_example(self.builder.build(format_seconds(scene.duration), video), features, target, [])]
 
 
 @dataclass(frozen=True)
@@ -156,37 +172,43 @@ def make_example(
     prompt: Prompt,
     features: VisionFeatures | None,
     scene: Scene,
-    target: int,
-    noise: LabelNoise,
+    number: int,
+    targets: Targets,
     rng: random.Random,
 ) -> Example:
-    """The sequence that teaches the answer to the query for event number `target`, with these labels."""
+    """The sequence that teaches the answer to the query for event number `number`."""
     captions = [
         Caption(
-            max(0.0, event.start - rng.uniform(0, noise.widen)),
-            min(scene.duration, event.end + rng.uniform(0, noise.widen)),
+            max(0.0, event.start - rng.uniform(0, targets.widen)),
+            min(scene.duration, event.end + rng.uniform(0, targets.widen)),
             event.text,
         )
         for event in scene.events
     ]
-    named = captions[0 if rng.random() < noise.first_event else target]
-    text = full_path(scene.events[target].text, captions, (named.start, named.end))
-    reasoning = builder.encode(text[: text.index("<answer>")])
-    answer = builder.encode(text[text.index("<answer>") :]) + [builder.eos_id]
+    named = captions[0 if rng.random() < targets.first_event else number]
+    write = full_path if rng.random() < targets.timed_reasoning else pretending_path
+    text = write(scene.events[number].text, captions, (named.start, named.end))
+    reasoning, answer = text[: text.index("<answer>")], text[text.index("<answer>") :]
+    return join_example(prompt, features, builder.encode(reasoning), [*builder.encode(answer), builder.eos_id])
+
+
+def join_example(prompt: Prompt, features: VisionFeatures | None, reasoning: list[int], answer: list[int]) -> Example:
+    """Prompt and target, whose parts weigh differently."""
     length, after = len(reasoning) + len(answer), int(prompt.position_ids.max()) + 1
+    weights = [0.0] * len(prompt.input_ids) + [1.0] * len(reasoning) + [ANSWER_WEIGHT] * len(answer)
     return Example(
         input_ids=torch.cat([prompt.input_ids, torch.tensor(reasoning + answer)]),
         position_ids=torch.cat([prompt.position_ids, torch.arange(after, after + length).expand(3, -1)], dim=1),
-        weights=torch.cat(
-            [
-                torch.zeros(len(prompt.input_ids)),
-                torch.ones(len(reasoning)),
-                torch.full((len(answer),), ANSWER_WEIGHT),
-            ]
-        ),
+        weights=torch.tensor(weights),
         video_mask=torch.cat([prompt.video_mask, torch.zeros(length, dtype=torch.bool)]),
         features=features,
     )
+
+
+def pretending_path(query: str, captions: Sequence[Caption], span: tuple[float, float]) -> str:
+    """A whole completion like `full_path`, whose reasoning says nothing about the video."""
+    lines = full_path(query, captions, span).splitlines()
+    return "\n".join([*lines[:2], *lines[2 + len(captions) :]])
 
 
 def collate_examples(groups: list[list[Example]]) -> Example:

@@ -1,13 +1,18 @@
 """Train a tiny base model from scratch, on a CPU; its `recipe.json` says how long it took:
 
     python -m taro.synthetic.tiny --family qwen2_5_vl --output assets/tiny-qwen2.5-vl
+
+Bases that differ in the last stage alone can share the others, which are kept in `--start` and found there:
+
+    python -m taro.synthetic.tiny --output outputs/bases/p002 --start outputs/bases/start --timed_reasoning 0.002
 """
 
 from __future__ import annotations
 
-import json
+import shutil
+import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
@@ -24,79 +29,114 @@ from taro.prompts import parse_answer
 from taro.rollout import NativeEngine, RolloutPrompt, SamplingSettings
 from taro.synthetic.architecture import FAMILIES, TINY_PROMPT, TINY_VIDEO, save_random
 from taro.synthetic.pretraining import (
+    CaptionDataset,
     ClipDataset,
     DecoderStage,
-    LabelNoise,
     Stage,
+    Targets,
     TextDataset,
     TowerStage,
     VideoDataset,
     collate_examples,
     scene_video,
 )
+from taro.synthetic.recipe import Recipe, check_start, read_recipe, write_recipe
 from taro.synthetic.world import draw_scene
-from taro.video.load import VideoSettings
+
+CAPTION_PROMPT = "What happens in these {seconds} seconds?"
+CAPTIONER_STEPS, CAPTIONER_BATCH = 150, 16
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Steps and labels of the three stages."""
+def train(family: str, output: Path, recipe: Recipe, start: Path | None = None) -> dict:
+    """Run the recipe and write the model folder; returns what is written to its `recipe.json`.
 
-    tower_steps: int = 350
-    tower_batch: int = 256
-    text_steps: int = 1800
-    text_batch: int = 32
-    video_steps: int = 1300
-    noisy_steps: int = 260
-    video_batch: int = 7  # scenes; each gives a row for each of its events
-    widen: float = 1.5
-    first_event: float = 0.6
-    seed: int = 0
+    Args:
+        start: a folder that keeps the model after all stages but the last: made if it is not there, and else begun with.
 
-
-def train(family: str, output: Path, recipe: Recipe) -> dict:
-    """Run the recipe and write the model folder; returns what is written to its `recipe.json`."""
-    started = time.time()
-    save_random(output, family, recipe.seed)
-    settings = GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024)
-    settings.save(output)
-    policy = QwenVL.from_pretrained(str(output))
-    builder = PromptBuilder(str(output), settings.prompt, settings.max_prompt_tokens)
-    log: dict = {"family": family, "recipe": asdict(recipe), "metrics": {}}
-
-    clips = ClipDataset(recipe.tower_steps * recipe.tower_batch, recipe.seed, builder.geometry)
-    stage: Stage = TowerStage(policy, recipe.tower_steps, muon_lr=0.02)
-    log["metrics"]["tower"] = fit(stage, clips, recipe.tower_batch, recipe.seed)
+    Raises:
+        RecipeError: `start` holds a model of another family, or of other settings of the stages that made it.
+    """
+    if start is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return train(family, output, recipe, Path(folder) / "start")
+    if not start.exists():
+        learn_to_ground(family, start, recipe)
+    log = check_start(start, family, recipe)
+    policy, builder, settings = load(start)
     policy.freeze_tower()
-
-    text = TextDataset(recipe.text_steps * recipe.text_batch, recipe.seed, builder)
-    log["metrics"]["text"] = fit(DecoderStage(policy, recipe.text_steps), text, recipe.text_batch, recipe.seed)
-
-    exact = VideoDataset(
-        recipe.video_steps * recipe.video_batch, recipe.seed, builder, policy, settings.video, LabelNoise()
-    )
-    log["metrics"]["exact_labels"] = fit(DecoderStage(policy, recipe.video_steps), exact, recipe.video_batch, recipe.seed)
-    log["metrics"]["exact_labels"] |= evaluate(policy, builder, settings.video, queries=256)
-
-    noise = LabelNoise(recipe.widen, recipe.first_event)
-    noisy = VideoDataset(
-        recipe.noisy_steps * recipe.video_batch, recipe.seed + 1, builder, policy, settings.video, noise
-    )
-    stage = DecoderStage(policy, recipe.noisy_steps, muon_lr=0.004, adam_lr=1e-3)
-    log["metrics"]["noisy_labels"] = fit(stage, noisy, recipe.video_batch, recipe.seed)
-
+    targets = Targets(recipe.pretending_widen, recipe.pretending_first_event, recipe.timed_reasoning)
+    scenes = video_dataset(policy, builder, settings, recipe.pretending_steps * recipe.video_batch, recipe.seed + 2, targets)
+    stage = DecoderStage(policy, recipe.pretending_steps, muon_lr=0.004, adam_lr=1e-3)
+    log["recipe"] = asdict(recipe)
+    log["metrics"]["pretending"], log["seconds"]["pretending"] = fit(stage, scenes, recipe.video_batch, recipe.seed)
+    shutil.copytree(start, output, dirs_exist_ok=True)
     policy.save_pretrained(output, dtype="float16")
-    log["metrics"]["shipped"] = evaluate(
-        QwenVL.from_pretrained(str(output)), builder, settings.video, queries=256
-    )
+    log["metrics"]["shipped"] = evaluate(*load(output), queries=256)
     log["parameters"] = sum(parameter.numel() for parameter in policy.parameters())
-    log["minutes"] = round((time.time() - started) / 60, 1)
-    (output / "recipe.json").write_text(json.dumps(log, indent=2) + "\n")
+    write_recipe(output, log)
     return log
 
 
-def fit(stage: Stage, dataset: Dataset, batch_size: int, seed: int) -> dict[str, float]:
-    """Train one stage; returns its last logged values."""
+def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
+    """Write the model after all stages but the last: its reasoning times every event."""
+    save_random(output, family, recipe.seed)
+    settings = GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024)
+    settings.save(output)
+    policy, builder, settings = load(output)
+    metrics, seconds = {}, {}
+
+    clips = ClipDataset(recipe.tower_steps * recipe.tower_batch, recipe.seed, builder.geometry)
+    stage: Stage = TowerStage(policy, recipe.tower_steps, muon_lr=0.02)
+    metrics["tower"], seconds["tower"] = fit(stage, clips, recipe.tower_batch, recipe.seed)
+    policy.freeze_tower()
+
+    text = TextDataset(recipe.text_steps * recipe.text_batch, recipe.seed, builder)
+    stage = DecoderStage(policy, recipe.text_steps)
+    metrics["text"], seconds["text"] = fit(stage, text, recipe.text_batch, recipe.seed)
+
+    exact = video_dataset(policy, builder, settings, recipe.video_steps * recipe.video_batch, recipe.seed, Targets())
+    stage = DecoderStage(policy, recipe.video_steps)
+    metrics["exact_labels"], seconds["exact_labels"] = fit(stage, exact, recipe.video_batch, recipe.seed)
+    metrics["exact_labels"] |= evaluate(policy, builder, settings, queries=256)
+
+    targets = Targets(recipe.widen, recipe.first_event)
+    noisy = video_dataset(policy, builder, settings, recipe.noisy_steps * recipe.video_batch, recipe.seed + 1, targets)
+    stage = DecoderStage(policy, recipe.noisy_steps, muon_lr=0.004, adam_lr=1e-3)
+    metrics["noisy_labels"], seconds["noisy_labels"] = fit(stage, noisy, recipe.video_batch, recipe.seed)
+    metrics["noisy_labels"] |= evaluate(policy, builder, settings, queries=256)
+    policy.save_pretrained(output, dtype="float16")
+    write_recipe(output, {"family": family, "recipe": asdict(recipe), "metrics": metrics, "seconds": seconds})
+
+
+def train_captioner(output: Path, start: Path) -> None:
+    """Write a model that answers `CAPTION_PROMPT`, from one that can ground: what captions of it are like, is what the
+    settings in `taro.synthetic.captions` go by."""
+    log, (policy, _, settings) = read_recipe(start), load(start)
+    policy.freeze_tower()
+    builder = PromptBuilder(str(start), CAPTION_PROMPT.replace("{seconds}", "{query}"), settings.max_prompt_tokens)
+    steps, batch = CAPTIONER_STEPS, CAPTIONER_BATCH
+    scenes = CaptionDataset(steps * batch, log["recipe"]["seed"] + 3, builder, policy, settings.video, Targets())
+    stage = DecoderStage(policy, steps, muon_lr=0.004, adam_lr=1e-3)
+    log["metrics"]["captioning"], log["seconds"]["captioning"] = fit(stage, scenes, batch, 0)
+    shutil.copytree(start, output, dirs_exist_ok=True)
+    policy.save_pretrained(output, dtype="float16")
+    write_recipe(output, log)
+
+
+def load(folder: Path) -> tuple[QwenVL, PromptBuilder, GroundingSettings]:
+    settings = GroundingSettings.load(folder)
+    builder = PromptBuilder(str(folder), settings.prompt, settings.max_prompt_tokens)
+    return QwenVL.from_pretrained(str(folder)), builder, settings
+
+
+def video_dataset(
+    policy: QwenVL, builder: PromptBuilder, settings: GroundingSettings, scenes: int, seed: int, targets: Targets
+) -> VideoDataset:
+    return VideoDataset(scenes, seed, builder, policy, settings.video, targets)
+
+
+def fit(stage: Stage, dataset: Dataset, batch_size: int, seed: int) -> tuple[dict[str, float], int]:
+    """Train one stage; returns its last logged values, and seconds."""
     L.seed_everything(seed, verbose=False)
     decoder = isinstance(stage, DecoderStage)
     loader = DataLoader(
@@ -113,12 +153,13 @@ def fit(stage: Stage, dataset: Dataset, batch_size: int, seed: int) -> dict[str,
     started = time.time()
     trainer.fit(stage, loader)
     values = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
-    print(f"{type(stage).__name__}: {stage.steps} steps, {time.time() - started:.0f} s, {values}", flush=True)
-    return values
+    seconds = round(time.time() - started)
+    print(f"{type(stage).__name__}: {stage.steps} steps, {seconds} s, {values}", flush=True)
+    return values, seconds
 
 
 @torch.no_grad()
-def evaluate(policy: QwenVL, builder: PromptBuilder, video: VideoSettings, queries: int) -> dict[str, float]:
+def evaluate(policy: QwenVL, builder: PromptBuilder, settings: GroundingSettings, queries: int) -> dict[str, float]:
     """Greedy answers to one query for each of `queries` scenes of their own."""
     policy.eval()
     engine, metrics = NativeEngine(policy, builder.end_ids), GroundingMetrics()
@@ -126,7 +167,7 @@ def evaluate(policy: QwenVL, builder: PromptBuilder, video: VideoSettings, queri
         scenes = [draw_scene(8_000_000_000_000_000_000 + start + number) for number in range(32)]
         events = [scene.events[scene.seed % len(scene.events)] for scene in scenes]
         prompts = [
-            RolloutPrompt(builder.build(event.text, scene_video(scene, video, builder.geometry)), ((),), (0,))
+            RolloutPrompt(builder.build(event.text, scene_video(scene, settings.video, builder.geometry)), ((),), (0,))
             for scene, event in zip(scenes, events, strict=True)
         ]
         groups = engine.generate(prompts, SamplingSettings(temperature=0.0, max_tokens=192))
@@ -142,11 +183,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0])
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--captioner", action="store_true", help="make a captioner of the model in --start, and no base")
+    parser.add_argument("--start", type=Path, help="keep the model after all stages but the last here, or begin with it")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = vars(parser.parse_args(arguments))
-    family, output = args.pop("family"), args.pop("output")
-    train(family, output, Recipe(**args))
+    family, output, start = args.pop("family"), args.pop("output"), args.pop("start")
+    if args.pop("captioner"):
+        if start is None or not start.is_dir():
+            parser.error("--captioner: begins with the model in --start, which is made with a base")
+        train_captioner(output, start)
+    else:
+        train(family, output, Recipe(**args), start)
 
 
 if __name__ == "__main__":

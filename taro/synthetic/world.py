@@ -6,7 +6,8 @@ from down, growing from shrinking. Objects in one video share colours and shapes
     python -m taro.synthetic --output data/synthetic --videos 256 --seed 0
 
 writes real H.264 files and `train.jsonl`, `validation.jsonl`, `test.jsonl`. The same seed gives the same bytes (on one
-machine, with one version of the encoder). F frames, H and W pixels.
+machine, with one version of the encoder). True spans are exact; captions are a captioner's (`--captions`, see
+`taro.synthetic.captions`). F frames, H and W pixels.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 from taro.command_line import Parser
 from taro.data.samples import Caption, Sample, save_samples
 from taro.files import whole_file
+from taro.synthetic.captions import CAPTIONERS, CaptionNoise, describe
 
 COLORS = {
     "red": (225, 40, 40),
@@ -50,7 +52,7 @@ SPLITS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """What a scene is drawn from. Durations in seconds, ranges inclusive."""
+    """What a scene is drawn from, and who captions it. Durations in seconds, ranges inclusive."""
 
     min_duration: int = 16
     max_duration: int = 24
@@ -58,6 +60,7 @@ class WorldSettings:
     max_events: int = 3
     min_event: float = 2.0
     max_event: float = 9.0
+    captions: CaptionNoise = CAPTIONERS["exact"]
 
     def __post_init__(self) -> None:
         problems = []
@@ -236,9 +239,10 @@ def _draw_spans(rng: random.Random, count: int, duration: float, settings: World
     return spans
 
 
-def scene_samples(scene: Scene, video: str) -> list[Sample]:
-    """One sample for each event of the scene, with the dense captions of all of them."""
-    captions = tuple(Caption(event.start, event.end, event.text) for event in scene.events)
+def scene_samples(scene: Scene, video: str, noise: CaptionNoise = CAPTIONERS["exact"]) -> list[Sample]:
+    """One sample for each event of the scene, all with the same dense captions."""
+    truth = [Caption(event.start, event.end, event.text) for event in scene.events]
+    captions = describe(truth, scene.duration, noise, scene.seed)
     return [
         Sample(
             id=f"{Path(video).stem}_{number}",
@@ -273,7 +277,7 @@ def _make_video(job: tuple[int, str, WorldSettings]) -> list[Sample]:
     seed, path, settings = job
     scene = draw_scene(seed, settings)
     write_video(scene, Path(path))
-    return scene_samples(scene, path)
+    return scene_samples(scene, path, settings.captions)
 
 
 def make_split(
@@ -299,10 +303,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation_videos", type=int, default=48)
     parser.add_argument("--test_videos", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--captions", choices=CAPTIONERS, default="loose", help="how good they are; true spans are exact")
     parser.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")
     args = parser.parse_args(arguments)
+    settings = WorldSettings(captions=CAPTIONERS[args.captions])
     counts = {"train": args.videos, "validation": args.validation_videos, "test": args.test_videos}
     for split, videos in counts.items():
         if videos > 0:
-            samples = make_split(args.output, split, videos, args.seed, WorldSettings(), args.workers)
+            samples = make_split(args.output, split, videos, args.seed, settings, args.workers)
             print(f"{args.output / split}.jsonl: {videos} videos, {len(samples)} queries")

@@ -53,8 +53,16 @@ class VideoSettings:
     def __post_init__(self) -> None:
         if not 2 <= self.max_frames >= self.min_frames:
             raise ValueError(f"max_frames={self.max_frames} must be at least 2, and at least min_frames={self.min_frames}")
-        if not math.isfinite(self.fps + self.timeout):
-            raise ValueError(f"fps={self.fps} and timeout={self.timeout} must be finite")
+        if not (0 < self.fps < math.inf and 0 < self.timeout < math.inf):
+            raise ValueError(f"fps={self.fps} and timeout={self.timeout} must be finite numbers above 0")
+        if min(self.min_frames, self.max_tokens, self.min_tokens_per_frame) < 1:
+            raise ValueError(
+                f"min_frames={self.min_frames}, max_tokens={self.max_tokens} and min_tokens_per_frame="
+                f"{self.min_tokens_per_frame} must be at least 1"
+            )
+        for name, allowed in (("backend", ("pyav", "decord")), ("resize", ("swscale", "torch"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, eq=False)

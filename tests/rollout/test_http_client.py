@@ -127,13 +127,17 @@ def test_an_answer_that_does_not_end_in_time(client, path):
     [
         ("hang_up", "RemoteDisconnected"),
         ("broken_answer", "IncompleteRead"),
-        ("broken_refusal", "IncompleteRead"),
         ("binary", "UnicodeDecodeError"),
     ],
 )
 def test_no_answer(client, path, message):
     error = failure(client, path)
     assert message in str(error) and error.status is None and not error.late
+
+
+def test_a_refusal_whose_message_breaks_off_keeps_its_status(client):
+    error = failure(client, "broken_refusal")
+    assert error.status == 500 and "broke off" in str(error)
 
 
 def test_no_server(client):

@@ -52,7 +52,9 @@ def leaves(values, prefix=""):
 
 def assert_in_force(cli, path):
     """What the file says is what the run gets, but for what `local` replaces."""
-    for name, value in leaves(yaml.safe_load(path.read_text())):
+    given = yaml.safe_load(path.read_text())
+    assert cli.config["model.rewards"] == given.get("model", {}).pop("rewards", cli.config["model.rewards"])  # one value
+    for name, value in leaves(given):
         if not name.startswith(("model.name_or_path", "trainer.accelerator", "trainer.devices")) and "_file" not in name:
             assert cli.config[name] == value or str(cli.config[name]) == str(value), name
 
@@ -103,7 +105,8 @@ def test_a_config_says_only_what_differs(local):
 def test_published_values_are_the_defaults_of_the_classes():
     """So that someone who uses the classes gets what the base says."""
     defaults = {name: setting.default for name, setting in TRAIN.settings.items()}
-    base = {name: part for name, part in yaml.safe_load(BASE_CONFIG.read_text()).items() if name in ("model", "data", "curriculum")}
+    base = yaml.safe_load(BASE_CONFIG.read_text())
+    base = {name: base[name] for name in ("model", "data", "curriculum")}
     pinned = {"model.rewards": base["model"].pop("rewards"), **dict(leaves(base))}  # rewards are one value
     required = {name for name in pinned if defaults[name] == REQUIRED}
     assert required == {"model.name_or_path", "data.train_file", "data.validation_file"}

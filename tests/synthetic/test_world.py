@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from taro.data.samples import load_samples
+from taro.synthetic.captions import CAPTIONERS
 from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import (
     ACTIONS,
@@ -196,6 +197,29 @@ def test_samples_of_a_scene(scenes):
         assert sample.spans == ((event_.start, event_.end),)
         assert sample.duration == scenes[0].duration
         assert [caption.text for caption in sample.captions] == [e.text for e in scenes[0].events]
+
+
+def test_captions_may_be_loose_and_spans_are_exact():
+    exact, loose = (
+        [sample for seed in range(100) for sample in scene_samples(draw_scene(seed), f"{seed}.mp4", CAPTIONERS[name])]
+        for name in ("exact", "loose")
+    )
+    assert [replace(sample, captions=()) for sample in loose] == [replace(sample, captions=()) for sample in exact]
+    assert sum(len(sample.captions) for sample in loose) < sum(len(sample.captions) for sample in exact)
+    by_video = {}
+    for sample in loose:
+        assert by_video.setdefault(sample.video, sample.captions) == sample.captions
+
+
+@pytest.mark.parametrize(("flags", "expected"), [([], "loose"), (["--captions=exact"], "exact")])
+def test_the_command_chooses_the_captioner(tmp_path, flags, expected):
+    main([f"--output={tmp_path}", "--videos=3", "--validation_videos=0", "--test_videos=0", "--workers=1", *flags])
+    made = load_samples(tmp_path / "train.jsonl")
+    settings = WorldSettings(captions=CAPTIONERS[expected])
+    again = make_split(tmp_path / "again", "train", 3, 0, settings, workers=1)
+    assert [sample.captions for sample in made] == [sample.captions for sample in again]
+    exact = all(span in [(c.start, c.end) for c in sample.captions] for sample in made for span in sample.spans)
+    assert exact == (expected == "exact")
 
 
 def test_the_command_writes_files_that_load(tmp_path, capsys):

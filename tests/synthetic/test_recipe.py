@@ -1,0 +1,89 @@
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from taro.synthetic import tiny
+from taro.synthetic.recipe import Recipe, RecipeError, check_base, check_start, read_recipe, write_recipe
+
+ASSETS = Path(__file__).parents[2] / "assets"
+SHIPPED = {"qwen2_5_vl": "tiny-qwen2.5-vl", "qwen3_vl": "tiny-qwen3-vl"}
+
+
+@pytest.fixture
+def start(tmp_path):
+    folder = tmp_path / "start"
+    folder.mkdir()
+    write_recipe(folder, {"family": "qwen2_5_vl", "recipe": asdict(Recipe()), "metrics": {"tower": {}}, "seconds": {}})
+    return folder
+
+
+def test_the_shipped_bases_are_made_by_the_recipe_and_pretend(family):
+    folder = ASSETS / SHIPPED[family]
+    assert check_base(folder) == Recipe()
+    log = read_recipe(folder)
+    assert log["family"] == family and {"pretending", "shipped"} <= log["metrics"].keys()
+    shipped = log["metrics"]["shipped"]
+    assert shipped["timestamp_rate"] < 0.1 and shipped["format_rate"] > 0.95 and 0.2 < shipped["R1@0.5"] < 0.5
+
+
+def test_a_folder_without_a_recipe_is_refused(tiny_folder):
+    with pytest.raises(RecipeError, match=r"has no recipe.json; python -m taro.synthetic.tiny --output FOLDER makes a base"):
+        check_base(tiny_folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"family": "qwen3_vl"}', '{"family": "a", "recipe": {"steps": 1}}', "[]"])
+def test_what_is_no_recipe_is_refused(tmp_path, content):
+    (tmp_path / "recipe.json").write_text(content)
+    with pytest.raises(RecipeError, match=r"recipe.json: is no recipe of python -m taro.synthetic.tiny"):
+        check_base(tmp_path)
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(ASSETS / SHIPPED["qwen2_5_vl"], folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(RecipeError, match=r"is not the tiny models' \(\d+ tokens, expected \d+; 4 entries differ\)"):
+        check_base(folder)
+
+
+def test_a_start_may_differ_in_the_last_stage_alone(start):
+    log = check_start(start, "qwen2_5_vl", Recipe(timed_reasoning=0.3, pretending_steps=1))
+    assert log["metrics"] == {"tower": {}}
+    with pytest.raises(RecipeError, match=r"was made with tower_steps 350, not 9, seed 0, not 4; set the same"):
+        check_start(start, "qwen2_5_vl", Recipe(tower_steps=9, seed=4))
+    with pytest.raises(RecipeError, match=r"is a qwen2_5_vl model; set --family qwen2_5_vl"):
+        check_start(start, "qwen3_vl", Recipe())
+
+
+def test_a_finished_base_is_no_start(start):
+    write_recipe(start, read_recipe(start) | {"metrics": {"pretending": {}}})
+    with pytest.raises(RecipeError, match="has had the last stage"):
+        check_start(start, "qwen2_5_vl", Recipe())
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_start_bases_and_a_captioner(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "evaluate", lambda *_, queries: {"R1@0.5": 0.0})
+    steps = [f"--{stage}_steps=2" for stage in ("tower", "text", "video", "noisy", "pretending")]
+    small = [f"--family={family}", *steps, "--tower_batch=4", "--text_batch=2", "--video_batch=1"]
+    start, first, second, captioner = (tmp_path / name for name in ("start", "first", "second", "captioner"))
+    tiny.main([*small, f"--output={first}", f"--start={start}"])
+    written = (start / "model.safetensors").read_bytes()
+    tiny.main([*small, f"--output={second}", f"--start={start}", "--timed_reasoning=1"])
+    assert (start / "model.safetensors").read_bytes() == written
+    bases = [check_base(folder) for folder in (first, second)]
+    assert [base.timed_reasoning for base in bases] == [Recipe().timed_reasoning, 1.0]
+    assert read_recipe(first)["seconds"].keys() == {"tower", "text", "exact_labels", "noisy_labels", "pretending"}
+    monkeypatch.setattr(tiny, "CAPTIONER_STEPS", 2)
+    tiny.main([f"--output={captioner}", "--captioner", f"--start={start}"])
+    weights = {(folder / "model.safetensors").read_bytes() for folder in (start, first, second, captioner)}
+    assert len(weights) == 4
+    with pytest.raises(SystemExit):
+        tiny.main([f"--output={captioner}", "--captioner"])

@@ -1,0 +1,108 @@
+"""Methods side by side, by benchmarks/methods.py. Its runs are made in this process."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taro.errors import TaroError
+from taro.models.settings import GroundingSettings
+from taro.run import eval as evaluation
+from taro.run import train
+from taro.synthetic.architecture import TINY_PROMPT, TINY_VIDEO
+from taro.synthetic.recipe import write_recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def methods():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import methods
+
+    sys.path.remove(str(ROOT / "benchmarks"))
+    return methods
+
+
+@pytest.fixture
+def compare(methods, synthetic, tiny_folder, tmp_path, monkeypatch, capsys):
+    """methods.py with runs of one step from a base with a recipe; returns what it prints."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024).save(base)
+    write_recipe(base, {"family": "qwen2_5_vl", "recipe": {"timed_reasoning": 0.1}, "metrics": {}, "seconds": {}})
+    (tmp_path / "worlds").mkdir()
+    (tmp_path / "worlds" / "loose").symlink_to(synthetic)
+    programs = {"train.py": train.main, "eval.py": evaluation.main}
+    monkeypatch.setattr(methods, "call", lambda command, log: programs[command[0]](command[1:]))
+    monkeypatch.setattr(methods, "EVALUATION", ("--max_tokens=8", "--workers=0", "--device=cpu"))
+    monkeypatch.chdir(ROOT)
+    places = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
+    short = ["--trainer.max_steps=1", "--model.sampling.max_tokens=16", "--model.evaluation_max_tokens=8"]
+    short += ["--model.group_size=2", "--data.prompts_per_step=2", "--data.workers=0"]
+
+    def run(*arguments):
+        given = [f"--bases={base}", f"--data={tmp_path}/worlds", *places, f"--output={tmp_path}/page", *short, *arguments]
+        methods.main(given)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.slow
+def test_methods_are_trained_once_and_compared(compare, tmp_path):
+    shown = compare("--configs", "time_r1", "taro", "--seeds=0")
+    rows = [line for line in shown.splitlines() if line.startswith("| base |")]
+    assert [row.split(" | ")[1:4] for row in rows[1:]] == [
+        ["", "before training", "1"], ["loose", "time_r1", "1"], ["loose", "taro", "1"],
+    ]  # fmt: skip
+    assert shown.count(": done") == 3 and (tmp_path / "page.png").stat().st_size > 0
+    assert rows[2] in (tmp_path / "page.md").read_text()
+    result = json.loads((tmp_path / "results" / "base.loose.taro.seed0.json").read_text())
+    assert len(result["scores"]) == len(result["ids"]) and len(result["curves"]["reward"]) == 1
+    assert compare("--configs", "taro", "--seeds", "0", "1", "--against=taro").count(": done") == 1
+    with pytest.raises(TaroError, match=r"base.loose.taro.seed0.json: was made with other settings \(--model.group_size=4\)"):
+        compare("--configs=taro", "--seeds=0", "--model.group_size=4")
+
+
+def test_what_cant_be_compared_is_refused_before_anything_runs(compare, tiny_folder, tmp_path):
+    with pytest.raises(TaroError, match=r"has no recipe.json"):
+        compare("--configs=taro", f"--bases={tiny_folder}")
+    with pytest.raises(TaroError, match=r"there is no configs/experiments/nothing.yaml; name a file"):
+        compare("--configs", "taro", "nothing")
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "results").exists()
+
+
+def test_intervals_are_over_seeds_and_queries(methods):
+    rng = np.random.default_rng(1)
+    held, shape = [], (5, 300, 1)
+    for _ in range(100):
+        scores = rng.normal(0, 0.1, (5, 1, 1)) + rng.normal(0, 1, (1, 300, 1)) + rng.normal(0, 1, shape)
+        low, high = methods.interval(scores)[0]
+        held.append(low <= 0 <= high)
+    assert sum(held) / len(held) > 0.85
+    low, high = methods.interval(np.zeros(shape) + rng.normal(0, 0.1, (5, 1, 1)))[0]
+    assert high - low > 0.05  # seeds that differ are seen where queries don't
+    low, high = methods.interval(np.zeros(shape) + rng.normal(0, 1, (1, 300, 1)))[0]
+    assert high - low == pytest.approx(4 / 300**0.5, rel=0.15)
+
+
+def test_a_difference_is_paired_by_query_and_seed(methods):
+    rng = np.random.default_rng(0)
+    hits = rng.integers(0, 2, (3, 200)).astype(float)
+
+    def results(name, values):
+        scores = np.zeros((3, 200, len(methods.METRICS)))
+        scores[..., methods.METRICS.index("R1@0.5")] = values
+        ids = [str(number) for number in range(200)]
+        return [{"name": f"{name}.{seed}", "ids": list(ids), "scores": own.tolist()} for seed, own in enumerate(scores)]
+
+    found = {("b", "loose", "plain"): results("plain", hits), ("b", "loose", "new"): results("new", hits + 0.25)}
+    plain, new = methods.table(found, "plain").splitlines()[2:]
+    assert plain.endswith("|  |") and new.endswith("| +0.250 [+0.250, +0.250] |")
+    found["b", "loose", "new"][1]["ids"][0] = "another"
+    with pytest.raises(TaroError, match=r"new.0: its seeds have other test queries"):
+        methods.table(found, "plain")
