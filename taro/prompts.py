@@ -49,7 +49,8 @@ _DASHES = "-\u2010-\u2015\u2212"  # a character class: hyphen-minus, hyphens and
 _JOINER = re.compile(rf"\s*(?:to|and|[{_DASHES}])\s*", re.IGNORECASE)
 _SIGNS = ("-", "\u2212")
 _NONE = re.compile(
-    r"\s*(?:none|nil|null|\[\s*\]|no such event|(?:(?:the|this) event |it )?(?:does not|doesn't|did not) (?:occur|happen)"
+    r"\s*(?:none|nil|null|\[\s*\]|"
+    r"(?:no such event|(?:(?:the|this) event |it )?(?:does not|doesn['’]t|did not) (?:occur|happen))"
     r"(?: in the video)?)\s*[.!]?\s*",
     re.IGNORECASE,
 )

@@ -32,7 +32,7 @@ class RowError(TaroError):
 
 
 def read_fields(
-    kind: type, row: Mapping[str, Any], names: Mapping[str, str] | None = None
+    kind: type, row: Mapping[str, Any], names: Mapping[str, str] | None = None, *, complete: bool = False
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Values of the fields that can be read, and what is wrong with each of the others.
 
@@ -40,11 +40,12 @@ def read_fields(
         kind: the class with the fields.
         row: as JSON gave it; keys that are no field are passed over.
         names: what messages call a field, where that is not its own name.
+        complete: a field with a default must be there, too.
     """
     values: dict[str, Any] = {}
     faults: dict[str, str] = {}
     for name, reader in _readers(kind).items():
-        if name not in row and hasattr(kind, name):  # a dataclass has its fields' defaults as attributes
+        if not complete and name not in row and hasattr(kind, name):  # a dataclass has its fields' defaults as attributes
             continue
         try:
             values[name] = reader.validate_python(row.get(name, MISSING))
@@ -53,8 +54,9 @@ def read_fields(
     return values, faults
 
 
-def read_objects(kind: type[Kind], rows: Mapping[Any, Any], what: str) -> dict[Any, Kind]:
-    """An object of each row, whose keys are fields of `kind` and no others.
+def read_objects(kind: type[Kind], rows: Mapping[Any, Any], what: str, *, complete: bool = False) -> dict[Any, Kind]:
+    """An object of each row, whose keys are fields of `kind` and no others; all of them where `complete`, as
+    in rows that were written from such objects.
 
     Raises:
         RowError: rows that can't be read, each named as `what` and its key.
@@ -65,7 +67,7 @@ def read_objects(kind: type[Kind], rows: Mapping[Any, Any], what: str) -> dict[A
         if not isinstance(row, Mapping):
             bad.append(describe_fault(f"{what} {shorten(key)}", row, "an object with fields"))
             continue
-        values, faults = read_fields(kind, row)
+        values, faults = read_fields(kind, row, complete=complete)
         unknown = [name for name in row if name not in _readers(kind)]
         allowed = f"no such field; there are {', '.join(_readers(kind))}"
         faults |= {name: describe_fault(str(name), row[name], allowed) for name in unknown}

@@ -284,6 +284,8 @@ def test_reasoning_has_timestamp(text, expected):
         ("none", []),
         (" The event does not occur in the video.\n", []),
         ("No such event.", []),
+        ("no such event in the video", []),
+        ("It doesn’t happen.", []),
         ("[]", []),
         ("none of these, 2 to 6", [(2.0, 6.0)]),
         ("2", None),

@@ -3,7 +3,7 @@ import pickle
 import pytest
 from jsonargparse import ArgumentParser
 
-from taro.ranges import GroupSize, PositiveFloat, PositiveInt, PositiveShare, Share
+from taro.ranges import FiniteNonNegativeFloat, GroupSize, PositiveFloat, PositiveInt, PositiveShare, Share
 
 
 class Ranged:
@@ -37,7 +37,13 @@ def test_what_is_no_group_size(parser, value):
         parser.parse_args([f"--own.size={value}"])
 
 
-@pytest.mark.parametrize(("kind", "value"), [(PositiveFloat, "0"), (PositiveFloat, "nan"), (Share, "1.1"), (PositiveShare, 0)])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (PositiveFloat, "0"), (PositiveFloat, "nan"), (Share, "1.1"), (PositiveShare, 0), (FiniteNonNegativeFloat, ".inf"),
+        (FiniteNonNegativeFloat, -1),
+    ],
+)  # fmt: skip
 def test_limits(kind, value):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--x", type=kind)

@@ -62,6 +62,13 @@ def test_all_bad_rows_are_named_and_twenty_shown():
     assert first == '- thing "0": x: got 1; allowed: no such field; there are id, spans, parts'
 
 
+def test_of_complete_rows_a_field_that_has_a_default_is_missed_too():
+    rows = {"a": ROW, "b": {"id": "b", "spans": [[1, 2]]}}
+    assert read_objects(Thing, rows, "thing").keys() == {"a", "b"}
+    with pytest.raises(RowError, match=r'thing "b": parts: got nothing \(the field is missing\); allowed: parts$'):
+        read_objects(Thing, rows, "thing", complete=True)
+
+
 def test_what_is_no_row():
     with pytest.raises(RowError, match=r'1 of 2 rows can\'t be read:\n- thing "a": got \[1\]; allowed: an object with fields'):
         read_objects(Thing, {"a": [1], "b": ROW}, "thing")

@@ -58,11 +58,11 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
         found = {one.id: one for one in ask(questions.samples)}
     else:
         folder = ResumableFolder(output, _configuration(questions, benchmark), Shard.parse(settings.shard))
-        there = read_objects(Prediction, folder.read(), "prediction")
+        there = read_objects(Prediction, folder.read(), "prediction", complete=True)
         todo = still_to_ask(folder.shard.of(questions.samples), {name: one.failure for name, one in there.items()})
         folder.append(asdict(prediction) for prediction in ask(todo))
         folder.finish([sample.id for sample in questions.samples])
-        found = read_objects(Prediction, folder.read(), "prediction")
+        found = read_objects(Prediction, folder.read(), "prediction", complete=True)
     samples = [sample for sample in questions.samples if sample.id in found]
     predictions = [found[sample.id] for sample in samples]
     whole = len(samples) == len(questions.samples)

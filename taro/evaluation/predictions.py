@@ -103,7 +103,7 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
     if len(rows) != asked:
         raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
-    return list(read_objects(Prediction, rows, "prediction").values())
+    return list(read_objects(Prediction, rows, "prediction", complete=True).values())
 
 
 def list_failures(answered: Iterable[Any], shown: int = LINES_SHOWN) -> list[str]:

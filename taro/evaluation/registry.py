@@ -50,7 +50,7 @@ def load_benchmarks(path: str | Path | None = None) -> list[Benchmark]:
         raise EvaluationError(f"--datasets {path}: can't be read ({' '.join(str(error).split())})") from None
     if not isinstance(entries, dict) or not entries:
         raise EvaluationError(f"--datasets {path}: must be a YAML mapping of names to entries as in configs/datasets.yaml")
-    rows = {name: {"name": name} | entry if isinstance(entry, dict) else entry for name, entry in entries.items()}
+    rows = {name: entry | {"name": name} if isinstance(entry, dict) else entry for name, entry in entries.items()}
     try:
         benchmarks = list(read_objects(Benchmark, rows, "entry").values())
     except RowError as error:

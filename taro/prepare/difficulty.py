@@ -34,7 +34,7 @@ from taro.models.settings import GroundingSettings
 from taro.prepare import selection
 from taro.prepare.paths import resumable_problems
 from taro.prepare.selection import histogram, with_ious
-from taro.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from taro.ranges import FiniteNonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from taro.rollout import VLLMSettings
 from taro.rollout.start import engine_problems
 from taro.rows import OptionalString, String, read_objects
@@ -78,7 +78,7 @@ class DifficultySettings:
     input: str
     output: str
     samples: PositiveInt = 8
-    temperature: NonNegativeFloat = 1.0
+    temperature: FiniteNonNegativeFloat = 1.0
     seed: int = 0
     engine: Literal["native", "vllm"] = "native"
     video_root: str | None = None
@@ -132,7 +132,7 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     file, temperature = Path(settings.input), settings.temperature
     questions = Questions.load(settings, file, settings.video_root, evaluating=False, temperature=temperature)
     folder = ResumableFolder(settings.folder, _configuration(settings, questions), Shard.parse(settings.shard), NAME)
-    failures = {id: score.failure for id, score in read_objects(ScoredSample, folder.read(), "sample").items()}
+    failures = {id: score.failure for id, score in read_objects(ScoredSample, folder.read(), "sample", complete=True).items()}
     todo = still_to_ask(folder.shard.of(questions.samples), failures)
 
     def seeds(sample: Sample) -> list[int]:
@@ -140,7 +140,7 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
 
     folder.append(asdict(ScoredSample.of(group)) for group in questions.ask(todo, "difficulty", seeds))
     is_whole = folder.finish([sample.id for sample in questions.samples])
-    done = read_objects(ScoredSample, folder.read(), "sample")
+    done = read_objects(ScoredSample, folder.read(), "sample", complete=True)
     if is_whole:
         pairs = [(sample, done[sample.id]) for sample in questions.samples]
         scored = [with_ious(sample, own.ious, own.failure and f"{own.failure}: {own.reason}") for sample, own in pairs]

@@ -32,13 +32,16 @@ def _is_same(path: Path, other: Path) -> bool:
     return path.resolve() == other.resolve() or (both_there and path.samefile(other))
 
 
-def resumable_problems(input: str, output: str, video_root: str | None, shard: str | None, folder: Path) -> list[str]:
-    """What can't work of the flags of a command that fills in a samples file, and goes on with what is in `folder`."""
+def resumable_problems(
+    input: str, output: str, video_root: str | None, shard: str | None, folder: Path | None
+) -> list[str]:
+    """What can't work of the flags of a command that fills in a samples file, and goes on with what is in `folder`; None: it
+    begins anew each time."""
     source, output, root = Path(input), Path(output), video_root and Path(video_root)
     problems = path_problems([("--input", source)], [("--video_root", root)], [("--output", output)])
     if output.suffix != ".jsonl":
         problems.append(f"--output {output}: must end in .jsonl")
-    elif output.is_file() and not folder.exists() and not _is_same(output, source):
+    elif output.is_file() and not (folder and folder.exists()) and not _is_same(output, source):
         problems.append(f"--output {output}: exists already; choose another, or delete it")
     try:
         Shard.parse(shard)

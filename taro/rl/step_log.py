@@ -126,6 +126,7 @@ def _records(group: Group, rewards: GroupRewards) -> Iterator[dict[str, Any]]:
     sample = group.example.sample
     measured = [None] * len(group.texts) if rewards.gaps is None else rewards.gaps.tolist()
     gaps = [gap if gap == gap else None for gap in measured]
+    total = rewards.total.tolist()
     for row, text in enumerate(group.texts):
         yield {
             "id": sample.id,
@@ -138,5 +139,6 @@ def _records(group: Group, rewards: GroupRewards) -> Iterator[dict[str, Any]]:
             "iou": float(rewards.ious[row]),
             "temporal_gap": gaps[row],
             "rewards": {name: float(values[row]) for name, values in rewards.by_name.items()},
+            "reward": total[row],
             "weight": float(rewards.advantages[row]),
         }

@@ -19,7 +19,7 @@ from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import gathered, reshard
 from taro.models.weights import Weight
-from taro.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
+from taro.ranges import FiniteNonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SamplingSettings:
             completion has already (arXiv 1909.05858). For evaluation: with anything but 1 the samples are not the policy's.
     """
 
-    temperature: NonNegativeFloat = 1.0
+    temperature: FiniteNonNegativeFloat = 1.0
     max_tokens: PositiveInt = 1024
     repetition_penalty: PositiveFloat = 1.0
 

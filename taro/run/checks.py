@@ -129,6 +129,8 @@ def _conflicts(config: Namespace) -> Iterator[str]:
 
 
 def _rewards(config: Namespace) -> Iterator[str]:
+    if not config.model.rewards and config.model.temporal_reward is None:
+        yield "model.rewards = {} with model.temporal_reward = null: nothing is rewarded; name a reward"
     for name, value in config.model.rewards.items():
         try:
             Rewards({name: value})

@@ -11,6 +11,7 @@ from taro.view.html import escape
 WIDTH, HEIGHT = 340, 190  # of the drawing: about a phone's, so that its text is not scaled down there
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 34  # margins
 MOST_POINTS = 300  # of a line
+COLOURS = 6  # classes run0, run1, ... and key0, key1, ...; `again`, with dashes, where they come round again
 
 Interval = tuple[float, float]
 Format = Callable[[float], str]
@@ -56,7 +57,7 @@ def bar_chart(title: str, labels: Sequence[str], series: Sequence[Series], show:
             y = _y(value, 0, top)
             said = f"{label}{f', {one.name}' if len(series) > 1 else ''}: {show(value)}"
             parts.append(
-                f'<rect class="run{place}" x="{x:.1f}" y="{y:.1f}" width="{max(1, width - 1):.1f}" '
+                f'<rect class="{_colour("run", place)}" x="{x:.1f}" y="{y:.1f}" width="{max(1, width - 1):.1f}" '
                 f'height="{HEIGHT - BOTTOM - y:.1f}"><title>{escape(said)}</title></rect>'
             )
             if one.intervals is not None:
@@ -81,10 +82,10 @@ def line_chart(
     for k, one in enumerate(series):
         points = _thin([(x, y) for x, y in zip(places, one.values, strict=True) if not math.isnan(y)])
         path = " ".join(f"{_x(x, first, last):.1f},{_y(y, bottom, top):.1f}" for x, y in points)
-        parts.append(f'<polyline class="run{k} line" points="{path}"/>')
+        parts.append(f'<polyline class="{_colour("run", k)} line" points="{path}"/>')
         if len(points) == 1:
             x, y = _x(points[0][0], first, last), _y(points[0][1], bottom, top)
-            parts.append(f'<circle class="run{k}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+            parts.append(f'<circle class="{_colour("run", k)}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
     shown = range(0, len(places), math.ceil(len(places) / MOST_POINTS))
     rows = [f"{places[k]:g}" for k in shown]
     listed = [Series(one.name, [one.values[k] for k in shown]) for one in series]
@@ -104,7 +105,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -
 
 
 def _figure(title: str, parts: Sequence[str], series: Sequence[Series], numbers: str, note: str) -> str:
-    keys = [f'<span><i class="key key{k}"></i>{escape(one.name)}</span>' for k, one in enumerate(series)]
+    keys = [f'<span><i class="key {_colour("key", k)}"></i>{escape(one.name)}</span>' for k, one in enumerate(series)]
     key = f'<div class="keys">{"".join(keys)}</div>' if len(series) > 1 else ""
     said = f'<p class="faint">{escape(note)}</p>' if note else ""
     drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
@@ -124,6 +125,10 @@ def _cell(one: Series, k: int, show: Format) -> str:
         return "–"
     ends = "" if one.intervals is None else f" ({show(one.intervals[k][0])} to {show(one.intervals[k][1])})"
     return show(one.values[k]) + ends
+
+
+def _colour(kind: str, k: int) -> str:
+    return f"{kind}{k % COLOURS}{' again' if k >= COLOURS else ''}"
 
 
 def _grid(bottom: float, top: float, show: Format) -> list[str]:

@@ -39,7 +39,7 @@ class Evaluated:
     predictions: list[Prediction]
     samples: list[Sample]
     breakdowns: tuple[str, ...]
-    official: dict[str, float]
+    official: dict[str, float | None]
     strict: bool
     remarks: tuple[str, ...] = ()
 

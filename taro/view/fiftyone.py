@@ -21,8 +21,8 @@ VIDEOS, TRUTH = "data.json", "truth"
 def export(runs: Sequence[Evaluated], folder: Path) -> list[str]:
     """Write `data.json`, `truth.json`, and `predictions.json` of each run; returns the lines of Python that load them.
 
-    A detection's label is its query; sample, IoU and failure are attributes. Of a span that ends before it starts, FiftyOne has
-    no notion: it is left out, as is an answer that isn't there. Times are seconds of the file's clock.
+    A detection's label is its query; its sample and an answer's IoU are attributes. Of a span that ends before it starts,
+    FiftyOne has no notion: such an answer is left out, as is one that isn't there. Times are seconds of the file's clock.
 
     Raises:
         ViewError: the videos aren't known, or the folder can't be written to.

@@ -35,5 +35,6 @@ def group_timeline(
             values = (values[row, : len(characters)].tolist() for values in (log_probs, shuffled_log_probs))
             gaps = token_gaps(characters, *values)
         note = f"reward {total[row]:.2f}"
-        tracks.append(Track(f"#{place}", rewards.spans[row], total[row] / most if most else 0.0, note, group.texts[row], gaps))
+        score = total[row] / most if most > 0 else 0.0
+        tracks.append(Track(f"#{place}", rewards.spans[row], score, note, group.texts[row], gaps))
     return Timeline(group.example.sample.duration, tuple(group.example.sample.spans), tuple(tracks), strip)

@@ -85,7 +85,7 @@ def write_page(path: Path, page: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page)
+        write_text(path, page.encode(errors="replace").decode())  # data may have half a surrogate pair
     except OSError as error:
         raise ViewError(f"--output {path}: can't be written ({error.strerror})") from None
 

@@ -26,8 +26,9 @@ class Record:
     """One completion of a training run, as `taro.rl.step_log` records it.
 
     Attributes:
-        rewards: by name; their sum is what the group compares.
+        rewards: by name, before their weights.
         weight: its advantage.
+        reward: their weighted sum, which the group compares; the plain sum in the files of runs that didn't write it.
         temporal_gap: nats per token; None where it wasn't measured.
         constructed: whether it starts with a constructed path.
         finished: whether it ended before max_tokens.
@@ -44,10 +45,11 @@ class Record:
     constructed: Annotated[bool, Field(description="true or false")] = False
     finished: Annotated[bool, Field(description="true or false")] = True
     temporal_gap: Annotated[Number | None, Field(description="a number, or null")] = None
+    reward: Annotated[Number | None, Field(description="a number")] = None
 
-    @property
-    def reward(self) -> float:
-        return sum(self.rewards.values())
+    def __post_init__(self) -> None:
+        if self.reward is None:
+            object.__setattr__(self, "reward", sum(self.rewards.values()))
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def find_samples(folder: Path) -> tuple[dict[str, Sample], str | None]:
     """The samples that a run was trained on, by id, for the lengths of their videos; and why there are none, if so."""
     without = "axes end after the last time on them, and there are no frames"
     try:
-        data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
+        data = yaml.safe_load((folder / "config.yaml").read_bytes())["data"]
         file, root = Path(data["train_file"]), data.get("video_root")
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return {}, f"{folder}/config.yaml doesn't say what the run was trained on: {without}"

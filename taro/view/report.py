@@ -1,6 +1,6 @@
 """One page about an evaluation, or about two of the same samples side by side.
 
-    python -m taro.view.report outputs/eval/trained [outputs/eval/base] [--output report.html]
+    python -m taro.view.report outputs/eval/base [outputs/eval/trained] [--output report.html]
 
 The folders are those of `eval.py --output`. The page is one file: it needs no network and can be sent to others.
 """
@@ -98,7 +98,7 @@ def _metrics(runs: Sequence[Evaluated], names: Sequence[str], statistics: Sequen
         (_metric_name(name, strict), f"{value:.3f}", "{:.3f} to {:.3f}".format(*summary.intervals[name]))
         for name, value in summary.metrics.items()
     ]
-    rows += [(f"official {name}", f"{value:.2f}", "") for name, value in runs[0].official.items()]
+    rows += [(f"official {name}", _score(value), "") for name, value in runs[0].official.items()]
     caption = "means over all samples, those without an answer included"
     return "<h2>Metrics</h2>" + table(["metric", "value", f"{COVERAGE:.0%} interval"], rows, caption)
 
@@ -120,6 +120,11 @@ def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> s
     ]
     columns = ["metric", *names, "change", f"{COVERAGE:.0%} interval", "p"]
     return "".join(lines) + table(columns, rows, "means over all samples; change: second minus first")
+
+
+def _score(value: float | None) -> str:
+    """Of the official scorer, which has none for a subset without samples."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _metric_name(name: str, strict: bool) -> str:

@@ -180,6 +180,7 @@ def _row(record: Record, names: Sequence[str]) -> dict[str, Any]:
         "a": record.answer and list(record.answer),
         "i": round(record.iou, 4),
         "r": [round(record.rewards.get(name, 0.0), 4) for name in names],
+        "t": round(record.reward, 4),
         "w": round(record.weight, 4),
         "g": None if record.temporal_gap is None else round(record.temporal_gap, 4),
         "k": int(record.constructed),

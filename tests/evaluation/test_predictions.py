@@ -90,6 +90,10 @@ def test_a_finished_folder_is_loaded(tmp_path):
         load_predictions(tmp_path)
     folder.append([asdict(predictions[2])])
     assert load_predictions(tmp_path) == predictions
+    (folder,) = tmp_path.glob("*.jsonl")
+    folder.write_text(folder.read_text().replace('"iou": 0.0, ', "", 1))
+    with pytest.raises(RowError, match=r'prediction "0": iou: got nothing \(the field is missing\); allowed: a number from 0'):
+        load_predictions(tmp_path)
 
 
 def test_what_is_no_evaluation(tmp_path):

@@ -64,6 +64,12 @@ def test_all_faults_of_a_registry_are_named(tmp_path):
     assert three == '- entry "Three": got "x"; allowed: an object with fields'
 
 
+def test_the_key_is_the_name(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"One:\n  {ENTRY}  name: Two\n")
+    assert [benchmark.name for benchmark in load_benchmarks(path)] == ["One"]
+
+
 def test_names_are_used_once(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(f"One:\n  {ENTRY}  aliases: [O-ne, two]\nT-WO:\n  {ENTRY}")

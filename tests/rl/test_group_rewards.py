@@ -40,6 +40,11 @@ def test_rewards_by_hand(group):
     assert plain.advantages.tolist() == pytest.approx([t - (mean - 0.1) for t in (2.0, *totals[1:])], abs=1e-5)
 
 
+def test_the_temporal_reward_alone(group):
+    rewards = reward_group(group, GAPS, TemporalRewardSettings(), AdvantageSettings(scale="none"), Rewards({}))
+    assert rewards.by_name.keys() == {"temporal"} and rewards.total.tolist() == pytest.approx([0.3, 0.0, 0.0])
+
+
 def test_a_truth_is_cut_to_the_video_and_the_nearest_truth_counts(group_of):
     group = group_of(texts=("<answer>9 to 16</answer>", "<answer>9 to 12.5</answer>", "no"))
     rewards = reward_group(group, None, None, AdvantageSettings())

@@ -225,3 +225,8 @@ def test_rewards_are_chosen_before_anything_is_loaded(arguments, tmp_path, monke
     assert chosen("--model.rewards={tempr1: 1}", "--model.rewards.own_rewards:short=1")[1] == ("own_rewards:short", 1.0)
     with pytest.raises(ConfigError, match=r"no reward 'temp1'; did you mean tempr1\?(.|\n)*form = 'paper': allowed are"):
         parse([*arguments, "--model.rewards={temp1: 1, museg: {form: paper}}"])
+    with pytest.raises(ConfigError, match=r"model.rewards: reward vital can't be .*low must be below high, got 0.9 and 0.8"):
+        parse([*arguments, "--model.rewards={vital: {low: 0.9}}"])
+    with pytest.raises(ConfigError, match=r"model.rewards = {} with model.temporal_reward = null: nothing is rewarded"):
+        parse([*arguments, "--model.rewards={}", "--model.temporal_reward=null"])
+    assert not chosen("--model.rewards={}")

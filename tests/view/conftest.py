@@ -74,6 +74,7 @@ def record(id, start, rewards, constructed=False, query="event", said="a person"
         "iou": 0.5,
         "temporal_gap": None if constructed else 0.25,
         "rewards": rewards,
+        "reward": rewards["format"] + 2 * rewards["iou"],
         "weight": rewards["format"] - 0.5,
     }
 

@@ -51,11 +51,11 @@ seen.changed = [...document.querySelectorAll('ins')].map((node) => node.textCont
 document.querySelectorAll('article summary').forEach((node) => node.click());
 setTimeout(() => {{
   seen.rows = document.querySelectorAll('article tbody tr').length; seen.times = document.querySelectorAll('.time').length;
-  seen.images = [...document.images].length;
+  seen.images = [...document.images].length; seen.total = document.body.textContent.includes('reward ' + '1.60');
   if (document.title !== 'owned') document.title = JSON.stringify(seen);
 }}, 500);"""
     title = title_of(browse(page, script))
-    assert title == '{"first":6,"prompt":3,"changed":["word2","word3"],"rows":6,"times":12,"images":0}'
+    assert title == '{"first":6,"prompt":3,"changed":["word2","word3"],"rows":6,"times":12,"images":0,"total":true}'
 
 
 def test_a_timeline_draws_itself_wherever_html_is_shown(browse, markup):

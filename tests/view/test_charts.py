@@ -31,5 +31,11 @@ def test_a_single_step_is_a_point():
     assert "<circle" in line_chart("t", [3.0], [Series("x", [0.5])])
 
 
+def test_from_the_seventh_line_on_colours_come_again_with_dashes():
+    chart = line_chart("t", [0.0, 1.0], [Series(str(k), [0.0, 1.0]) for k in range(8)])
+    assert 'class="run5 line"' in chart and 'class="run0 again line"' in chart and 'class="key key1 again"' in chart
+    assert "run6" not in chart and "key7" not in chart
+
+
 def test_a_table_is_text(markup):
     assert markup not in table([markup], [[markup, markup]], markup)

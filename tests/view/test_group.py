@@ -19,3 +19,4 @@ def test_a_group_from_the_best_to_the_worst():
     assert [(token.gap, token.start, token.end) for token in best.gaps] == [(1.0, 0, 1), (1.0, 1, 3)]
     assert (worst.label, worst.span, len(worst.gaps)) == ("#2", None, 1)
     assert not group_timeline(group, rewards, 4.0).tracks[0].gaps
+    assert [track.score for track in group_timeline(group, rewards, -1.0).tracks] == [0.0, 0.0]

@@ -32,6 +32,11 @@ def test_a_page_that_can_not_be_written(tmp_path):
         write_page(tmp_path / "file" / "page.html", "")
 
 
+def test_half_a_surrogate_pair_is_replaced(tmp_path):
+    write_page(tmp_path / "page.html", "a\ud800b")
+    assert (tmp_path / "page.html").read_text() == "a?b"
+
+
 # ---- Contrast (WCAG 2: relative luminance) ----
 
 

@@ -12,8 +12,17 @@ def test_groups_of_a_step(run_folder):
     assert list(steps) == [1, 2, 3]
     first, second = read_groups(1, steps[1])
     assert (first.step, first.records[0].id, len(first.records), second.records[0].id) == (1, "always", 2, "once1")
-    assert first.spread == pytest.approx(0.1) and second.spread == 0
+    assert first.spread == pytest.approx(0.2) and second.spread == 0
     assert first.records[0].temporal_gap == 0.25 and first.records[1].constructed
+
+
+def test_the_reward_is_the_weighted_sum_and_the_plain_one_where_a_run_did_not_write_it(run_folder):
+    path = run_folder / "rollouts" / "step_000003.jsonl"
+    row = json.loads(path.read_bytes().splitlines()[0])
+    assert read_groups(3, [path])[0].records[0].reward == pytest.approx(1.6)
+    del row["reward"]
+    path.write_text(json.dumps(row) + "\n")
+    assert read_groups(3, [path])[0].records[0].reward == pytest.approx(1.3)
 
 
 def test_ranks_of_a_step_belong_together(run_folder):
@@ -52,4 +61,6 @@ def test_samples_are_those_that_the_run_was_trained_on(run_folder, tmp_path):
     assert "train.jsonl is not there" in find_samples(run_folder)[1]
     save_samples([Sample("always", "v.mp4", "event", ((3.0, 8.0),), 20.0)], tmp_path / "train.jsonl")
     samples, remark = find_samples(run_folder)
+    (run_folder / "config.yaml").write_bytes(b"data: {train_file: caf\xe9.jsonl}\n")
+    assert "doesn't say what the run was trained on" in find_samples(run_folder)[1]
     assert remark is None and samples["always"].duration == 20.0

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_strict_is_as_in_the_evaluation_or_asked_for(write_evaluation):
     folder = write_evaluation()
     assert "R1@0.7 (IoU &gt; 0.7)" in make_report_page([read_evaluation(folder)], strict=True, strips=0)
     assert "(IoU &gt; 0.7)" not in make_report_page([read_evaluation(folder)], strips=0)
+
+
+def test_a_subset_without_an_official_score(write_evaluation):
+    run = replace(read_evaluation(write_evaluation()), official={"mAP": 12.5, "short-mAP": None})
+    page = make_report_page([run], strips=0)
+    assert '<th scope="row">official mAP</th><td>12.50</td>' in page
+    assert '<th scope="row">official short-mAP</th><td>–</td>' in page
 
 
 def test_names_are_folders_as_far_as_they_differ(write_evaluation):

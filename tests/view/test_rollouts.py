@@ -18,10 +18,11 @@ def test_a_page_of_a_run(run_folder, markup, capsys):
     assert output == run_folder / "rollouts.html" and "doesn't say what the run was trained on" in capsys.readouterr().out
     assert "<title>rollouts of run</title>" in page and markup not in page and "<img src=x" not in page
     data = data_of(page)
-    assert data["rewards"] == ["format", "iou"] and data["most"] == pytest.approx(1.3)
+    assert data["rewards"] == ["format", "iou"] and data["most"] == pytest.approx(1.6)
     assert [one["times"] for one in data["prompts"]] == [3, 1, 1, 1] and data["prompts"][0]["id"] == "always"
     best = data["groups"][4]["rows"][0]
     assert data["groups"][4]["s"] == 3 and best["r"] == [1.0, 0.3] and best["a"] == [6.0, 11.0] and best["g"] == 0.25
+    assert best["t"] == 1.6  # the weighted sum
 
 
 def test_means_are_of_all_steps_and_completions_of_as_many_as_there_is_room_for(run_folder, monkeypatch):

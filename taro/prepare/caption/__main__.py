@@ -97,7 +97,7 @@ def _ask_model(settings: CaptionSettings, videos: Sequence[SourceVideo]) -> list
         done = track_items(caption_videos(requests, ask), NAME, len(todo), lambda video: video.failure is not None)
         folder.append(asdict(video) for video in done)
     folder.finish([video.id for video in videos])
-    captioned = read_objects(CaptionedVideo, folder.read(), "video")
+    captioned = read_objects(CaptionedVideo, folder.read(), "video", complete=True)
     return [captioned[video.id] for video in videos if video.id in captioned]
 
 

@@ -126,7 +126,7 @@ class CaptionSettings:
 def find_problems(settings: CaptionSettings) -> Iterator[str]:
     """All that can't work, each with the flag to change."""
     paths = settings.input, settings.output, settings.video_root
-    yield from resumable_problems(*paths, settings.shard, settings.folder)
+    yield from resumable_problems(*paths, settings.shard, settings.folder if settings.model is not None else None)
     given = [name for name in ("model", "captions", "captions_key") if getattr(settings, name) is not None]
     if len(given) != 1:
         got = " and ".join(f"--{name}" for name in given) or "none of them"

@@ -123,8 +123,8 @@ class WindowReader(IterableDataset):
         for video in self.videos[first::step]:
             try:
                 yield from self._read(video)
-            except (VideoError, PromptError) as error:
-                yield WindowRequest(video, video.duration, failure=f"{type(error).__name__}: {error}")
+            except VideoError as error:
+                yield WindowRequest(video, video.duration, failure=f"VideoError: {error}")
 
     def _read(self, video: SourceVideo) -> Iterator[WindowRequest]:
         file = VideoFile(Path(video.path), self.settings.timeout)
@@ -135,7 +135,12 @@ class WindowReader(IterableDataset):
         for window in windows:
             clip = (origin + window.start, origin + window.end)
             frames = load_video(video.path, clip=clip, settings=self.settings, geometry=self.geometry)
-            yield WindowRequest(video, duration, window, len(windows), self.write(format_seconds(window.length), frames))
+            try:
+                content = self.write(format_seconds(window.length), frames)
+            except PromptError as error:
+                yield WindowRequest(video, duration, failure=f"{window}: PromptError: {error}")
+                return
+            yield WindowRequest(video, duration, window, len(windows), content)
 
 
 def _same(request: WindowRequest) -> WindowRequest:

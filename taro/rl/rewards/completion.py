@@ -7,12 +7,15 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from taro.data.rows import Sample
 from taro.prompts import answer_text, parse_answer, parse_spans
 from taro.rl.rewards.taro import best_truth
 from taro.spans import Span, temporal_iou
 
-_CHOICE = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")  # a letter that stands alone
+_CHOICE = re.compile(r"(?<![\w'’])([A-HJ-Z]|I(?!\s+[a-z]))(?![\w'’])")  # a letter that stands alone; `I think` is none
+_SMALL = re.compile(r"\W*([a-z])\W*")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Completion:
         """The text of the last answer block."""
         return answer_text(self.text)
 
+    @cached_property
+    def said(self) -> str:
+        """The text of the last answer block; without one, what stands in no think block."""
+        return self.text.split("</think>")[-1].split("<think>")[0] if self.answer is None else self.answer
+
     @property
     def duration(self) -> float:
         """Of the video."""
@@ -81,9 +89,18 @@ class Completion:
             raise ValueError(f"the sample needs the key {name!r} for this reward")
         return self.sample.extra[name]
 
-    def chose_rightly(self) -> float:
-        """1.0 where the letter of the answer is that of the sample's `answer`, else 0.0. Raises ValueError without one."""
-        return float(choice(self.answer or "") == choice(str(self.column("answer"))) is not None)
+    def chose_rightly(self, answer: str | None = None) -> float:
+        """1.0 where the letter of an answer, that of the answer block unless given, is that of the sample's `answer`, else 0.0.
+        Raises ValueError where the sample has none."""
+        right = str(self.column("answer"))
+        small = _SMALL.fullmatch(right)
+        letter = small[1].upper() if small else choice(right)
+        if letter is None:
+            raise ValueError(
+                f"the sample's answer {right!r} names no choice: "
+                "it must have a capital letter that stands alone, or be one letter"
+            )
+        return float(choice((self.answer or "") if answer is None else answer) == letter)
 
 
 def choice(text: str) -> str | None:
@@ -94,14 +111,18 @@ def choice(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Method:
-    """A published reward; its fields are its settings. Raises ValueError where one is not of the listed values."""
+    """A published reward; its fields are its settings. Raises ValueError where one is not what its type says."""
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(type(self))
+        kinds = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
             value, kind = getattr(self, field.name), kinds[field.name]
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ValueError(f"{field.name} = {value!r}: allowed are {', '.join(map(repr, get_args(kind)))}")
+            try:
+                TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+            except ValidationError as error:
+                raise ValueError(f"{field.name} = {value!r}: {error.errors()[0]['msg'].replace('Input', 'it', 1)}") from error
 
 
 Form = Literal["published", "released"]

@@ -1,6 +1,7 @@
 """OneThinker (arXiv 2512.03043): the IoU of a JSON answer, `{"time": [start, end]}`, and a part for its structure."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ class OneThinker(Method):
     """IoU + format + 0.5 for the structure, which needs the format.
 
     released: 0.9 IoU + 0.1 format + 0.5; the first answer block is read, or all of the text where there is none; numbers may be
-    strings.
+    strings, NaN or infinite.
     """
 
     form: Form = "published"
@@ -40,7 +41,7 @@ class OneThinker(Method):
 
 
 def read_time(text: str, *, strings: bool = False) -> Span | None:
-    """The span of `{"time": [start, end]}`; `strings`: numbers may be written in quotes."""
+    """The span of `{"time": [start, end]}`; `strings`: numbers may be in quotes, NaN or infinite."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -56,6 +57,7 @@ def _number(value: Any, strings: bool) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str) if strings else (int, float)):
         return None
     try:
-        return float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return None
+    return number if strings or math.isfinite(number) else None

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from taro.errors import TaroError
 from taro.rl.rewards.completion import Completion, Form, Method
 from taro.rl.rewards.parts import has_format, timestamp_iou
 from taro.rl.rewards.time_r1 import unclamped_iou
@@ -45,6 +46,15 @@ class RaRft(Method):
     similarity: str | None = None
     form: Form = "published"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            found = self._similarity()
+        except TaroError as error:
+            raise ValueError(f"similarity = {self.similarity!r}: {error}") from error
+        if not callable(found):
+            raise ValueError(f"similarity = {self.similarity!r}: must be the import path of a function of two texts")
+
     def __call__(self, completion: Completion) -> dict[str, float]:
         columns, text = completion.sample.extra, completion.text
         refusable = not completion.truth
@@ -57,7 +67,7 @@ class RaRft(Method):
             parts["explanation"] = 0.0 if answer is None else similarity(answer, right) - similarity(answer, wrong)
         if "answerable_query" in columns:
             found = (_CORRECTION.findall(text) or [""])[-1].strip()
-            nil = NOTHING_TO_CORRECT in found.upper()
+            nil = found.strip(".").upper() == NOTHING_TO_CORRECT
             corrected = bool(found) and not nil and refusable
             parts["correction"] = similarity(found, columns["answerable_query"]) if corrected else float(nil and not refusable)
         return parts

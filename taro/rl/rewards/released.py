@@ -21,9 +21,9 @@ def bare_span(text: str) -> Span | None:
     return (float(pairs[-1][0]), float(pairs[-1][1])) if pairs else None
 
 
-def hull_iou(span: Span | None, truth: Span, *, empty: float = 0.0) -> float:
-    """Intersection over hull; `empty` where the hull has no length."""
+def hull_iou(span: Span | None, truth: Span) -> float:
+    """Intersection over hull; 0 where the hull has no length."""
     if span is None or not all(map(math.isfinite, span)):
         return 0.0
     hull = max(span[1], truth[1]) - min(span[0], truth[0])
-    return max(0.0, min(span[1], truth[1]) - max(span[0], truth[0])) / hull if hull > 0 else empty
+    return max(0.0, min(span[1], truth[1]) - max(span[0], truth[0])) / hull if hull > 0 else 0.0

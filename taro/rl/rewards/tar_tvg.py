@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from taro.prompts import spans_in, think_span
 from taro.rl.rewards.completion import Completion, Method
@@ -47,7 +50,7 @@ class TarTvg(Method):
         count: another number of anchors than this gets no reward for them; None: any number.
     """
 
-    count: int | None = 2
+    count: Annotated[int, Field(ge=0)] | None = 2
 
     def __call__(self, completion: Completion) -> dict[str, float]:
         truth, found = completion.nearest, anchors(completion.text)

@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from taro.matching import match_freely, match_in_order
 from taro.rl.rewards.completion import Completion, Method
@@ -82,7 +84,7 @@ class TempR1(Method):
         matching: of actions.
     """
 
-    sigma: float = 1.0
+    sigma: Annotated[float, Field(gt=0)] = 1.0
     matching: Literal["monotone", "hungarian"] = "monotone"
 
     def __call__(self, completion: Completion) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from taro.prompts import answer_text, spans_in
+from taro.prompts import spans_in
 from taro.rl.rewards.completion import Completion, Form, Method
 from taro.spans import temporal_iou
 
@@ -27,6 +27,5 @@ class TimeLens(Method):
             found = _PAIR.search(text.replace("to", "-"))
             spans = [(float(found[1]), float(found[2]))] if found else []
         else:
-            answer = answer_text(text)
-            spans = spans_in(re.split(r"</think>", text)[-1] if answer is None else answer)
+            spans = spans_in(completion.said)
         return temporal_iou(spans[0], completion.truth[0]) if spans and completion.truth else 0.0

@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
-from taro.prompts import answer_text
+from pydantic import Field
+
 from taro.rl.rewards.completion import Completion, Form, Method
 from taro.spans import Span, merge_spans, span_length, total_length, union_iou
 
@@ -93,19 +94,22 @@ def _is_pair(value: Any) -> bool:
 class TimeLens2(Method):
     """`wasserstein` + IoU of several spans - 1 for an answer that can't be read, `[[start, end], ...]` in seconds.
 
-    Answers as `start to end` are read, too. released: the truth is not merged, pairs may lie in further lists, and one reversed
-    or empty span, or an empty list, makes an answer unreadable.
+    Answers as `start to end` are read, too. Without an answer block all that stands in no think block is the answer; released:
+    all of the text. released, too: the truth is not merged, pairs may lie in further lists, and one reversed or empty span, or
+    an empty list, makes an answer unreadable.
 
     Args:
         beta: of the transport.
     """
 
-    beta: float = 1.0
+    beta: Annotated[float, Field(gt=0)] = 1.0
     form: Form = "published"
 
     def __call__(self, completion: Completion) -> dict[str, float]:
-        text = answer_text(completion.text) or completion.text
         released = self.form == "released"
+        text = completion.said
+        if released and completion.answer is None:
+            text = completion.text
         spans = parse_json_spans(text, deepest=DEEPEST if released else 0)
         if not released and spans is None:
             spans = completion.spans

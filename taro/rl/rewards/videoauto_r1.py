@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taro.prompts import spans_in
-from taro.rl.rewards.completion import Completion, Method, choice
+from taro.rl.rewards.completion import Completion, Method
 from taro.rl.rewards.taro import best_truth
 from taro.spans import temporal_iou
 
@@ -42,6 +42,6 @@ class VideoAutoR1(Method):
 
     def _score(self, answer: str, completion: Completion) -> float:
         if self.accuracy == "choice":
-            return float(choice(answer) == choice(str(completion.column("answer"))) is not None)
+            return completion.chose_rightly(answer)
         spans = spans_in(answer)
         return temporal_iou(spans[-1], best_truth(spans[-1], completion.truth)) if spans and completion.truth else 0.0

@@ -30,7 +30,8 @@ def turns_have_format(text: str) -> bool:
     an answer, and no two in a row are of one kind."""
     blocks = list(_BLOCK.finditer(text))
     kinds = [block[1] for block in blocks]
-    between = [text[a.end() : b.start()] for a, b in pairwise(blocks)]
+    ends = [0, *(end for block in blocks for end in block.span()), len(text)]
+    between = [text[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
     return (
         bool(kinds)
         and (kinds[0], kinds[-1]) == ("think", "answer")
@@ -66,6 +67,10 @@ class Vital(Method):
     low: float = 0.2
     high: float = 0.8
     form: Form = "published"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        scaled_iou(0.0, self.low, self.high)
 
     def __call__(self, completion: Completion) -> dict[str, float]:
         whole = turns_have_format(completion.text)

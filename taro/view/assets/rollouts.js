@@ -4,8 +4,7 @@
   const {el, drawTimeline, drawText, readTimes} = window.taro;
   const data = JSON.parse(document.getElementById("data").textContent);
   const [gallery, controls, count] = ["gallery", "controls", "count"].map((id) => document.getElementById(id));
-  const total = (row) => row.r.reduce((sum, part) => sum + part, 0);
-  const spread = (group) => total(group.rows[0]) - total(group.rows[group.rows.length - 1]);
+  const spread = (group) => group.rows[0].t - group.rows[group.rows.length - 1].t;
   const steps = [...new Set(data.groups.map((group) => group.s))];
   const state = {step: "", prompt: "", order: "step", words: "", page: 0};
   const ORDERS = {step: "by step", reward: "largest reward", low: "smallest reward", spread: "largest spread", same: "no spread"};
@@ -37,7 +36,7 @@
       if (state.order === "same" && spread(group) !== 0) return false;
       return !state.words || [prompt.id, prompt.q, ...group.rows.map((row) => row.c)].some((text) => text.toLowerCase().includes(state.words));
     });
-    const best = (group) => total(group.rows[0]);
+    const best = (group) => group.rows[0].t;
     const orders = {reward: (a, b) => best(b) - best(a), low: (a, b) => best(a) - best(b), spread: (a, b) => spread(b) - spread(a)};
     return orders[state.order] ? found.sort(orders[state.order]) : found;
   }
@@ -69,9 +68,9 @@
   function table(group) {
     const signed = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)}`;
     const gaps = group.rows.some((row) => row.g !== null);
-    const names = ["completion", ...data.rewards, "sum", "advantage", "IoU", ...(gaps ? ["gap"] : []), "what it is"];
+    const names = ["completion", ...data.rewards, "reward", "advantage", "IoU", ...(gaps ? ["gap"] : []), "what it is"];
     const rows = group.rows.map((row, k) => el("tr", {},
-      el("th", {scope: "row"}, `#${k + 1}`), ...row.r.map((part) => el("td", {}, part.toFixed(2))), el("td", {}, total(row).toFixed(2)),
+      el("th", {scope: "row"}, `#${k + 1}`), ...row.r.map((part) => el("td", {}, part.toFixed(2))), el("td", {}, row.t.toFixed(2)),
       el("td", {}, signed(row.w)), el("td", {}, row.i.toFixed(2)), gaps ? el("td", {}, row.g === null ? "–" : row.g.toFixed(2)) : null,
       el("td", {}, [row.k ? "constructed" : "", row.f ? "" : "cut"].filter(Boolean).join(", "))));
     return el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": `rewards by part, step ${group.s}, ${data.prompts[group.p].id}`},
@@ -83,8 +82,8 @@
     const timeline = {
       duration: prompt.d, truths: prompt.t,
       tracks: group.rows.map((row, k) => ({
-        label: `#${k + 1}`, span: row.a, score: data.most > 0 ? total(row) / data.most : 0,
-        note: `reward ${total(row).toFixed(2)}`, times: readTimes(row.c, row.n)})),
+        label: `#${k + 1}`, span: row.a, score: data.most > 0 ? row.t / data.most : 0,
+        note: `reward ${row.t.toFixed(2)}`, times: readTimes(row.c, row.n)})),
     };
     const strip = data.strips[prompt.id];
     const drawing = drawTimeline(timeline, strip === undefined ? null : data.pictures[strip]);
@@ -101,7 +100,7 @@
     texts.addEventListener("toggle", () => {
       if (texts.children.length > 1) return;
       group.rows.forEach((row, k) => texts.append(
-        el("p", {class: "faint"}, `#${k + 1}, reward ${total(row).toFixed(2)}${row.k ? ", constructed" : ""}${row.f ? "" : ", cut at max_tokens"}`),
+        el("p", {class: "faint"}, `#${k + 1}, reward ${row.t.toFixed(2)}${row.k ? ", constructed" : ""}${row.f ? "" : ", cut at max_tokens"}`),
         drawText(row.c, readTimes(row.c, row.n))));
     });
     texts.addEventListener("taro-seek", (event) => drawing.showTime(event.detail.seconds));

@@ -49,6 +49,16 @@ def test_all_problems_come_at_once(flags, expected, monkeypatch, tmp_path):
     assert problems("--input=in.jsonl", *flags) == expected
 
 
+def test_an_output_that_is_there_is_gone_on_with_by_a_model_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").touch()
+    (tmp_path / "out.jsonl").touch()
+    (tmp_path / "out.captions").mkdir()
+    exists = "--output out.jsonl: exists already; choose another, or delete it"
+    assert exists in problems("--input=in.jsonl", "--captions_key=k")
+    assert exists not in problems("--input=in.jsonl", "--model=m", "--device=cpu")
+
+
 @pytest.mark.parametrize("base", ["localhost:8000", "http://h:port/v1", "https://me:sk-secret@host/v1"])
 def test_secrets_in_an_address_or_a_key_are_not_shown(monkeypatch, base):
     monkeypatch.setenv("BROKEN_KEY", "sk-secret\nX: y")

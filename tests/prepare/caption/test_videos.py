@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from taro.data.samples import Sample, load_samples
+from taro.models.prompt import PromptError
 from taro.prepare.caption.videos import Window, WindowReader, cut_windows, source_videos
 from taro.video.geometry import PatchGeometry
 from taro.video.load import VideoSettings, load_video
@@ -32,6 +33,16 @@ def test_windows_of_the_docstring():
 def read(videos, workers):
     reader = WindowReader(videos, 8.0, 2.0, VIDEO, PatchGeometry(), lambda seconds, frames: (seconds, frames))
     return list(reader.read(workers))
+
+
+def test_a_prompt_that_is_refused_is_named_by_its_window_and_ends_its_video(synthetic):
+    def refuse(seconds, frames):
+        raise PromptError("too long")
+
+    sample = load_samples(synthetic / "train.jsonl")[0]
+    videos = source_videos([Sample("c", sample.video, "q", ((0.0, 1.0),), 11.0, clip=(3.0, 14.0))], synthetic)
+    (found,) = WindowReader(videos, 8.0, 2.0, VIDEO, PatchGeometry(), refuse).read(0)
+    assert (found.failure, found.window) == ("0.0s to 6.5s: PromptError: too long", None)
 
 
 def test_windows_of_a_clip(synthetic):

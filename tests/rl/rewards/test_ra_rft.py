@@ -52,6 +52,8 @@ def test_explanation_and_correction(complete):
         assert RaRft()(complete(FULL.format("none", text), (), **COLUMNS))["correction"] == correction
     assert RaRft()(complete(FULL.format("2 to 6", "nil"), **COLUMNS))["correction"] == 1.0
     assert RaRft()(complete(FULL.format("2 to 6", "a man"), **COLUMNS))["correction"] == 0.0
+    assert RaRft()(complete(FULL.format("none", "a man opens vanilla ice"), (), **COLUMNS))["correction"] > 0
+    assert RaRft()(complete(FULL.format("2 to 6", "vanilla"), **COLUMNS))["correction"] == 0.0
     without = RaRft()(complete(TEXT.format("none"), (), **COLUMNS))
     assert without["format"] == without["correction"] == 0.0
 
@@ -63,6 +65,15 @@ def test_word_overlap():
 
 def same(first, second):
     return float(first == second)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [("nowhere_to_be_found.f", "there is no module"), ("math.pi", "must be the import path"), (3, "valid string")],
+)
+def test_a_similarity_that_is_not_there_is_refused_at_once(path, problem):
+    with pytest.raises(ValueError, match=f"similarity = {path!r}: .*{problem}"):
+        RaRft(similarity=path)
 
 
 def test_a_similarity_of_ones_own(complete, monkeypatch):

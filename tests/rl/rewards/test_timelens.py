@@ -12,6 +12,7 @@ from taro.rl.rewards.timelens import TimeLens
         ("<answer>2 to 6</answer>", 1.0, 1.0),
         ("2 TO 6", 1.0, 0.0),  # trap: only `to` becomes a dash
         ("<think>0 - 1</think> 2 - 6", 1.0, 0.0),  # trap: the reasoning is read
+        ("<think>2 - 6", 0.0, 1.0),
         ("<think>0 - 1</think><answer>2 - 6</answer>", 1.0, 0.0),
         ("6 - 2", 0.0, 0.0),
         ("2", 0.0, 0.0),

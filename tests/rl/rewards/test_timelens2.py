@@ -107,6 +107,10 @@ def test_the_answer(complete):
     right = {"wasserstein": 1.0, "iou": 1.0, "parse": 0.0}
     for text in ("[[2, 6]]", "<think>[[0, 1]]</think><answer>[[2, 6]]</answer>", "<answer>2.0s to 6.0s</answer>"):
         assert TimeLens2()(complete(text)) == right
+    for text in ("<think>[[2, 6]]</think><answer></answer>", "<think>[[2, 6]]</think> soon", "<think>[[2, 6]]"):
+        assert TimeLens2()(complete(text))["parse"] == -1
+    assert TimeLens2()(complete("<think>[[0, 1]]</think>[[2, 6]]")) == right
+    assert TimeLens2(form="released")(complete("<think>[[2, 6]]</think> soon")) == right
     assert TimeLens2()(complete("[]", ())) == right
     assert TimeLens2(form="released")(complete("[]", ()))["parse"] == -1
     assert TimeLens2()(complete("[[6, 2], [2, 6]]")) == right  # one without a length is left out

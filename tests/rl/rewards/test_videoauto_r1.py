@@ -34,4 +34,6 @@ def test_answers_by_hand(complete, text, parts):
 
 def test_choices(complete):
     found = VideoAutoR1(accuracy="choice")(complete(TEXT.format("A", "(B)"), answer="B"))
+    with pytest.raises(ValueError, match="the sample's answer 'the second' names no choice"):
+        VideoAutoR1(accuracy="choice")(complete("", answer="the second"))
     assert found == {"first": 0.0, "second": 1.1, "abstention": 0.0, "format": 1.0}

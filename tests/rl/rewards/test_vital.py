@@ -25,6 +25,9 @@ TURNS = f"<think>a</think>{CALL}<think>b</think><answer>2.0s to 6.0s</answer>"
         ("<think>a</think>", False),
         ("<think>a</think> and <answer>c</answer>", False),
         ("<think>a</think><b>c</b><answer>c</answer>", False),
+        ("so <think>a</think><answer>c</answer>", False),
+        ("<think>a</think><answer>c</answer> or so", False),
+        ("\n<think>a</think><answer>c</answer>\n", True),
         ("", False),
     ],
 )
