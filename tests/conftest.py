@@ -34,10 +34,6 @@ from taro.video.load import VideoSettings
 ROOT = Path(__file__).parents[1]
 # transformers words each config that it reads for a line of its log that is not shown: a fifth of a short training.
 PreTrainedConfig.__repr__ = object.__repr__
-# Where the ranks of a run meet: a free port that Lightning looks for may be another process's by the time they do. This one is
-# below those that the system hands out, and of this process alone.
-RANK_PORT = str(20_000 + 4 * (os.getppid() % 2500) + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
-os.environ["MASTER_PORT"] = RANK_PORT
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 
@@ -170,11 +166,12 @@ def run_module(monkeypatch):
 
 @pytest.fixture(scope="session")
 def rank_environment():
-    """For a command that may start several ranks: one thread each, and without the rank that an engine in this process leaves
-    behind. By that Lightning would take the run for one whose other ranks are started by somebody else, and wait for them."""
+    """For a command that may start several ranks: one thread each, and without the rank and the port that an engine or a run in
+    this process leaves behind. By the rank Lightning would take the run for one whose other ranks are started by somebody else,
+    and wait for them; at the port this process still listens."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in ranks}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_PORT": RANK_PORT}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture

@@ -234,10 +234,13 @@ except CheckpointError as error:
 """
 
 
-def run_script(script, *arguments, timeout=200):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [python(), str(script), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+@pytest.fixture
+def run_script(rank_environment):
+    def run(script, *arguments, timeout=200):
+        command = [python(), str(script), *arguments]
+        return subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=timeout)
+
+    return run
 
 
 @pytest.mark.slow
@@ -249,7 +252,7 @@ def run_script(script, *arguments, timeout=200):
         pytest.param(1, ["--trainer.devices=2", "--trainer.strategy=fsdp2"], marks=pytest.mark.distributed, id="fsdp2"),
     ],
 )
-def test_a_file_that_can_not_be_written_ends_the_run(arguments, tmp_path, rank, extra):
+def test_a_file_that_can_not_be_written_ends_the_run(arguments, run_script, tmp_path, rank, extra):
     """All ranks of it, also if it is one of them that can't."""
     script = tmp_path / "full.py"
     script.write_text(FULL)
@@ -279,7 +282,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(arguments, small_disk):
+def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(arguments, run_script, small_disk):
     arguments = [*arguments, f"--output_dir={small_disk}", "--ckpt_path=auto"]
     done = run_script(ROOT / "train.py", *arguments)
     folder = small_disk / "run" / "checkpoints"
@@ -294,7 +297,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(arguments, small_disk):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_sharded_run_goes_on_from_the_newest_whole_one(arguments, tmp_path):
+def test_a_sharded_run_goes_on_from_the_newest_whole_one(arguments, run_script, tmp_path):
     """Also on one rank without shards."""
     arguments = [*arguments, "--trainer.accelerator=cpu", "--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=1"]
     sharded = ["--trainer.devices=2", "--trainer.strategy=fsdp2", "--trainer.max_steps=2"]

@@ -137,8 +137,7 @@ def test_an_evaluation_is_ended_at_once(learning, scripted, synthetic, tmp_path,
     assert leaving.value.code == 143 and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def start(arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(arguments, environment):
     command = [sys.executable, str(ROOT / "train.py"), *arguments]  # whose children are its ranks
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -176,10 +175,11 @@ def sample_ids(folder):
         pytest.param(2, 1, signal.SIGTERM, marks=pytest.mark.distributed),
     ],
 )
-def test_a_signal_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, ranks, receiver, number):
+def test_a_signal_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, rank_environment, ranks, receiver, number):
     """Whichever rank gets it; and one rank goes on with the samples of two."""
     arguments = [*arguments, "--trainer.accelerator=cpu"]
-    process = start([*arguments, f"--trainer.devices={ranks}", "--trainer.val_check_interval=100", "--trainer.max_epochs=99"])
+    extra = [f"--trainer.devices={ranks}", "--trainer.val_check_interval=100", "--trainer.max_epochs=99"]
+    process = start([*arguments, *extra], rank_environment)
     wait_for(tmp_path / "run" / "rollouts" / "step_000003*", process)
     others = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     others = [int(pid) for pid in others if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
