@@ -23,7 +23,7 @@ def test_training_samples_from_the_weights_of_each_step(fit, arguments, steps):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("taro.rollout.vllm.VLLMEngine.sync", lambda *_: None)
         with pytest.warns(UserWarning, match="nats off the policy's on average"):
-            fit([*arguments, "--curriculum.warmup_epochs=0", "--trainer.max_steps=2"], steps)
+            fit([*arguments, "--curriculum.warmup_epochs=2", "--trainer.max_steps=3"], steps)
     assert steps.metrics[-1]["sampling/sampling_logp_difference/max"] > 1e-2
 
 
