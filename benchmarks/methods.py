@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="path without suffix of a page and a figure; the page's text stays")
     args, extra = parser.parse_known_args(arguments)
     runs = list_runs(args, extra)
-    for captions in args.captions:
+    for captions in {run.captions for run in runs if not (args.results / f"{run.name}.json").exists()}:
         if not (args.data / captions / "test.jsonl").exists():
             make_world([f"--output={args.data / captions}", f"--captions={captions}", f"--workers={args.jobs}"])
     places = Places(args.data, args.runs, args.results)
