@@ -20,11 +20,11 @@ from taro.data.samples import Sample, SampleError, load_samples
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done
-from taro.prompts import constructed_path
 from taro.ranges import NonNegativeInt, PositiveInt
 from taro.seeds import stable_seed
+from taro.tasks import find_task
 
-ROOM_FOR_ANSWER = 48  # tokens that a constructed path leaves to the policy, at least
+ROOM_FOR_ANSWER = 48  # tokens that a constructed path leaves to the policy for each span, at least
 
 
 class GroundingDataModule(L.LightningDataModule):
@@ -154,18 +154,19 @@ class GroundingDataModule(L.LightningDataModule):
 
     def draw_path(self, sample: Sample, rng: random.Random) -> tuple[int, ...]:
         """Token ids of a constructed path that leaves the policy room for its answer: while it is too long, it is drawn
-        again from fewer captions. () where there is none."""
-        captions = list(sample.captions)
-        while captions:
-            ids = self.builder(training=True).encode(constructed_path(sample.query, captions, rng))
-            if len(ids) <= self.max_completion_tokens - ROOM_FOR_ANSWER:
+        again from fewer captions. () where there is none, or the sample's task has none."""
+        captions, task = list(sample.captions), find_task(sample.task)
+        room = ROOM_FOR_ANSWER * (1 if task.single else max(1, len(sample.spans)))
+        while (path := task.path(sample, captions, rng)) is not None:
+            ids = self.builder(training=True).encode(path)
+            if len(ids) <= self.max_completion_tokens - room:
                 return tuple(ids)
             captions.remove(rng.choice(captions))
         return ()
 
     def add_paths(self, example: GroundingExample) -> TrainingExample:
         """Each completion starts with a constructed path with `constructed_probability`, each with its own subset of the
-        captions; a sample without captions has none."""
+        captions; a sample without captions, or of a task without paths, has none."""
         sample, (epoch, _) = example.sample, self.sampler.place
         rng = random.Random(stable_seed("paths", self.seed, epoch, sample.id))
         prefixes = []

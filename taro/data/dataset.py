@@ -12,6 +12,7 @@ from taro.data.rows import durations_agree
 from taro.data.samples import Sample
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
+from taro.tasks import find_task
 from taro.video.frame_cache import FrameCache
 from taro.video.load import Video, VideoError, load_video
 
@@ -48,7 +49,8 @@ class GroundingDataset(Dataset):
             video = self.video(sample)
             if self.check_durations and not durations_agree(sample.duration, video.duration):
                 raise _duration_error(sample, video)
-            return GroundingExample(sample, self.builder.build(sample.query, video))
+            task = find_task(sample.task)
+            return GroundingExample(sample, self.builder.build(task.subject(sample), video, task.instruction))
         except (VideoError, PromptError) as error:
             return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
 

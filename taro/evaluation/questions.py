@@ -26,6 +26,7 @@ from taro.models.settings import GroundingSettings
 from taro.progress import track_items
 from taro.rollout import SamplingSettings, VLLMSettings
 from taro.rollout.start import longest_prompt, resolve_device, resolve_dtype, start_engine
+from taro.tasks import DEFAULT, find_task
 
 READ_WHOLE = (".json", ".jinja", ".txt")  # of a model's folder: config, tokenizer, chat template
 
@@ -183,6 +184,10 @@ def describe_model(name_or_path: str, config: PreTrainedConfig) -> dict[str, str
 def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
     """How many, and a digest of all that is asked and scored, wherever the videos are."""
     rows = [[sample.id, sample.query, sample.spans, sample.clip, Path(sample.video).name] for sample in samples]
+    for row, sample in zip(rows, samples, strict=True):
+        if sample.task != DEFAULT:
+            task = find_task(sample.task)
+            row += [task.name, task.subject(sample), task.instruction, task.truth(sample).choice]
     return {"count": len(samples), "digest": _digest(json.dumps(rows).encode())}
 
 

@@ -23,6 +23,7 @@ from taro.prompts import policy_part
 from taro.rl.perturbation import FrameShuffle
 from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import RolloutGroup
+from taro.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def shuffled_videos(policy: QwenVL, group: Group, radius: float) -> Iterator[Vis
 def _shuffles(group: Group, radius: float) -> Iterator[tuple[Tensor, Tensor]]:
     """One permutation after the other, without end, with the frames that it moves."""
     shuffle, timestamps = FrameShuffle(radius), group.example.prompt.video.timestamps
-    boundaries = torch.tensor(group.example.sample.spans, dtype=torch.float64).flatten()
+    sample = group.example.sample
+    boundaries = torch.tensor(find_task(sample.task).boundaries(sample), dtype=torch.float64)
     generator = torch.Generator().manual_seed(group.example.shuffle_seed)
     while True:
         permutation = shuffle(timestamps, boundaries, generator)  # (F,)

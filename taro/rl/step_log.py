@@ -22,6 +22,7 @@ from taro.rl.group_rewards import GroupRewards
 from taro.rl.importance import Mismatch
 from taro.rl.update import Gradient
 from taro.rl.usage import read_clock
+from taro.tasks import DEFAULT
 
 
 class StepLog:
@@ -141,4 +142,4 @@ def _records(group: Group, rewards: GroupRewards) -> Iterator[dict[str, Any]]:
             "rewards": {name: float(values[row]) for name, values in rewards.by_name.items()},
             "reward": total[row],
             "weight": float(rewards.advantages[row]),
-        }
+        } | ({} if sample.task == DEFAULT else {"task": sample.task})

@@ -75,7 +75,7 @@ def _distance(prediction: Prediction) -> float:
     """Seconds between the middles of the answer and of the nearest true span."""
     if prediction.answer is None:
         return math.inf
-    return min(abs(sum(prediction.answer) - sum(span)) / 2 for span in prediction.spans)
+    return min((abs(sum(prediction.answer) - sum(span)) / 2 for span in prediction.spans), default=math.inf)
 
 
 def shown_first(samples: Sequence[Sample], orders: dict[str, list[int]], page: int = PAGE) -> list[Sample]:

@@ -36,7 +36,7 @@ class Record:
 
     id: String
     query: String
-    spans: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
+    spans: Annotated[tuple[Pair, ...], Field(description="[[start, end], ...] (seconds)")]
     completion: String
     answer: Answer
     iou: Iou

@@ -63,7 +63,7 @@ def _positions(samples: Sequence[Sample]) -> dict[str, dict[str, list[int]]]:
     """Places of the samples by where in its video the middle of the moment is."""
     groups: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
-        if not math.isnan(sample.duration):
+        if sample.spans and not math.isnan(sample.duration):
             middle = sum(start + end for start, end in sample.spans) / (2 * len(sample.spans)) / sample.duration
             part = min(POSITIONS - 1, max(0, int(POSITIONS * middle)))
             groups.setdefault(f"{100 * part // POSITIONS}-{100 * (part + 1) // POSITIONS} %", []).append(place)

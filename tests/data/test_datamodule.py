@@ -224,6 +224,11 @@ def test_a_path_leaves_room_for_the_answer(tiny_builder):
     assert len({len(path) for path in paths}) > 1
     long = replace(sample, captions=(Caption(0.0, 1.0, "the red square " * 60),))
     assert data.draw_path(long, random.Random(0)) == ()
+    highlights, several = replace(sample, task="highlights"), replace(sample, task="multi_span", spans=sample.spans * 2)
+    assert data.draw_path(highlights, random.Random(0)) == ()
+    data.max_completion_tokens = 250
+    paths = [data.draw_path(several, random.Random(seed)) for seed in range(40)]
+    assert all(0 < len(path) <= 250 - 2 * ROOM_FOR_ANSWER for path in paths)
 
 
 def test_frames_are_decoded_once_and_the_oldest_are_dropped(tiny_builder, synthetic, monkeypatch):

@@ -15,6 +15,8 @@ GOOD = {"id": "a", "video": "a.mp4", "query": "a dog jumps", "spans": [[1.0, 2.5
 CAPTIONS = [{"start": 0, "end": 3, "text": "x"}, {"start": 2, "end": 5, "text": "y"}]
 # What of a row makes it have a fault, and what the fixed row has instead; None: it is left out.
 FAULTY = {
+    "unknown_task": ({"task": "tracking"}, None),
+    "task_field": ({"spans": []}, None),
     "empty_query": ({"query": " "}, None),
     "zero_length_span": ({"spans": [[3.0, 3.0]]}, None),
     "reversed_span": ({"spans": [[4.0, 3.0]]}, {"spans": ((3.0, 4.0),)}),
