@@ -131,11 +131,16 @@ def _conflicts(config: Namespace) -> Iterator[str]:
 def _rewards(config: Namespace) -> Iterator[str]:
     if not config.model.rewards and config.model.temporal_reward is None:
         yield "model.rewards = {} with model.temporal_reward = null: nothing is rewarded; name a reward"
-    for name, value in config.model.rewards.items():
-        try:
-            Rewards({name: value})
-        except RewardError as error:
-            yield f"model.rewards: {error}"
+    chosen = {"model.rewards": (config.model.rewards, {})}
+    chosen |= {f"model.task_rewards.{task}": (own, {task: {}}) for task, own in (config.model.task_rewards or {}).items()}
+    for setting, (rewards, by_task) in chosen.items():
+        for weights in ({}, *({name: value} for name, value in rewards.items())):
+            try:
+                Rewards(weights, {} if weights else by_task)
+            except RewardError as error:
+                yield f"{setting}: {error}"
+        if by_task and not rewards and config.model.temporal_reward is None:
+            yield f"{setting} = {{}} with model.temporal_reward = null: nothing is rewarded; name a reward"
 
 
 def _vllm(config: Namespace, ranks: int) -> Iterator[str]:

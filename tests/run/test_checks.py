@@ -230,3 +230,15 @@ def test_rewards_are_chosen_before_anything_is_loaded(arguments, tmp_path, monke
     with pytest.raises(ConfigError, match=r"model.rewards = {} with model.temporal_reward = null: nothing is rewarded"):
         parse([*arguments, "--model.rewards={}", "--model.temporal_reward=null"])
     assert not chosen("--model.rewards={}")
+
+
+def test_rewards_of_tasks_are_checked_before_a_model_is_loaded(arguments):
+    given = parse([*arguments, "--model.task_rewards={grounded_qa: {iou: 1, answer: 0.5}}", "--data.task_weights={dense: 1}"])
+    assert [one.name for one in given.model.rewards.by_task["grounded_qa"]] == ["iou", "answer"]
+    assert given.datamodule.task_weights == {"dense": 1.0}
+    with pytest.raises(ConfigError, match=r"model.task_rewards.dens: there is no task 'dens'; did you mean dense\?; there are"):
+        parse([*arguments, "--model.task_rewards={dens: {iou: 1}}"])
+    with pytest.raises(ConfigError, match=r"model.task_rewards.dense: there is no reward 'iuo'"):
+        parse([*arguments, "--model.task_rewards={dense: {iuo: 1}}"])
+    with pytest.raises(ConfigError, match=r"model.task_rewards.dense = {} with model.temporal_reward = null"):
+        parse([*arguments, "--model.task_rewards={dense: {}}", "--model.temporal_reward=null"])

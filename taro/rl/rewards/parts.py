@@ -24,6 +24,11 @@ def iou(completion: Completion) -> float:
     return completion.iou
 
 
+def answer(completion: Completion) -> float:
+    """1.0 for the right choice (`answer`), 0.0 where the task has none. Raises ValueError for a sample without `answer`."""
+    return completion.chose_rightly() if completion.kind.has_choices else 0.0
+
+
 def taro(completion: Completion) -> dict[str, float]:
     """TaRO (arXiv 2606.09248) without its temporal part, which needs the model (`taro`; `model.temporal_reward`)."""
     return {"format": has_format(completion), "timestamp_iou": timestamp_iou(completion)}
