@@ -20,11 +20,11 @@ from taro.models.qwen_vl import QwenVL
 from taro.prompts import has_format, parse_answer
 from taro.rl.group import Group, group_log_probs, make_group
 from taro.rl.group_rewards import compute_gaps
-from taro.rl.perturbation import FrameShuffle, shuffle_elsewhere
 from taro.rl.temporal_gap import GapTokens
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
 from taro.seeds import stable_seed
 from taro.spans import temporal_iou
+from taro.video.perturbation import FrameShuffle, shuffle_elsewhere
 
 TOKENS = get_args(GapTokens)
 

@@ -20,9 +20,9 @@ from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import reshard
 from taro.prompts import policy_part
-from taro.rl.perturbation import Shuffle
 from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import RolloutGroup
+from taro.video.perturbation import Shuffle
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taro.ranges import AboveOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
-from taro.rl.perturbation import FrameShuffle, SpanShuffle
 from taro.rl.temporal_gap import GapTokens
+from taro.video.perturbation import FrameShuffle, SpanShuffle
 
 
 @dataclass(frozen=True)

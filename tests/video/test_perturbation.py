@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from taro.rl.perturbation import FrameShuffle, SpanShuffle, shuffle_elsewhere
+from taro.video.perturbation import FrameShuffle, SpanShuffle, shuffle_elsewhere
 
 TIMES = torch.arange(40) / 2  # 2 fps, 20 s
 
