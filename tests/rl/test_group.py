@@ -6,8 +6,8 @@ from tolerances import LOG_PROBS
 
 from taro.rl.group import shuffled_log_probs
 from taro.rl.group_rewards import compute_gaps, needs_gaps
-from taro.rl.perturbation import FrameShuffle
 from taro.rl.settings import TemporalRewardSettings
+from taro.video.perturbation import FrameShuffle, SpanShuffle
 
 
 def test_texts_and_the_characters_of_each_token(group):
@@ -104,10 +104,11 @@ def test_a_shuffle_moves_nothing_but_pixels(policy, group, monkeypatch, permutat
 
 
 def test_an_event_that_does_not_occur_has_no_gap(group):
-    assert group.moves_frames(3.0)
+    shuffles = (FrameShuffle(3.0), SpanShuffle())
+    assert all(map(group.moves_frames, shuffles))
     absent = replace(group.example.sample, task="multi_span", spans=())
     group = replace(group, example=replace(group.example, sample=absent))
-    assert not group.moves_frames(3.0) and not needs_gaps(group, TemporalRewardSettings(measured="all"))
+    assert not any(map(group.moves_frames, shuffles)) and not needs_gaps(group, TemporalRewardSettings(measured="all"))
 
 
 def test_the_same_seed_gives_the_same_shuffle(policy, group):

@@ -142,6 +142,13 @@ def test_constructed_prefixes(policy, prompts, temperature):
         assert_equal_to_teacher_forcing(policy, one.prompt, group, temperature or 1.0, one.prefixes)
 
 
+def test_prefixes_are_read_in_one_pass(policy, prompts, monkeypatch):
+    shapes, forward = [], policy.hidden_states
+    monkeypatch.setattr(policy, "hidden_states", lambda ids, *a, **k: shapes.append(tuple(ids.shape)) or forward(ids, *a, **k))
+    generate(policy, [request(prompts[0], (0, 1), ((5, 6, 7), (5,)))], max_tokens=5)
+    assert shapes[1:] == [(2, 3), (2, 1), (1, 1), (1, 1)]  # the shorter prefix leaves more to be drawn
+
+
 def test_an_end_token_within_a_prefix_does_not_end(policy, prompts):
     [group] = generate(policy, [request(prompts[0], (0,), ((5, 6, 7),))], eos=6, max_tokens=5)
     assert group.completions[0].tolist()[:3] == [5, 6, 7]
