@@ -95,11 +95,14 @@ class Prediction:
         return self.completion is not None and self.failure is None
 
     @property
+    def reading(self) -> TaskAnswer:
+        """The answer, as the task reads it."""
+        return TaskAnswer(None) if self.completion is None else find_task(self.task).read(self.completion)
+
+    @property
     def scores(self) -> dict[str, float]:
         """What it adds to the sums of its task's own metrics."""
-        task = find_task(self.task)
-        answer = TaskAnswer(None) if self.completion is None else task.read(self.completion)
-        return task.scores(answer, TaskAnswer(self.spans, self.right_choice))
+        return find_task(self.task).scores(self.reading, TaskAnswer(self.spans, self.right_choice))
 
     def to_row(self) -> dict[str, Any]:
         """As it is written: of the default task, which needs none of them, without the fields that others have."""
