@@ -1,13 +1,15 @@
 """What all tasks have in common."""
 
 import random
+from pathlib import Path
 
 import pytest
 
-from taro.data.samples import Caption
+from taro.data.samples import Caption, load_samples
 from taro.prompts import DEFAULT_PROMPT, build_request, constructed_path
 from taro.tasks import NO_ANSWER, TASKS, Answer, TaskError, find_task
 
+ROOT = Path(__file__).parents[2]
 EXTRA = {"queries": ["a dog runs"], "choices": ["x", "y"], "answer": "A"}
 CAPTIONS = (Caption(1.0, 3.0, "a dog runs"), Caption(4.0, 6.0, "a man sits"))
 
@@ -67,3 +69,9 @@ def test_no_text_breaks_a_reading():
         for task in TASKS.values():
             answer = task.read(text)
             assert answer.spans is None or all(len(span) == 2 for span in answer.spans)
+
+
+def test_the_rows_of_the_docs_are_samples(tmp_path):
+    rows = [line for line in (ROOT / "docs" / "tasks.md").read_text().splitlines() if line.startswith("{")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    assert [sample.task for sample in load_samples(tmp_path / "rows.jsonl")] == list(TASKS)
