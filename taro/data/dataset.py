@@ -55,7 +55,8 @@ class GroundingDataset(Dataset):
                 raise _duration_error(sample, video)
             shown = video if self.change is None else self.change(video, sample)
             task = find_task(sample.task)
-            return GroundingExample(sample, self.builder.build(task.subject(sample), shown, task.instruction))
+            instruction = (self.settings.instructions or {}).get(task.name, task.instruction)
+            return GroundingExample(sample, self.builder.build(task.subject(sample), shown, instruction))
         except (VideoError, PromptError) as error:
             return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
 

@@ -76,9 +76,12 @@ class Questions:
         Raises:
             SampleError: rows that can't be read.
             ModelError: not a Qwen-VL model.
+            TaskError: instructions of a task that there is not.
         """
         samples = load_samples(file, video_root=video_root, bad_rows="keep", limit=settings.limit)
         grounding = settings.grounding or GroundingSettings.load(settings.model) or GroundingSettings()
+        for name in grounding.instructions or ():
+            find_task(name)
         if evaluating:
             grounding = grounding.for_evaluation()
         longest = longest_prompt(grounding.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)

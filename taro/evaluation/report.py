@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import fmean
@@ -25,6 +25,7 @@ from taro.tasks import find_task
 
 VIDEO_LENGTHS = (0, 30, 60, 120, 300)  # seconds: from each to the next, the last one open
 MOMENT_LENGTHS = (0, 5, 10, 30, 60)
+OF_TASKS = ("mIoU", "R1@0.5")  # shown of each
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,12 @@ def print_report(report: Report, predictions: Sequence[Prediction], asked: int) 
         label = f"{name} (IoU > {name[3:]})" if report.strict and name.startswith("R1@") else name
         rows.append((label, f"{value:.3f}", f"{low:.3f} to {high:.3f}"))
     rows += [(f"official {name}", f"{value:.2f}", "") for name, value in report.official.items()]
-    by_task = metrics_by_task(report)
-    if len(by_task) == 1:
+    by_task = list(_task_rows(report))
+    if not by_task:
         rows += [(name, f"{value:.3f}", "") for own in report.tasks.values() for name, value in own.items()]
     print_table(["metric", "value", f"{COVERAGE:.0%} interval"], rows)
-    if len(by_task) > 1:
-        names = dict.fromkeys(name for metrics in by_task.values() for name in metrics)
-        rows = [(name, *(_number(metrics.get(name)) for metrics in by_task.values())) for name in names]
-        print_table(["metric", *by_task], rows)
+    if by_task:
+        print_table(["task", "samples", *OF_TASKS, "its own"], by_task)
     print(f"{report.samples} samples, {report.failed} of them could not be asked")
     if report.samples < asked:
         print(f"so far: {asked} were asked for, other shards have the rest")
@@ -169,15 +168,11 @@ def print_report(report: Report, predictions: Sequence[Prediction], asked: int) 
             print(f"{failure}: {count}")
 
 
-def metrics_by_task(report: Report) -> dict[str, dict[str, float]]:
-    """How many samples, METRICS, and the own metrics of each task; {} of the default task alone."""
-    found = {name: {"samples": one.samples, **one.metrics} for name, one in report.breakdowns.get("task", {}).items()}
-    return {name: found.get(name, {}) | report.tasks.get(name, {}) for name in dict.fromkeys([*found, *report.tasks])}
-
-
-def _number(value: float | None) -> str:
-    """A count as it is; `–` where there is none."""
-    return "–" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+def _task_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """Of a table: each task, its samples, some of METRICS and its own."""
+    for name, summary in report.breakdowns.get("task", {}).items():
+        own = ", ".join(f"{metric} {value:.3f}" for metric, value in report.tasks.get(name, {}).items())
+        yield name, str(summary.samples), *(f"{summary.metrics[metric]:.3f}" for metric in OF_TASKS), own
 
 
 def _moment_length(sample: Sample) -> str | None:

@@ -153,6 +153,8 @@ def _configuration(settings: DifficultySettings, questions: Questions) -> dict[s
     video = asdict(questions.grounding.video)
     del video["timeout"]  # decides whether there are frames, not which
     own = {"answers": settings.samples, "seed": settings.seed, "prompt": questions.grounding.prompt, "video": video}
+    if questions.grounding.instructions:
+        own["instructions"] = questions.grounding.instructions
     return questions.describe() | own
 
 

@@ -4,8 +4,8 @@ nextgqa             NExT-GQA: val.csv or test.csv, with gsub_val.json or gsub_te
                     and the spans of the evidence
 activitynet_v1_3,   ActivityNet v1.3, HACS Segments: {database: {video: {duration, subset, annotations: [{segment, label}]}}}; a
 hacs                row for each label of a video, with all its segments
-qvhighlights_clips  QVHighlights: the files of `qvhighlights`; the highlights are the 2-second clips whose mean score is at least
-                    3 (good), or, where none is, those with the highest
+qvhighlights_clips  QVHighlights: the files of `qvhighlights`; highlights are the 2-second clips whose mean score is at least 3
+                    (good), or, where none is, those with the highest
 didemo              DiDeMo: rows {annotation_id, description, video, times, ...}; times are first and last segment of 5 seconds,
                     one pair for each annotator. True are those that two agree on; where no two do, all
 """

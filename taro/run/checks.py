@@ -22,6 +22,7 @@ from taro.rl.rewards.choose import RewardError, Rewards
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
+from taro.tasks import find_task
 from taro.video.load import VideoSettings
 
 ALLOWED = {
@@ -178,6 +179,7 @@ def _parts(config: Namespace) -> Iterator[str]:
         "model.dtype": lambda: torch_dtype(model.dtype),
         "model.name_or_path": lambda: load_config(model.name_or_path),
         "data.grounding.prompt": lambda: build_request("check", grounding.prompt),
+        "data.grounding.instructions": lambda: list(map(find_task, grounding.instructions or ())),
         "data.grounding.video": lambda: VideoSettings(**vars(grounding.video)),
     }
     if grounding.evaluation_video is not None:

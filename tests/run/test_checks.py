@@ -241,5 +241,7 @@ def test_rewards_of_tasks_are_checked_before_a_model_is_loaded(arguments):
         parse([*arguments, "--model.task_rewards={dens: {iou: 1}}"])
     with pytest.raises(ConfigError, match=r"model.task_rewards.dense: there is no reward 'iuo'"):
         parse([*arguments, "--model.task_rewards={dense: {iuo: 1}}"])
+    with pytest.raises(ConfigError, match=r"data.grounding.instructions: there is no task 'dens'; did you mean dense\?"):
+        parse([*arguments, "--data.grounding.instructions={dens: Write it.}"])
     with pytest.raises(ConfigError, match=r"model.task_rewards.dense = {} with model.temporal_reward = null"):
         parse([*arguments, "--model.task_rewards={dense: {}}", "--model.temporal_reward=null"])

@@ -35,7 +35,11 @@ def test_a_mixed_batch(fit, arguments, scripted, tiny_builder, steps, mixed):
     rewards = ["--model.task_rewards={grounded_qa: {iou: 1, answer: 0.5}}", "--model.temporal_reward.measured=all"]
     rewards += ["--model.temporal_reward.tokens=response"]
     lengths = ["--model.sampling.max_tokens=400", "--data.grounding.max_prompt_tokens=1024", "--trainer.max_steps=1"]
+    rewards += ["--data.grounding.instructions={dense: Answer in JSON.}"]
     cli = fit([*arguments, *files, *mix, *rewards, *lengths, "--trainer.val_check_interval=1"], steps)
+    asked = {one.sample.task: cli.datamodule.builder(training=True).decode(one.prompt.input_ids) for one in steps.batches[0]}
+    assert "Answer in JSON." in asked["dense"] and TASKS["dense"].instruction not in asked["dense"]
+    assert all(TASKS[task].instruction in asked[task] for task in TASKS if task != "dense")
     (row,), (records,) = steps.metrics, steps.records
     by_task = {task: [one for one in records if one.get("task", "grounding") == task] for task in TASKS}
     assert {len(own) for own in by_task.values()} == {3}
