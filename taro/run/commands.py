@@ -81,6 +81,8 @@ def _run(module: str, command: Command | None = None) -> None:
             importlib.import_module(module).command()
 
 
+audit = partial(_run, "taro.prepare.audit")
+blind = partial(_run, "taro.evaluation.blind")
 caption = partial(_run, "taro.prepare.caption")
 check = partial(_run, "taro.prepare.check")
 compare = partial(_run, "taro.evaluation.compare")
@@ -88,6 +90,7 @@ convert = partial(_run, "taro.prepare.convert")
 difficulty = partial(_run, "taro.prepare.difficulty")
 export = partial(_run, "taro.models.export")
 memory_plan = partial(_run, "taro.run.memory_plan")
+protocols = partial(_run, "taro.evaluation.protocols")
 report = partial(_run, "taro.view.report")
 rewards = partial(_run, "taro.rl.rewards")
 rollouts = partial(_run, "taro.view.rollouts")
