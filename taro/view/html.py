@@ -91,7 +91,7 @@ def write_page(path: Path, page: str) -> None:
 
 
 def _as_list(timeline: Timeline) -> str:
-    lines = [f"truth: {', '.join(map(seconds_text, timeline.truths))}"]
+    lines = [f"truth: {', '.join(map(seconds_text, timeline.truths))}"] if timeline.truths else []
     for track in timeline.tracks:
         answer = "no answer" if track.span is None else seconds_text(track.span)
         lines.append(f"{track.label}: {answer}{f', {track.note}' if track.note else ''}")

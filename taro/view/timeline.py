@@ -76,7 +76,7 @@ class Timeline:
 
     Attributes:
         duration: of the video, seconds; nan where it isn't known, then the axis ends a little after the last time on it.
-        truths: the true spans, seconds.
+        truths: the true spans, seconds; () where they aren't known.
         tracks: one for each completion, from top to bottom.
         strip: frames of the video side by side, evenly spaced over its length, as the bytes of a JPEG.
     """
