@@ -158,7 +158,7 @@
     const root = el("div", {}, drawing);
     for (const track of texts) {
       const largest = largestGap(track.gaps);
-      const text = el("div", {}, largest > 0 ? gapLegend(largest) : null, drawText(track.text, track.times, track.gaps));
+      const text = el("div", {}, largest > 0 ? gapLegend(largest) : null, drawText(track.text, track.links, track.gaps));
       text.addEventListener("taro-seek", (event) => drawing.showTime(event.detail.seconds));
       root.append(el("details", {open: track === texts[0]}, el("summary", {}, `${track.label}: what it says`), text));
     }
