@@ -85,10 +85,11 @@ def _draw_lanes(axes: Axes, timeline: Timeline) -> None:
             colour = colour_of(track.score)
             style = {"hatch": "////", "fill": False, "edgecolor": colour} if backwards else {"color": colour}
             axes.barh(row, max(end - start, 0.003 * length), left=start, height=0.55, **style)
+        else:
+            axes.text(0.01 * length, row, "no answer", va="center", fontsize=8, color=FAINT)
         times = sorted({time.seconds for time in track.times if time.seconds <= length})
         axes.plot(times, [row + 0.42] * len(times), "^", color=TEXT, ms=4, clip_on=False)
-        said = track.note if track.span is not None else f"no answer {track.note}".strip()
-        axes.text(1.01 * length, row, said, va="center", fontsize=8, color=FAINT, parse_math=False)
+        axes.text(1.01 * length, row, track.note, va="center", fontsize=8, color=FAINT, parse_math=False)
     axes.set_xlim(0, length)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
