@@ -147,7 +147,8 @@ def make_app(grounder: Grounder, settings: DemoSettings, folder: Path) -> Any:
         shown = gr.HTML(elem_id="shown")
         with gr.Row():
             again = gr.Button("Shuffle the frames around the answer", interactive=False, elem_id="shuffle")
-            radius = gr.Slider(0.5, 10, settings.radius, step=0.5, label="within so many seconds of its start and end")
+            ends = min(0.5, settings.radius), max(10.0, settings.radius)
+            radius = gr.Slider(*ends, settings.radius, step=0.5, label="within so many seconds of its start and end")
         answer, sample = gr.State(None, time_to_live=HOUR), gr.State(None)
         private = {"api_visibility": "private"}
         busy = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal", **private}

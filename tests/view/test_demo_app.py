@@ -8,7 +8,7 @@ import pytest
 
 from taro.synthetic.world import draw_scene, write_video
 from taro.view.demo import DemoSettings, start_grounder
-from taro.view.demo_app import served
+from taro.view.demo_app import _problem, _text, served
 from taro.view.timeline import ViewError
 from view.chromium import CHROMIUM, Chromium
 
@@ -82,7 +82,19 @@ def ask(page, query):
     page.click("#ask")
 
 
-def test_upload_ask_stream_and_seek(page, files):
+@pytest.fixture
+def slowly(grounder, monkeypatch):
+    """The model takes its time, however fast the machine is: a browser draws no more than some states a second."""
+
+    def follow(prompt, follow=grounder.follow):
+        for group in follow(prompt):
+            time.sleep(0.03)
+            yield group
+
+    monkeypatch.setattr(grounder, "follow", follow)
+
+
+def test_upload_ask_stream_and_seek(page, files, slowly):
     page.resize(390, 844)
     upload(page, files / "scene1.mp4")
     page.run(
@@ -159,6 +171,11 @@ def test_two_users_at_once_get_their_own_answers(page, browser, address, files, 
     while second.exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert first.exists() and not second.exists()
+
+
+def test_what_a_model_or_a_file_name_says_is_no_markup(markup):
+    assert markup not in _text(markup) and "&lt;script" in _text(markup)
+    assert markup not in _problem(ViewError(markup)) and "&lt;script" in _problem(ViewError(markup))
 
 
 def test_a_port_that_is_taken(grounder):
