@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,12 +20,13 @@ from taro.models.qwen_vl import QwenVL
 from taro.prompts import has_format, parse_answer
 from taro.rl.group import Group, group_log_probs, make_group
 from taro.rl.group_rewards import compute_gaps
-from taro.rl.perturbation import FrameShuffle, shuffle_within
+from taro.rl.temporal_gap import GapTokens
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings
 from taro.seeds import stable_seed
 from taro.spans import temporal_iou
+from taro.video.perturbation import FrameShuffle, shuffle_elsewhere
 
-TOKENS = ("response", "think", "timestamps")
+TOKENS = get_args(GapTokens)
 
 
 @dataclass(frozen=True)
@@ -113,64 +115,3 @@ def _on_permuted(policy: QwenVL, group: Group, permutation: Tensor) -> Tensor:
     moved = permutation != torch.arange(len(permutation))
     frames = group.example.prompt.video.frames[permutation]
     return compute_log_probs(policy, [group.inputs(policy.reencode_video(group.features, frames, moved))])[0].log_probs
-
-
-def shuffle_elsewhere(
-    timestamps: Tensor,
-    boundaries: Tensor | Sequence[float],
-    avoid: Tensor | Sequence[float],
-    radius: float,
-    generator: torch.Generator,
-) -> Tensor | None:
-    """A control for `FrameShuffle`: as many frames move, in windows of the same sizes, at places that don't matter.
-
-    The windows of `boundaries` are moved to random places where every frame is farther than `radius` from every
-    boundary in `avoid`; windows that overlap move together, others stay disjoint. timestamps (F,), in ascending order,
-    -> permutation (F,), int64, or None if no such place was found (with one truth, so at most two separate windows:
-    if there is none). Raises ValueError for timestamps out of order and `radius <= 0`.
-    """
-    shuffle = FrameShuffle(radius)
-    times = torch.as_tensor(timestamps, dtype=torch.float64)  # (F,)
-    if (times.diff() < 0).any():
-        raise ValueError("timestamps must be in ascending order")
-    free = torch.ones(len(times), dtype=torch.bool)  # (F,)
-    for window in shuffle.windows(times, avoid):
-        free[window] = False
-    clusters = _overlapping(shuffle.windows(times, boundaries))
-    lengths = [max(int(window[-1]) for window in cluster) - int(cluster[0][0]) + 1 for cluster in clusters]
-    # A random place for the first run may leave none for the next; leftmost places leave the most.
-    starts = _place(lengths, free, generator) or _place(lengths, free)
-    if starts is None:
-        return None
-    moved = [
-        window - cluster[0][0] + start for cluster, start in zip(clusters, starts, strict=True) for window in cluster
-    ]
-    return shuffle_within(moved, len(times), generator)
-
-
-def _overlapping(windows: list[Tensor]) -> list[list[Tensor]]:
-    """The windows that move frames, grouped by overlap, each group in the order of its first frames."""
-    clusters: list[list[Tensor]] = []
-    end = -1
-    for window in sorted((window for window in windows if len(window) > 1), key=lambda window: int(window[0])):
-        if int(window[0]) > end:
-            clusters.append([])
-        clusters[-1].append(window)
-        end = max(end, int(window[-1]))
-    return clusters
-
-
-def _place(lengths: list[int], free: Tensor, generator: torch.Generator | None = None) -> list[int] | None:
-    """First frames of disjoint free runs of these lengths, the longest placed first: at random, or leftmost without a
-    generator."""
-    free = free.clone()
-    starts = [0] * len(lengths)
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        length = lengths[index]
-        candidates = torch.nonzero(free.unfold(0, length, 1).all(dim=1)).flatten()
-        if not len(candidates):
-            return None
-        choice = torch.randint(len(candidates), (), generator=generator) if generator is not None else 0
-        starts[index] = int(candidates[choice])
-        free[starts[index] : starts[index] + length] = False
-    return starts

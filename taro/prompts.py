@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from taro.spans import Span
+from taro.spans import Span, temporal_iou
 
 DEFAULT_PROMPT = """\
 Watch the video and find when this event takes place: {query}.
@@ -218,6 +218,19 @@ def timestamp_spans(text: str) -> list[tuple[int, int]]:
         if first["lead"] or first["unit"] or second["unit"]:
             numbers += [first.span("value"), second.span("value")]
     return list(dict.fromkeys(numbers))  # the middle number of "1s to 2s to 3s" is in two ranges
+
+
+def answered_lines(text: str) -> list[tuple[int, int]]:
+    """Character ranges of the lines of the reasoning that name the time range nearest to the answer: the highest IoU with it.
+    None where no range shares anything with the answer."""
+    answer, (position, end) = parse_answer(text), think_span(text)
+    ious: dict[tuple[int, int], float] = {}
+    for line in text[position:end].splitlines(keepends=True):
+        span = position, position + len(line)
+        ious[span] = max((temporal_iou(answer, found) for found in spans_in(line)), default=0.0)
+        position += len(line)
+    best = max(ious.values(), default=0.0)
+    return [span for span, iou in ious.items() if iou == best > 0]
 
 
 def _last_answer(text: str) -> tuple[int, int] | None:

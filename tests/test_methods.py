@@ -57,13 +57,18 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
     shown = compare("--configs", "time_r1", "taro", "--seeds=0")
     rows = [line for line in shown.splitlines() if line.startswith("| base |")]
     assert [row.split(" | ")[1:4] for row in rows[1:]] == [
-        ["", "before training", "1"], ["loose", "time_r1", "1"], ["loose", "taro", "1"],
+        ["loose", "before training", "1"], ["loose", "time_r1", "1"], ["loose", "taro", "1"],
     ]  # fmt: skip
     assert shown.count(": done") == 3 and (tmp_path / "page.png").stat().st_size > 0
     assert rows[2] in (tmp_path / "page.md").read_text()
     result = json.loads((tmp_path / "results" / "base.loose.taro.seed0.json").read_text())
     assert len(result["scores"]) == len(result["ids"]) and len(result["curves"]["reward"]) == 1
     assert compare("--configs", "taro", "--seeds", "0", "1", "--against=taro").count(": done") == 1
+    probed = compare("--configs=taro", "--seeds=0", "--probes=reversed")
+    assert "mIoU lost: reversed" in probed and ": done" not in probed
+    with pytest.raises(TaroError, match=r"has no blind, and its model .* is gone"):
+        shutil.rmtree(tmp_path / "runs")
+        compare("--configs=taro", "--seeds=0", "--probes=blind")
     with pytest.raises(TaroError, match=r"base.loose.taro.seed0.json: was made with other settings \(--model.group_size=4\)"):
         compare("--configs=taro", "--seeds=0", "--model.group_size=4")
 

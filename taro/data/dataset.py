@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch.utils.data import Dataset
 
@@ -15,6 +16,7 @@ from taro.models.settings import GroundingSettings
 from taro.video.frame_cache import FrameCache
 from taro.video.load import Video, VideoError, load_video
 
+Change = Callable[[Video, Sample], Video]
 CACHED_BYTES = 256 * 2**20  # decoded frames that each worker keeps: queries of one video, and epochs, come back to them
 
 
@@ -23,6 +25,7 @@ class GroundingDataset(Dataset):
 
     With `check_durations`, for training, where rewards follow from them, a sample fails whose duration is not its video's or
     clip's. With `frame_cache`, frames that were decoded once come from there; its `counts` are those of this worker.
+    `change` makes of a video what the model is shown.
     """
 
     def __init__(
@@ -32,9 +35,10 @@ class GroundingDataset(Dataset):
         settings: GroundingSettings,
         frame_cache: DiskCacheSettings | None = None,
         check_durations: bool = False,
+        change: Change | None = None,
     ) -> None:
         self.samples, self.builder, self.settings = samples, builder, settings
-        self.check_durations = check_durations
+        self.check_durations, self.change = check_durations, change
         self.frame_cache = frame_cache and FrameCache(TensorCache.from_settings(frame_cache, "data.frame_cache"))
         self.videos: OrderedDict[tuple[str, tuple[float, float] | None], Video] = OrderedDict()
         self.cached_bytes = 0
@@ -48,7 +52,8 @@ class GroundingDataset(Dataset):
             video = self.video(sample)
             if self.check_durations and not durations_agree(sample.duration, video.duration):
                 raise _duration_error(sample, video)
-            return GroundingExample(sample, self.builder.build(sample.query, video))
+            shown = video if self.change is None else self.change(video, sample)
+            return GroundingExample(sample, self.builder.build(sample.query, shown))
         except (VideoError, PromptError) as error:
             return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
 

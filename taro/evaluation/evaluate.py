@@ -11,6 +11,7 @@ from typing import Any
 from taro.data.samples import Sample
 from taro.evaluation.answers import still_to_ask
 from taro.evaluation.predictions import Prediction
+from taro.evaluation.probes import PROBES
 from taro.evaluation.questions import Questions
 from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.registry import Benchmark
@@ -51,7 +52,8 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     questions = Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)
 
     def ask(samples: Sequence[Sample]) -> Iterator[Prediction]:
-        return (prediction for (prediction,) in questions.ask(samples, benchmark.name))
+        change = settings.probe and PROBES[settings.probe]
+        return (prediction for (prediction,) in questions.ask(samples, benchmark.name, change=change))
 
     output = settings.output and Path(settings.output)
     if output is None:
@@ -70,7 +72,7 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     report = make_report(samples, predictions, benchmark.breakdowns, settings.strict, settings.resamples, official)
     if output is not None and whole:
         about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
-        metrics = about | {"model": settings.model} | report.to_json()
+        metrics = about | {"model": settings.model, "probe": settings.probe} | report.to_json()
         write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return Evaluation(report, predictions, len(questions.samples))
 
@@ -80,7 +82,8 @@ def _configuration(questions: Questions, benchmark: Benchmark) -> dict[str, Any]
     grounding = asdict(questions.model.grounding)
     for video in (grounding["video"], grounding["evaluation_video"] or {}):
         video.pop("timeout", None)  # decides whether there are frames, never which
-    return {"dataset": benchmark.name, **questions.describe(), "grounding": grounding}
+    probe = {"probe": questions.settings.probe} if questions.settings.probe else {}
+    return {"dataset": benchmark.name, **probe, **questions.describe(), "grounding": grounding}
 
 
 def _score_officially(

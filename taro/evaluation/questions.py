@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
 from taro.data.before_run import find_missing, look_for_videos
-from taro.data.dataset import GroundingDataset
+from taro.data.dataset import Change, GroundingDataset
 from taro.data.examples import GroundingExample
 from taro.data.rows import durations_agree
 from taro.data.samples import Sample, load_samples
@@ -81,13 +81,16 @@ class Questions:
             "packages": describe_packages("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else [])),
         }
 
-    def ask(self, samples: Sequence[Sample], name: str, seeds: Seeds = one_greedy) -> Iterator[list[Prediction]]:
+    def ask(
+        self, samples: Sequence[Sample], name: str, seeds: Seeds = one_greedy, change: Change | None = None
+    ) -> Iterator[list[Prediction]]:
         """The predictions of each sample, as they come: of each completion, or a single one that says why there is none.
 
         Args:
             samples: some of them, or all.
             name: of the work, for the progress line.
             seeds: of the completions of a sample.
+            change: of the videos before they are shown.
 
         Raises:
             SampleError: not one video of all samples is there.
@@ -98,9 +101,10 @@ class Questions:
         videos, folder = [sample.video for sample in self.samples], self.video_root or self.file.parent
         for remark in look_for_videos(videos, of=str(self.file), folder=folder, setting="--video_root"):
             logger.warning(remark)
-        yield from track_items(self._answer(samples, seeds), name, len(samples), lambda group: group[0].completion is None)
+        answered = self._answer(samples, seeds, change)
+        yield from track_items(answered, name, len(samples), lambda group: group[0].completion is None)
 
-    def _answer(self, samples: Sequence[Sample], seeds: Seeds) -> Iterator[list[Prediction]]:
+    def _answer(self, samples: Sequence[Sample], seeds: Seeds, change: Change | None) -> Iterator[list[Prediction]]:
         """Samples without a video come first, since nothing has to be loaded for them."""
         missing, asked = find_missing(sample.video for sample in samples), []
         for sample in samples:
@@ -111,7 +115,7 @@ class Questions:
         if not asked:
             return
         settings, model = self.settings, self.model
-        dataset = GroundingDataset(asked, model.builder, model.grounding)
+        dataset = GroundingDataset(asked, model.builder, model.grounding, change=change)
         examples = DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=settings.workers)
         engine = model.start()
         compared = _compare_durations(examples)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from taro.evaluation.bootstrap import RESAMPLES
 from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.probes import Probe
 from taro.evaluation.registry import Benchmark, find_benchmark, load_benchmarks
 from taro.jsonl import ResumeError, Shard
 from taro.messages import list_problems
@@ -36,6 +37,7 @@ class EvaluationSettings:
             writes the metrics of all into `output`, which they share.
         strict: R1@m counts IoU > m, as Time-R1's evaluation does, and not IoU >= m.
         max_tokens: of an answer with its reasoning.
+        probe: ask about videos that were changed: see taro/evaluation/probes.py.
         repetition_penalty: 1.05 is what TaRO's and Time-R1's published numbers were made with.
         batch_size: samples worked on at once.
         workers: processes that decode videos ahead.
@@ -56,6 +58,7 @@ class EvaluationSettings:
     output: str | None = None
     shard: str | None = None
     strict: bool = False
+    probe: Probe | None = None
     max_tokens: PositiveInt = 1024
     repetition_penalty: PositiveFloat = 1.0
     batch_size: PositiveInt = 16

@@ -20,9 +20,9 @@ from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import reshard
 from taro.prompts import policy_part
-from taro.rl.perturbation import FrameShuffle
 from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import RolloutGroup
+from taro.video.perturbation import Shuffle
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Group:
         mask = self.packed.response_mask
         return mask if on_policy else mask & (~self.sampled_mask | self.rollout_log_probs.isfinite())
 
-    def moves_frames(self, radius: float) -> bool:
-        """Whether the shuffle of this radius, seconds, moves any frame of the video."""
-        _, moved = next(_shuffles(self, radius))
+    def moves_frames(self, shuffle: Shuffle) -> bool:
+        """Whether it moves any frame of the video."""
+        _, moved = next(_shuffles(self, shuffle))
         return bool(moved.any())
 
     def inputs(self, features: VisionFeatures | None = None) -> GroupInputs:
@@ -102,24 +102,24 @@ def reference_log_probs(
 def shuffled_log_probs(
     policy: QwenVL, groups: Sequence[Group], settings: TemporalRewardSettings, temperature: float
 ) -> list[Tensor]:
-    """Log-probs, (G, C) of each group, when the frames around the true boundaries are shuffled. Only temporal patches with a
-    moved frame are encoded again."""
+    """Log-probs, (G, C) of each group, when the frames around the true boundaries, or inside the true spans, are shuffled.
+    Only temporal patches with a moved frame are encoded again."""
     if settings.permutation == "group":
-        inputs = [group.inputs(next(shuffled_videos(policy, group, settings.radius))) for group in groups]
+        inputs = [group.inputs(next(shuffled_videos(policy, group, settings.shuffle))) for group in groups]
         return [found.log_probs for found in compute_log_probs(policy, inputs, temperature=temperature)]
-    return [_each_on_its_own_shuffle(policy, group, settings.radius, temperature) for group in groups]
+    return [_each_on_its_own_shuffle(policy, group, settings.shuffle, temperature) for group in groups]
 
 
-def shuffled_videos(policy: QwenVL, group: Group, radius: float) -> Iterator[VisionFeatures]:
+def shuffled_videos(policy: QwenVL, group: Group, shuffle: Shuffle) -> Iterator[VisionFeatures]:
     """Features of the group's video with one permutation after the other, without end."""
     frames = group.example.prompt.video.frames
-    for permutation, moved in _shuffles(group, radius):
+    for permutation, moved in _shuffles(group, shuffle):
         yield policy.reencode_video(group.features, frames[permutation.to(frames.device)], moved)
 
 
-def _shuffles(group: Group, radius: float) -> Iterator[tuple[Tensor, Tensor]]:
+def _shuffles(group: Group, shuffle: Shuffle) -> Iterator[tuple[Tensor, Tensor]]:
     """One permutation after the other, without end, with the frames that it moves."""
-    shuffle, timestamps = FrameShuffle(radius), group.example.prompt.video.timestamps
+    timestamps = group.example.prompt.video.timestamps
     boundaries = torch.tensor(group.example.sample.spans, dtype=torch.float64).flatten()
     generator = torch.Generator().manual_seed(group.example.shuffle_seed)
     while True:
@@ -127,11 +127,11 @@ def _shuffles(group: Group, radius: float) -> Iterator[tuple[Tensor, Tensor]]:
         yield permutation, permutation != torch.arange(len(permutation))
 
 
-def _each_on_its_own_shuffle(policy: QwenVL, group: Group, radius: float, temperature: float) -> Tensor:
+def _each_on_its_own_shuffle(policy: QwenVL, group: Group, shuffle: Shuffle, temperature: float) -> Tensor:
     """(G, C)."""
     prompt, device = group.example.prompt, group.packed.input_ids.device
     rows = []
-    for completion, features in zip(group.rollout.completions, shuffled_videos(policy, group, radius), strict=False):
+    for completion, features in zip(group.rollout.completions, shuffled_videos(policy, group, shuffle), strict=False):
         alone = GroupInputs(prompt, pack_group(prompt.input_ids, [completion.to(device)]), features)
         rows.append(compute_log_probs(policy, [alone], temperature=temperature)[0].log_probs[0])
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -39,7 +39,7 @@ def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
     """Whether the temporal gaps of a group are measured: where they can't change a reward they are not, by default. They can
     where one of the group's own completions reaches the gate; then those of the others count, too, in the group's mean. Where
     no frame moves there is nothing to measure: what two passes differ by would be roundings."""
-    if not group.moves_frames(settings.radius):
+    if not group.moves_frames(settings.shuffle):
         return False
     if settings.measured == "all":
         return True

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taro.ranges import AboveOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
+from taro.rl.temporal_gap import GapTokens
+from taro.video.perturbation import FrameShuffle, SpanShuffle
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,11 @@ class TemporalRewardSettings:
         iou_gate: least IoU of a correct answer.
         margin: how far above the group's mean gap a gap must be, nats per token.
         threshold: `mean` of the group, or a fixed gap in nats per token.
-        radius: frames within this many seconds of a true boundary are shuffled.
-        tokens: what the gap averages over: all of the `response` (released code), the `think` block (paper), or the
-            numbers of its time ranges (`timestamps`).
+        window: which frames are shuffled: those near the `boundaries` of the truth (the paper), or those inside its `spans`,
+            where what is seen stays the same and its order does not.
+        radius: near a boundary are the frames within this many seconds.
+        tokens: what the gap averages over: all of the `response` (released code), the `think` block (paper), the
+            numbers of its time ranges (`timestamps`), or its lines about the span that is answered (`answered`).
         permutation: one shuffled video for the `group` (its gaps compare like with like), or one for each `completion`.
         measured: the gaps of which groups are measured: of `payable` ones, in which a completion reaches the gate, since the
             others' change no reward; or of `all`, for the log. The shuffled passes are left out for the rest.
@@ -29,10 +33,15 @@ class TemporalRewardSettings:
     iou_gate: float = 0.7
     margin: float = 0.0
     threshold: Literal["mean"] | float = "mean"
+    window: Literal["boundaries", "spans"] = "boundaries"
     radius: PositiveFloat = 3.0
-    tokens: Literal["response", "think", "timestamps"] = "response"
+    tokens: GapTokens = "response"
     permutation: Literal["group", "completion"] = "group"
     measured: Literal["payable", "all"] = "payable"
+
+    @property
+    def shuffle(self) -> FrameShuffle | SpanShuffle:
+        return SpanShuffle() if self.window == "spans" else FrameShuffle(self.radius)
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,23 @@ Shapes: G completions, C completion tokens.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from taro.prompts import think_span, timestamp_spans
+from taro.prompts import answered_lines, think_span, timestamp_spans
+
+GapTokens = Literal["response", "think", "timestamps", "answered"]
 
 
-def gap_token_mask(
-    text_offsets: Sequence[tuple[int, int]], text: str, tokens: Literal["response", "think", "timestamps"]
-) -> Tensor:
+def gap_token_mask(text_offsets: Sequence[tuple[int, int]], text: str, tokens: GapTokens) -> Tensor:
     """Which tokens of one completion the gap averages over, (C,) bool.
 
     `text_offsets`: for each token the range of characters of `text` that it covers. `response`: all tokens (the
     released code of TaRO); `think`: those that overlap the reasoning (the paper); `timestamps`: those that overlap a
-    number of a time range in the reasoning; a token without characters is only in `response`. Raises ValueError for
-    another choice.
+    number of a time range in the reasoning; `answered`: those that overlap its lines about the span that is answered; a
+    token without characters is only in `response`. Raises ValueError for another choice.
     """
     if tokens == "response":
         return torch.ones(len(text_offsets), dtype=torch.bool)
@@ -28,8 +28,10 @@ def gap_token_mask(
         ranges = [think_span(text)]
     elif tokens == "timestamps":
         ranges = timestamp_spans(text)
+    elif tokens == "answered":
+        ranges = answered_lines(text)
     else:
-        raise ValueError(f'tokens must be "response", "think" or "timestamps", got {tokens!r}')
+        raise ValueError(f"tokens must be one of {', '.join(get_args(GapTokens))}, got {tokens!r}")
     chosen = torch.zeros(len(text), dtype=torch.bool)  # one for each character
     for start, end in ranges:
         chosen[start:end] = True

@@ -1,12 +1,13 @@
-"""Rollouts by the policy itself: each prompt is prefilled once, its keys and values are shared out to its group, and all
-rows of all groups are decoded together.
+"""Rollouts by the policy itself: each prompt is prefilled once, its keys and values are shared out to its group, constructed
+prefixes are read in one pass, and all rows of all groups are decoded together.
 
-R rows (completions of all prompts), P prompt tokens (of the longest), V vocabulary.
+R rows (completions of all prompts), P prompt tokens (of the longest), L tokens of the longest prefix, V vocabulary, D hidden.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -27,11 +28,18 @@ COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share
 class _Row:
     """One completion while it is decoded."""
 
-    prefix: tuple[int, ...]
+    tokens: list[int]  # at first its prefix
     uniforms: Tensor  # (max_tokens,) float64, one draw for each place: independent of what else is in the batch
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
+    log_probs: list[float] = field(init=False)
     finished: bool = False
+
+    def __post_init__(self) -> None:
+        self.log_probs = [math.nan] * len(self.tokens)
+
+
+_State = tuple[Cache, Tensor, Tensor, Tensor]
+"""The cache with a row for each completion, its mask (R, P), the next position of each row (R,), and the last hidden state of
+each row (R, D)."""
 
 
 class NativeEngine:
@@ -101,7 +109,10 @@ class NativeEngine:
     ) -> Iterator[None]:
         """Fill the rows of each prompt's group; comes back whenever each of those that go on has got a token."""
         rows = list(itertools.chain(*groups))  # those that go on
-        cache, mask, positions, hidden = self._prefill(prompts, sampling.max_tokens)
+        lengths = [len(row.tokens) for row in rows]  # of the prefixes
+        room = max(lengths) - min(lengths) + sampling.max_tokens
+        state = self._prefill(prompts, room)
+        cache, mask, positions, hidden = self._read_prefixes(rows, *state) if any(lengths) else state
         seen = None if sampling.repetition_penalty == 1 else self._seen(prompts)
         while True:
             logits = self.policy.logits(hidden)  # (R, V)
@@ -127,17 +138,17 @@ class NativeEngine:
             positions = positions + 1
 
     def _seen(self, prompts: Sequence[RolloutPrompt]) -> Tensor:
-        """(R, V) bool, the tokens of each row's prompt."""
+        """(R, V) bool, the tokens of each row's prompt and prefix."""
         rows = []
         for request in prompts:
-            seen = torch.zeros(self.policy.model.lm_head.out_features, dtype=torch.bool, device=self.policy.device)
-            seen[request.prompt.input_ids.to(seen.device)] = True
-            rows.append(seen.expand(len(request.seeds), -1))
-        return torch.cat(rows)
+            for prefix in request.prefixes:
+                seen = torch.zeros(self.policy.model.lm_head.out_features, dtype=torch.bool, device=self.policy.device)
+                seen[torch.cat([request.prompt.input_ids, torch.tensor(prefix, dtype=torch.int64)]).to(seen.device)] = True
+                rows.append(seen)
+        return torch.stack(rows)
 
-    def _prefill(self, prompts: Sequence[RolloutPrompt], max_tokens: int) -> tuple[Cache, Tensor, Tensor, Tensor]:
-        """Run each prompt once. Returns the cache with a row for each completion, left-padded to the longest prompt, its
-        mask (R, P), the next position of each row (R,), and the last hidden state of each row (R, D)."""
+    def _prefill(self, prompts: Sequence[RolloutPrompt], room: int) -> _State:
+        """Run each prompt once: its rows are left-padded to the longest, and there is room for so many tokens after them."""
         caches, last = [], []
         for request in prompts:
             prompt, cache = request.prompt.to(self.policy.device), DynamicCache()
@@ -154,7 +165,7 @@ class NativeEngine:
         repeats = torch.tensor([len(request.seeds) for request in prompts], device=self.policy.device)
         lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
         longest = int(lengths.max())
-        shared = Cache(layers=[_PreallocatedLayer(max_tokens) for _ in caches[0].layers])
+        shared = Cache(layers=[_PreallocatedLayer(room) for _ in caches[0].layers])
         for number, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
             keys = torch.cat([_left_pad(layer.keys, longest) for layer in layers])
             values = torch.cat([_left_pad(layer.values, longest) for layer in layers])
@@ -163,32 +174,40 @@ class NativeEngine:
         following = torch.tensor([int(p.prompt.position_ids.max()) + 1 for p in prompts], device=repeats.device)
         return shared, *(state.repeat_interleave(repeats, 0) for state in (mask, following, torch.cat(last)))
 
+    def _read_prefixes(self, rows: list[_Row], cache: Cache, mask: Tensor, positions: Tensor, hidden: Tensor) -> _State:
+        """Run the prefixes of all rows in one pass. They are left-padded, too: the last column is the last token of each."""
+        lengths = torch.tensor([len(row.tokens) for row in rows], device=mask.device)  # (R,)
+        longest = int(lengths.max())
+        ids = torch.tensor([[0] * (longest - len(row.tokens)) + row.tokens for row in rows], device=mask.device)  # (R, L)
+        place = torch.arange(longest, device=mask.device) - (longest - lengths)[:, None]  # (R, L), below 0 in the padding
+        mask = torch.cat([mask, place >= 0], dim=1)  # (R, P + L)
+        after = positions[:, None] + place.clamp(min=0)  # (R, L)
+        last = self.policy.hidden_states(ids, after.expand(3, -1, -1), attention_mask=mask, cache=cache)[:, -1]
+        return cache, mask, positions + lengths, torch.where(lengths[:, None] > 0, last, hidden)
+
     def _choose(self, rows: list[_Row], logits: Tensor, sampling: SamplingSettings) -> Tensor:
-        """The next token of each row, (R,): the prefix's while there is one, else drawn from the logits (R, V)."""
+        """The next token of each row, (R,), drawn from the logits (R, V)."""
         log_p = torch.log_softmax(logits / (sampling.temperature or 1.0), dim=-1)
         if sampling.temperature == 0:
-            drawn = log_p.argmax(-1)
+            tokens = log_p.argmax(-1)
         else:
-            place = [len(row.tokens) for row in rows]
+            place = [min(len(row.tokens), sampling.max_tokens - 1) for row in rows]  # those at the end draw in vain
             uniform = torch.stack([row.uniforms[k] for row, k in zip(rows, place, strict=True)]).to(log_p.device)
             cumulative = log_p.double().exp().cumsum(-1)  # (R, V)
-            drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
-            drawn = drawn.clamp(max=log_p.shape[-1] - 1)
-        forced = [row.prefix[len(row.tokens)] if len(row.tokens) < len(row.prefix) else -1 for row in rows]
-        forced = torch.tensor(forced, device=drawn.device)
-        tokens = torch.where(forced >= 0, forced, drawn)
-        values = log_p.gather(-1, tokens[:, None])[:, 0].masked_fill(forced >= 0, float("nan"))
+            tokens = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
+            tokens = tokens.clamp(max=log_p.shape[-1] - 1)
+        values = log_p.gather(-1, tokens[:, None])[:, 0]
         for row, token, value in zip(rows, tokens.tolist(), values.tolist(), strict=True):
             if not row.finished and len(row.tokens) < sampling.max_tokens:
                 row.tokens.append(token)
                 row.log_probs.append(value)
-                row.finished = token in self.end_ids and len(row.tokens) > len(row.prefix)
+                row.finished = token in self.end_ids
         return tokens
 
 
 def _rows(prompt: RolloutPrompt, sampling: SamplingSettings) -> list[_Row]:
     pairs = zip(prompt.prefixes, prompt.seeds, strict=True)
-    return [_Row(prefix, _uniforms(seed, sampling.max_tokens)) for prefix, seed in pairs]
+    return [_Row(list(prefix), _uniforms(seed, sampling.max_tokens)) for prefix, seed in pairs]
 
 
 def _uniforms(seed: int, count: int) -> Tensor:

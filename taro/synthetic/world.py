@@ -7,7 +7,9 @@ from down, growing from shrinking. Objects in one video share colours and shapes
 
 writes real H.264 files and `train.jsonl`, `validation.jsonl`, `test.jsonl`. The same seed gives the same bytes (on one
 machine, with one version of the encoder). True spans are exact; captions are a captioner's (`--captions`, see
-`taro.synthetic.captions`). F frames, H and W pixels.
+`taro.synthetic.captions`). With `--lookalikes` each target has a twin of its colour and shape that does the opposite, and
+mostly the earlier one is asked for: any single frame of either looks like the target, and a guess that never looks at time is
+often right. F frames, H and W pixels.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ COLORS = {
 SHAPES = ("square", "circle", "triangle", "cross")
 DIRECTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 ACTIONS = (*DIRECTIONS, "grows", "shrinks", "blinks")
+OPPOSITES = {"moves left": "moves right", "moves up": "moves down", "grows": "shrinks"}
+OPPOSITES |= {action: opposite for opposite, action in OPPOSITES.items()}
+EARLIER = 0.75  # share of the pairs of look-alikes whose earlier one is asked for
 
 SIZES = ((56, 56), (64, 64), (72, 64), (64, 72), (96, 96))  # width, height in pixels
 FRAME_RATES = (6.0, 8.0, 10.0, 12.0)
@@ -46,6 +51,7 @@ CANVAS = 56.0  # all lengths of the world are in units of a canvas of 56 x 56, s
 TIME_STEP = 0.5  # event boundaries are multiples of this, seconds
 NOISE = 5.0  # standard deviation of the noise of each frame, in grey levels
 BLINK_PERIOD = 1.0  # seconds; half of it hidden. Sampling at 2 frames a second meets both halves
+Look = tuple[str, str, str]  # colour, shape, action
 # Each split draws its scenes from seeds of its own.
 SPLITS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}
 
@@ -61,6 +67,7 @@ class WorldSettings:
     min_event: float = 2.0
     max_event: float = 9.0
     captions: CaptionNoise = CAPTIONERS["exact"]
+    lookalikes: bool = False  # two of the events differ in the order of their frames alone, and one of them is asked for
 
     def __post_init__(self) -> None:
         problems = []
@@ -70,6 +77,8 @@ class WorldSettings:
             problems.append(f"event counts are 1 <= min <= max, got {self.min_events} and {self.max_events}")
         if not TIME_STEP <= self.min_event <= self.max_event:
             problems.append(f"event lengths are {TIME_STEP} <= min <= max, got {self.min_event} and {self.max_event}")
+        if self.lookalikes and self.min_events < 2:
+            problems.append(f"look-alikes are two events, got min_events {self.min_events}")
         if self.max_events * self.min_event > self.min_duration:
             problems.append(
                 f"{self.max_events} events of {self.min_event} s do not fit into a video of {self.min_duration} s: "
@@ -128,6 +137,7 @@ class Scene:
     events: tuple[Event, ...]
     background: tuple[int, int, int]
     prop: tuple[float, float, float, str] | None  # a grey object that never does anything: x, y, radius, shape
+    asked: tuple[int, ...]  # places of the events that there are queries for
 
     @property
     def frame_count(self) -> int:
@@ -182,9 +192,12 @@ def draw_scene(seed: int, settings: WorldSettings | None = None) -> Scene:
     rng = random.Random(seed)
     duration = float(rng.randint(settings.min_duration, settings.max_duration))
     width, height = rng.choice(SIZES)
-    looks: list[tuple[str, str, str]] = []
+    looks: list[Look] = []
     for _ in range(rng.randint(settings.min_events, settings.max_events)):
         looks.append(_draw_look(rng, looks))
+    asked = list(range(len(looks)))
+    if settings.lookalikes:
+        looks, asked = _make_lookalikes(rng, looks)
     spans = _draw_spans(rng, len(looks), duration, settings)
     events = tuple(
         Event(
@@ -204,10 +217,10 @@ def draw_scene(seed: int, settings: WorldSettings | None = None) -> Scene:
     if rng.random() < 0.25:
         prop = (rng.uniform(8, CANVAS - 8), rng.uniform(8, CANVAS - 8), rng.uniform(3, 5), rng.choice(SHAPES))
     background = tuple(rng.randint(20, 110) for _ in range(3))
-    return Scene(seed, width, height, rng.choice(FRAME_RATES), duration, events, background, prop)
+    return Scene(seed, width, height, rng.choice(FRAME_RATES), duration, events, background, prop, tuple(asked))
 
 
-def _draw_look(rng: random.Random, taken: list[tuple[str, str, str]]) -> tuple[str, str, str]:
+def _draw_look(rng: random.Random, taken: list[Look]) -> Look:
     """Colour, shape, action; half of the time it takes the colour or the shape, or both, of an earlier event."""
     while True:
         color, shape, action = rng.choice(list(COLORS)), rng.choice(SHAPES), rng.choice(ACTIONS)
@@ -218,6 +231,20 @@ def _draw_look(rng: random.Random, taken: list[tuple[str, str, str]]) -> tuple[s
             shape = other_shape if share != "color" else shape
         if (color, shape, action) not in taken:
             return color, shape, action
+
+
+def _make_lookalikes(rng: random.Random, looks: list[Look]) -> tuple[list[Look], list[int]]:
+    """Two of the looks are twins with opposite actions, in places drawn at random; and the places that are asked for: one of
+    the twins, and all others."""
+    color, shape, _ = looks[0]
+    action = rng.choice(list(OPPOSITES))
+    twins = [(color, shape, action), (color, shape, OPPOSITES[action])]
+    others = [look for look in looks[2:] if look not in twins]
+    places = sorted(rng.sample(range(len(others) + 2), 2))
+    made = iter(others)
+    mixed = [twins[places.index(place)] if place in places else next(made) for place in range(len(others) + 2)]
+    left_out = places[1] if rng.random() < EARLIER else places[0]
+    return mixed, [place for place in range(len(mixed)) if place != left_out]
 
 
 def _draw_spans(rng: random.Random, count: int, duration: float, settings: WorldSettings) -> list[tuple[float, float]]:
@@ -240,19 +267,19 @@ def _draw_spans(rng: random.Random, count: int, duration: float, settings: World
 
 
 def scene_samples(scene: Scene, video: str, noise: CaptionNoise = CAPTIONERS["exact"]) -> list[Sample]:
-    """One sample for each event of the scene, all with the same dense captions."""
+    """One sample for each event of the scene that is asked for, all with the same dense captions."""
     truth = [Caption(event.start, event.end, event.text) for event in scene.events]
     captions = describe(truth, scene.duration, noise, scene.seed)
     return [
         Sample(
             id=f"{Path(video).stem}_{number}",
             video=video,
-            query=event.text,
-            spans=((event.start, event.end),),
+            query=scene.events[number].text,
+            spans=((scene.events[number].start, scene.events[number].end),),
             duration=scene.duration,
             captions=captions,
         )
-        for number, event in enumerate(scene.events)
+        for number in scene.asked
     ]
 
 
@@ -304,9 +331,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test_videos", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--captions", choices=CAPTIONERS, default="loose", help="how good they are; true spans are exact")
+    parser.add_argument("--lookalikes", action="store_true", help="each target has a twin that does the opposite")
     parser.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")
     args = parser.parse_args(arguments)
-    settings = WorldSettings(captions=CAPTIONERS[args.captions])
+    settings = WorldSettings(captions=CAPTIONERS[args.captions], lookalikes=args.lookalikes)
     counts = {"train": args.videos, "validation": args.validation_videos, "test": args.test_videos}
     for split, videos in counts.items():
         if videos > 0:

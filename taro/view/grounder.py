@@ -136,10 +136,11 @@ class Grounder:
         ids, log_probs = (torch.tensor([getattr(one, name) for one in answer.tokens]) for name in ("id", "log_prob"))
         rollout = RolloutGroup((ids,), (log_probs,), (answer.finished,))
         group = make_group(example, rollout, self.policy.encode_video(prompt.video.frames), self.model.builder)
-        if not group.moves_frames(radius):
+        settings = TemporalRewardSettings(radius=radius)
+        if not group.moves_frames(settings.shuffle):
             raise ViewError(f"fewer than two frames are within {radius:g} s of the answer's start or end: raise the radius")
         (true,) = group_log_probs(self.policy, [group], 1.0)
-        (shuffled,) = shuffled_log_probs(self.policy, [group], TemporalRewardSettings(radius=radius), 1.0)
+        (shuffled,) = shuffled_log_probs(self.policy, [group], settings, 1.0)
         gaps = token_gaps(group.token_spans[0], true.log_probs[0].tolist(), shuffled[0].tolist())
         mean = float(compute_gaps(group, true.log_probs, shuffled, "think"))
         return replace(answer, gaps=gaps, temporal_gap=mean if mean == mean else None)

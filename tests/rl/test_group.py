@@ -6,8 +6,8 @@ from tolerances import LOG_PROBS
 
 from taro.rl.group import shuffled_log_probs
 from taro.rl.group_rewards import compute_gaps
-from taro.rl.perturbation import FrameShuffle
 from taro.rl.settings import TemporalRewardSettings
+from taro.video.perturbation import FrameShuffle
 
 
 def test_texts_and_the_characters_of_each_token(group):

@@ -28,6 +28,18 @@ def test_timestamps_take_the_numbers_of_ranges_in_the_reasoning():
     assert chosen("timestamps") == ["3", ".", "0s", "5", ".", "5s"]
 
 
+def test_answered_takes_the_lines_about_the_answered_span():
+    text = "<think>\nFrom 0s to 2s, a dog.\nFrom 3s to 5s, a cat.\nA cat 3s to 5s.\n</think>\n<answer>3s to 4.5s</answer>"
+    offsets = [match.span() for match in re.finditer(r"[^\n]*\n?", text)]
+    assert chosen("answered", offsets, text) == ["From 3s to 5s, a cat.\n", "A cat 3s to 5s.\n"]
+
+
+def test_nothing_is_answered_without_an_answer_or_a_time_near_it():
+    for answer in ("", "<answer>soon</answer>", "<answer>7s to 9s</answer>"):
+        text = "<think>\nFrom 3s to 5s, a cat.\n</think>\n" + answer
+        assert chosen("answered", [(i, i + 1) for i in range(len(text))], text) == []
+
+
 def test_a_token_that_overlaps_counts_and_one_that_touches_does_not():
     text = "ab<think>cd</think>"
     offsets = [(0, 9), (5, 10), (9, 10), (10, 11), (10, 19), (11, 19), (0, 19)]

@@ -64,7 +64,8 @@ def test_a_group_is_followed_token_by_token(policy, prompts):
     engine = NativeEngine(policy, [NEVER])
     steps = list(engine.follow(one, sampling))
     (whole,) = engine.generate([one], sampling)
-    assert [[len(completion) for completion in group.completions] for group in steps] == [[k, k] for k in range(1, 7)]
+    lengths = [[len(completion) for completion in group.completions] for group in steps]
+    assert lengths == [[min(2 + k, 6), k] for k in range(1, 7)]
     assert tokens(steps[-1:]) == tokens([whole]) and torch.is_grad_enabled()
     eos = whole.completions[1][2].item()
     *_, last = NativeEngine(policy, [eos]).follow(one, sampling)
@@ -152,6 +153,13 @@ def test_constructed_prefixes(policy, prompts, temperature):
             assert tuple(completion.tolist())[: len(prefix)] == prefix
             assert len(completion) == 9
         assert_equal_to_teacher_forcing(policy, one.prompt, group, temperature or 1.0, one.prefixes)
+
+
+def test_prefixes_are_read_in_one_pass(policy, prompts, monkeypatch):
+    shapes, forward = [], policy.hidden_states
+    monkeypatch.setattr(policy, "hidden_states", lambda ids, *a, **k: shapes.append(tuple(ids.shape)) or forward(ids, *a, **k))
+    generate(policy, [request(prompts[0], (0, 1), ((5, 6, 7), (5,)))], max_tokens=5)
+    assert shapes[1:] == [(2, 3), (2, 1), (1, 1), (1, 1)]  # the shorter prefix leaves more to be drawn
 
 
 def test_an_end_token_within_a_prefix_does_not_end(policy, prompts):

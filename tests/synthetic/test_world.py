@@ -11,6 +11,7 @@ from taro.synthetic.pretraining import scene_video
 from taro.synthetic.world import (
     ACTIONS,
     COLORS,
+    OPPOSITES,
     SHAPES,
     TIME_STEP,
     Event,
@@ -25,7 +26,7 @@ from taro.synthetic.world import (
 from taro.video.geometry import PatchGeometry
 from taro.video.load import VideoSettings, load_video
 
-OPPOSITES = [("moves left", "moves right"), ("moves up", "moves down"), ("grows", "shrinks")]
+PAIRS = [("moves left", "moves right"), ("moves up", "moves down"), ("grows", "shrinks")]
 
 
 def event(action, start=0.0, end=4.0, x=28.0, y=28.0, speed=8.0):
@@ -33,7 +34,7 @@ def event(action, start=0.0, end=4.0, x=28.0, y=28.0, speed=8.0):
 
 
 def scene_of(*events, seed=5, fps=8.0, duration=4.0):
-    return Scene(seed, 64, 64, fps, duration, tuple(events), (60, 60, 60), None)
+    return Scene(seed, 64, 64, fps, duration, tuple(events), (60, 60, 60), None, tuple(range(len(events))))
 
 
 def test_same_seed_same_bytes(tmp_path):
@@ -118,6 +119,23 @@ def test_bad_settings_are_all_named():
         WorldSettings(min_duration=9, max_duration=4, min_events=0, max_events=20)
 
 
+def test_lookalikes_differ_in_order_alone_and_one_is_asked_for():
+    earlier = 0
+    for seed in range(200):
+        scene = draw_scene(seed, WorldSettings(lookalikes=True))
+        (left_out,) = set(range(len(scene.events))) - set(scene.asked)
+        twin = scene.events[left_out]
+        expected = twin.color, twin.shape, OPPOSITES[twin.action]
+        asked = [scene.events[place] for place in scene.asked]
+        (target,) = (event for event in asked if (event.color, event.shape, event.action) == expected)
+        earlier += target.start < twin.start
+        assert len({event.text for event in scene.events}) == len(scene.events)
+        samples = scene_samples(scene, "a.mp4")
+        assert [sample.query for sample in samples] == [scene.events[place].text for place in scene.asked]
+        assert len(samples[0].captions) == len(scene.events)
+    assert 0.65 < earlier / 200 < 0.85
+
+
 def test_an_event_is_visible_within_its_span_alone():
     still = scene_of(event("moves left", start=1.0, end=2.0))
     empty = replace(still, events=())
@@ -132,7 +150,7 @@ def test_a_frame_does_not_depend_on_the_others():
     assert np.array_equal(scene.render(np.array([31, 4])), frames[[31, 4]])
 
 
-@pytest.mark.parametrize(("forward", "backward"), OPPOSITES)
+@pytest.mark.parametrize(("forward", "backward"), PAIRS)
 def test_only_the_order_of_frames_tells_an_action_from_its_opposite(forward, backward):
     """Played backwards, one looks like the other: the same frames, up to their noise."""
     scene = scene_of(event(forward, speed=8.0 if "moves" in forward else 0.75))
