@@ -27,7 +27,7 @@ $(INSTALLED): setup.cfg Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --upgrade pip
 	$(RUN) -m pip install $(TORCH)
-	$(RUN) -m pip install $(PINS) -e '.[dev,decord]'
+	$(RUN) -m pip install $(PINS) -e '.[dev,decord,demo]'
 	@touch $@
 
 data: $(SYNTHETIC)  ## synthetic videos and their annotations, in data/synthetic

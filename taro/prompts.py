@@ -212,6 +212,13 @@ def named_times(text: str) -> list[tuple[int, int]]:
     return sorted({*with_unit, *timestamp_spans(text)})
 
 
+def answer_times(text: str) -> list[tuple[int, int]]:
+    """Character ranges of the numbers of the spans in the last closed `<answer>` block, in order. Units are left out."""
+    block = _last_answer(text)
+    pairs = _number_pairs(text, *block) if block else ()
+    return sorted({number.span("value") for pair in pairs for number in pair})
+
+
 def timestamp_spans(text: str) -> list[tuple[int, int]]:
     """Character ranges of the numbers in the time ranges of the reasoning, in order (both of `From 3.0s to 5.5s`).
 

@@ -3,6 +3,7 @@
 import configparser
 import importlib
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,14 @@ def test_configs_and_assets_are_part_of_the_package():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_command_calls_a_module_that_is_there(script, monkeypatch):
-    module, _, name = SCRIPTS[script].partition(":")
+    module, _, function = SCRIPTS[script].partition(":")
     assert module == commands.__name__
     called = []
     monkeypatch.setattr(commands.runpy, "run_module", lambda module, **how: called.append(module))
-    monkeypatch.setattr("taro.run.train.command", lambda: called.append("taro.run.train"))
-    monkeypatch.setattr("taro.run.eval.command", lambda: called.append("taro.run.eval"))
+    for name in ("train", "eval", "demo"):
+        monkeypatch.setattr(f"taro.run.{name}.command", partial(called.append, f"taro.run.{name}"))
     monkeypatch.setattr("sys.argv", [script])
-    getattr(commands, name)()
+    getattr(commands, function)()
     assert len(called) == 1 and importlib.util.find_spec(called[0])
 
 

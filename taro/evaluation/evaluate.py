@@ -78,7 +78,7 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
 
 def _configuration(questions: Questions, benchmark: Benchmark) -> dict[str, Any]:
     """All that determines the answers, for `config.yaml`."""
-    grounding = asdict(questions.grounding)
+    grounding = asdict(questions.model.grounding)
     for video in (grounding["video"], grounding["evaluation_video"] or {}):
         video.pop("timeout", None)  # decides whether there are frames, never which
     probe = {"probe": questions.settings.probe} if questions.settings.probe else {}

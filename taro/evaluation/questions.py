@@ -21,11 +21,8 @@ from taro.data.rows import durations_agree
 from taro.data.samples import Sample, load_samples
 from taro.evaluation.answers import Seeds, answer_groups, one_greedy
 from taro.evaluation.predictions import MISSING_VIDEO, Prediction
-from taro.models.prompt import PromptBuilder
-from taro.models.settings import GroundingSettings
 from taro.progress import track_items
-from taro.rollout import SamplingSettings, VLLMSettings
-from taro.rollout.start import longest_prompt, resolve_device, resolve_dtype, start_engine
+from taro.rollout.start import AskedModel, ModelSettings, resolve_device, resolve_dtype
 from taro.tasks import DEFAULT, find_task
 
 READ_WHOLE = (".json", ".jinja", ".txt")  # of a model's folder: config, tokenizer, chat template
@@ -33,37 +30,27 @@ READ_WHOLE = (".json", ".jinja", ".txt")  # of a model's folder: config, tokeniz
 logger = logging.getLogger(__name__)
 
 
-class ModelSettings(Protocol):
-    """What commands that ask a model have in common; each says in its own settings what it is."""
+class QuestionSettings(ModelSettings, Protocol):
+    """What commands that ask a model about samples have in common."""
 
-    model: str
-    engine: str
     limit: int | None
-    max_tokens: int
-    repetition_penalty: float
     batch_size: int
     workers: int
-    device: str
-    dtype: str
-    vllm: VLLMSettings
-    grounding: GroundingSettings | None
 
 
 @dataclass(frozen=True)
 class Questions:
-    """All that the answers of a model follow from, but its weights."""
+    """All that the answers of a model to samples follow from, but its weights."""
 
-    settings: ModelSettings
+    settings: QuestionSettings
     file: Path  # of the samples
     video_root: str | None  # that relative videos start from; None: the folder of the file
     samples: list[Sample]
-    grounding: GroundingSettings
-    builder: PromptBuilder
-    sampling: SamplingSettings
+    model: AskedModel
 
     @classmethod
     def load(
-        cls, settings: ModelSettings, file: Path, video_root: str | None, *, evaluating: bool, temperature: float = 0.0
+        cls, settings: QuestionSettings, file: Path, video_root: str | None, *, evaluating: bool, temperature: float = 0.0
     ) -> Questions:
         """
         Args:
@@ -79,15 +66,10 @@ class Questions:
             TaskError: instructions of a task that there is not.
         """
         samples = load_samples(file, video_root=video_root, bad_rows="keep", limit=settings.limit)
-        grounding = settings.grounding or GroundingSettings.load(settings.model) or GroundingSettings()
-        for name in grounding.instructions or ():
+        model = AskedModel.load(settings, evaluating=evaluating, temperature=temperature)
+        for name in model.grounding.instructions or ():
             find_task(name)
-        if evaluating:
-            grounding = grounding.for_evaluation()
-        longest = longest_prompt(grounding.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)
-        builder = PromptBuilder(settings.model, grounding.prompt, longest)
-        sampling = SamplingSettings(temperature, settings.max_tokens, settings.repetition_penalty)
-        return cls(settings, file, video_root, samples, grounding, builder, sampling)
+        return cls(settings, file, video_root, samples, model)
 
     def describe(self) -> dict[str, Any]:
         """What determines the answers, prompt and videos apart, as JSON's types."""
@@ -95,11 +77,11 @@ class Questions:
         return {
             "samples": describe_samples(self.samples),
             "model": settings.model,
-            "model_files": describe_model(settings.model, self.builder.config),
+            "model_files": describe_model(settings.model, self.model.builder.config),
             "engine": settings.engine,
             "dtype": resolve_dtype(settings.dtype, resolve_device(settings.device)),
-            "sampling": asdict(self.sampling),
-            "max_prompt_tokens": self.builder.max_tokens,
+            "sampling": asdict(self.model.sampling),
+            "max_prompt_tokens": self.model.builder.max_tokens,
             "packages": describe_packages("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else [])),
         }
 
@@ -136,18 +118,12 @@ class Questions:
                 asked.append(sample)
         if not asked:
             return
-        settings, dataset = self.settings, GroundingDataset(asked, self.builder, self.grounding, change=change)
+        settings, model = self.settings, self.model
+        dataset = GroundingDataset(asked, model.builder, model.grounding, change=change)
         examples = DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=settings.workers)
-        engine = start_engine(
-            settings.engine,
-            self.builder,
-            max_tokens=settings.max_tokens,
-            device=settings.device,
-            dtype=settings.dtype,
-            vllm=settings.vllm,
-        )
+        engine = model.start()
         compared = _compare_durations(examples)
-        yield from answer_groups(engine, self.builder, compared, self.sampling, settings.batch_size, seeds)
+        yield from answer_groups(engine, model.builder, compared, model.sampling, settings.batch_size, seeds)
 
 
 def _compare_durations(examples: Iterable[GroundingExample]) -> Iterator[GroundingExample]:

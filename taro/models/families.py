@@ -18,7 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from taro.errors import TaroError
@@ -166,6 +166,24 @@ def load_geometry(name_or_path: str, config: PreTrainedConfig, family: Family) -
         stored = json.loads(Path(found).read_text())
         mean, std = tuple(stored.get("image_mean", mean)), tuple(stored.get("image_std", std))
     return PatchGeometry(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, mean, std)
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, with Qwen-VL's tokens and a chat template.
+
+    Raises:
+        ModelError: it is not there, or is another one.
+    """
+    remedy = "copy tokenizer.json, tokenizer_config.json and chat_template.jinja from the model that it was made from"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        placeholder_ids(tokenizer)
+    except (OSError, ValueError, ModelError) as error:  # without its files transformers may make an empty one
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name_or_path!r} has no tokenizer of a Qwen-VL model ({reason}): {remedy}") from None
+    if tokenizer.chat_template is None:
+        raise ModelError(f"the tokenizer of {name_or_path!r} has no chat template: {remedy}")
+    return tokenizer
 
 
 def placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

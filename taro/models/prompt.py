@@ -10,10 +10,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from taro.errors import TaroError
-from taro.models.families import VIDEO_SLOT, VIDEO_TOKEN, ModelError, load_config, load_geometry
+from taro.models.families import VIDEO_SLOT, VIDEO_TOKEN, ModelError, load_config, load_geometry, load_tokenizer
 from taro.models.positions import mrope_positions
 from taro.prompts import DEFAULT_PROMPT, build_request, find_tag
 from taro.video.load import Video
@@ -55,7 +55,7 @@ class PromptBuilder:
     def __init__(self, name_or_path: str, template: str = DEFAULT_PROMPT, max_tokens: int = 7168) -> None:
         self.config, self.family = load_config(name_or_path)
         self.geometry = load_geometry(name_or_path, self.config, self.family)
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name_or_path)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(name_or_path)
         self.name_or_path, self.template, self.max_tokens = name_or_path, template, max_tokens
         self.video_token_id = self.tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
         build_request("check", template)

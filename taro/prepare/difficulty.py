@@ -150,11 +150,11 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
 
 def _configuration(settings: DifficultySettings, questions: Questions) -> dict[str, Any]:
     """All that determines the answers."""
-    video = asdict(questions.grounding.video)
+    video = asdict(questions.model.grounding.video)
     del video["timeout"]  # decides whether there are frames, not which
-    own = {"answers": settings.samples, "seed": settings.seed, "prompt": questions.grounding.prompt, "video": video}
-    if questions.grounding.instructions:
-        own["instructions"] = questions.grounding.instructions
+    own = {"answers": settings.samples, "seed": settings.seed, "prompt": questions.model.grounding.prompt, "video": video}
+    if questions.model.grounding.instructions:
+        own["instructions"] = questions.model.grounding.instructions
     return questions.describe() | own
 
 

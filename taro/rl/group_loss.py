@@ -18,12 +18,13 @@ from taro.rl.settings import LossSettings
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """All that an update needs of a group. Filled in a step's first pass, read by all of its updates."""
+    """All that an update needs of a group. Filled in a step's first pass, read by all of its updates, and by who shows it."""
 
     group: Group
     rewards: GroupRewards
     old_log_probs: Tensor  # (G, C) under the policy that made the rollout
     ref_log_probs: Tensor | None  # (G, C), None without a KL term
+    shuffled_log_probs: Tensor | None = None  # (G, C), None where the temporal gaps were not measured
 
 
 @dataclass(frozen=True)

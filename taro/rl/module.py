@@ -150,8 +150,8 @@ class GRPOModule(PolicyModule):
             finite.append(self.update(log))
         failed = [example for example in batch if example.failure is not None]
         self.log_step(log, failed)
-        skipped = [] if all(finite) else [training for pack in packs_to_train for training in pack]
-        return {"rollouts": log.records, "failed": failed, "skipped": skipped}
+        trained = list(itertools.chain(*packs_to_train))
+        return {"rollouts": log.records, "groups": trained, "failed": failed, "skipped": [] if all(finite) else trained}
 
     # Sample
 
@@ -223,7 +223,7 @@ class GRPOModule(PolicyModule):
             if mismatch is not None:
                 log.add_mismatch(mismatch)
                 self.warned_of_mismatch = self.warned_of_mismatch or mismatch.warn()
-            to_train.append(TrainingGroup(group, rewards, log_probs, ref))
+            to_train.append(TrainingGroup(group, rewards, log_probs, ref, other))
         return to_train
 
     def backward_pack(

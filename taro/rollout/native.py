@@ -87,10 +87,27 @@ class NativeEngine:
             yield from ((number, group) for (number, _), group in zip(batch, groups, strict=True))
 
     def _generate_batch(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
-        groups = [
-            [_Row(list(prefix), _uniforms(seed, sampling.max_tokens)) for prefix, seed in pairs]
-            for pairs in (zip(one.prefixes, one.seeds, strict=True) for one in prompts)
-        ]
+        groups = [_rows(prompt, sampling) for prompt in prompts]
+        for _ in self._decode(prompts, groups, sampling):
+            pass
+        return [_collect(group) for group in groups]
+
+    @torch.no_grad()
+    def follow(self, prompt: RolloutPrompt, sampling: SamplingSettings) -> Iterator[RolloutGroup]:
+        """The group of one prompt as far as it is, after each token; the last one is what `generate` gives.
+
+        Raises:
+            ValueError: a constructed prefix that leaves no room for a token.
+        """
+        require_room([prompt], sampling)
+        group = _rows(prompt, sampling)
+        for _ in self._decode([prompt], [group], sampling):
+            yield _collect(group)
+
+    def _decode(
+        self, prompts: Sequence[RolloutPrompt], groups: Sequence[list[_Row]], sampling: SamplingSettings
+    ) -> Iterator[None]:
+        """Fill the rows of each prompt's group; comes back whenever each of those that go on has got a token."""
         rows = list(itertools.chain(*groups))  # those that go on
         lengths = [len(row.tokens) for row in rows]  # of the prefixes
         room = max(lengths) - min(lengths) + sampling.max_tokens
@@ -105,8 +122,9 @@ class NativeEngine:
             if seen is not None:
                 seen = seen.scatter(1, tokens[:, None], True)
             keep = [k for k, row in enumerate(rows) if not row.finished and len(row.tokens) < sampling.max_tokens]
+            yield
             if not keep:
-                return [_collect(group) for group in groups]
+                return
             if len(keep) < COMPACT_BELOW * len(rows):
                 index = torch.tensor(keep, device=self.policy.device)
                 cache.batch_select_indices(index)
@@ -185,6 +203,11 @@ class NativeEngine:
                 row.log_probs.append(value)
                 row.finished = token in self.end_ids
         return tokens
+
+
+def _rows(prompt: RolloutPrompt, sampling: SamplingSettings) -> list[_Row]:
+    pairs = zip(prompt.prefixes, prompt.seeds, strict=True)
+    return [_Row(list(prefix), _uniforms(seed, sampling.max_tokens)) for prefix, seed in pairs]
 
 
 def _uniforms(seed: int, count: int) -> Tensor:

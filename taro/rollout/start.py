@@ -1,14 +1,17 @@
-"""An engine in this process, with a model's own weights, for whoever only asks: which device and dtype, and its start."""
+"""A model that is only asked: its prompts, its sampling, and an engine in this process with its own weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
-from taro.rollout.engine import RolloutEngine
+from taro.models.settings import GroundingSettings
+from taro.rollout.engine import RolloutEngine, SamplingSettings
 from taro.rollout.native import NativeEngine
 from taro.rollout.vllm import VLLMEngine, VLLMSettings
 from taro.rollout.vllm_prompts import EngineModel, vllm_is_installed
@@ -45,6 +48,16 @@ def longest_prompt(allowed: int, max_tokens: int, engine: str, vllm: VLLMSetting
     return min(allowed, vllm.max_model_len - max_tokens)
 
 
+def load_model(name_or_path: str, device: str, dtype: str) -> QwenVL:
+    """A folder's or hub model's weights, for inference; device and dtype may be `auto`.
+
+    Raises:
+        ModelError: not a Qwen-VL model.
+    """
+    device = resolve_device(device)
+    return QwenVL.from_pretrained(name_or_path, resolve_dtype(dtype, device)).to(device).eval()
+
+
 def start_engine(
     engine: str, builder: PromptBuilder, *, max_tokens: int, device: str, dtype: str, vllm: VLLMSettings
 ) -> RolloutEngine:
@@ -57,9 +70,63 @@ def start_engine(
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
     if engine == "native":
-        return NativeEngine(QwenVL.from_pretrained(builder.name_or_path, dtype).to(device).eval(), builder.end_ids)
+        return NativeEngine(load_model(builder.name_or_path, device, dtype), builder.end_ids)
     longest = builder.max_tokens + max_tokens
     return VLLMEngine(EngineModel.of(builder, max_model_len=longest, dtype=dtype, device=device.split(":")[0]), vllm)
+
+
+class ModelSettings(Protocol):
+    """What all that ask a model have in common; each says in its own settings what it is."""
+
+    model: str
+    engine: str
+    max_tokens: int
+    repetition_penalty: float
+    device: str
+    dtype: str
+    vllm: VLLMSettings
+    grounding: GroundingSettings | None
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """All that the answers of a model follow from, but its weights and what it is asked."""
+
+    settings: ModelSettings
+    grounding: GroundingSettings
+    builder: PromptBuilder
+    sampling: SamplingSettings
+
+    @classmethod
+    def load(cls, settings: ModelSettings, *, evaluating: bool, temperature: float = 0.0) -> AskedModel:
+        """
+        Args:
+            settings: of the command.
+            evaluating: whether videos are shown as evaluation shows them, and not as training does.
+            temperature: of the answers.
+
+        Raises:
+            ModelError: not a Qwen-VL model.
+        """
+        grounding = settings.grounding or GroundingSettings.load(settings.model) or GroundingSettings()
+        if evaluating:
+            grounding = grounding.for_evaluation()
+        longest = longest_prompt(grounding.max_prompt_tokens, settings.max_tokens, settings.engine, settings.vllm)
+        builder = PromptBuilder(settings.model, grounding.prompt, longest)
+        sampling = SamplingSettings(temperature, settings.max_tokens, settings.repetition_penalty)
+        return cls(settings, grounding, builder, sampling)
+
+    def start(self) -> RolloutEngine:
+        """With the weights. Raises as `start_engine`."""
+        settings = self.settings
+        return start_engine(
+            settings.engine,
+            self.builder,
+            max_tokens=settings.max_tokens,
+            device=settings.device,
+            dtype=settings.dtype,
+            vllm=settings.vllm,
+        )
 
 
 def start_training_engine(

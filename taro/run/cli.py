@@ -20,6 +20,7 @@ from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line
 from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
 from taro.progress import Plan, ProgressBar, ProgressLines
+from taro.ranges import NonNegativeInt
 from taro.rl.curriculum import CurriculumCallback
 from taro.rl.module import GRPOModule
 from taro.run.checkpoint_files import find_checkpoint
@@ -44,12 +45,14 @@ class RunSettings:
         output_dir: folder of all runs.
         ckpt_path: go on from this checkpoint; `last`: the newest of the run; `auto`: the same if there is one, else a new run.
         rollouts_every: write rollouts each N steps; 0: never.
+        pictures_every: show a group in TensorBoard each N steps, on one axis and as text; 0: never.
     """
 
     name: str = "run"
     output_dir: str = "outputs"
     ckpt_path: str | None = None
     rollouts_every: int = 1
+    pictures_every: NonNegativeInt = 20
 
 
 class TrainParser(OneLineErrors, LightningArgumentParser):

@@ -1,4 +1,5 @@
-"""The commands of an installed TaRO: `taro-train`, `taro-eval` and the others. `train.py` and `eval.py` are the first two.
+"""The commands of an installed TaRO: `taro-train`, `taro-eval` and the others. `train.py`, `eval.py` and `demo.py` are the
+first three.
 
 Help, and the answer to a typo, come before the imports that take seconds.
 """
@@ -62,6 +63,18 @@ Evaluate a model on a benchmark of temporal grounding.
     parts={"taro.evaluation.settings:EvaluationSettings": ""},
 )
 
+DEMO = Command(
+    program="demo.py",
+    about="""\
+Ask a model when something happens in a video, and see what it looked at: in a browser, or as a page.
+
+    python demo.py [--model DIR_OR_HUB_NAME]                            a page on this machine; needs gradio (extra `demo`)
+    python demo.py --video V --query Q --output page.html [--shuffle]   the same of one question, without a server
+
+Also taro-demo, where TaRO is installed. --config FILE is a YAML file with any of the settings.""",
+    parts={"taro.view.demo:DemoSettings": ""},
+)
+
 
 def train() -> None:
     _run("taro.run.train", TRAIN)
@@ -69,6 +82,10 @@ def train() -> None:
 
 def evaluate() -> None:
     _run("taro.run.eval", EVAL)
+
+
+def demo() -> None:
+    _run("taro.run.demo", DEMO)
 
 
 def _run(module: str, command: Command | None = None) -> None:
@@ -81,6 +98,8 @@ def _run(module: str, command: Command | None = None) -> None:
             importlib.import_module(module).command()
 
 
+audit = partial(_run, "taro.prepare.audit")
+blind = partial(_run, "taro.evaluation.blind")
 caption = partial(_run, "taro.prepare.caption")
 check = partial(_run, "taro.prepare.check")
 compare = partial(_run, "taro.evaluation.compare")
@@ -88,6 +107,7 @@ convert = partial(_run, "taro.prepare.convert")
 difficulty = partial(_run, "taro.prepare.difficulty")
 export = partial(_run, "taro.models.export")
 memory_plan = partial(_run, "taro.run.memory_plan")
+protocols = partial(_run, "taro.evaluation.protocols")
 report = partial(_run, "taro.view.report")
 rewards = partial(_run, "taro.rl.rewards")
 rollouts = partial(_run, "taro.view.rollouts")

@@ -31,6 +31,7 @@ from taro.run.folder import (
     write_before,
     write_summary,
 )
+from taro.run.pictures import TrainingPictures
 from taro.run.records import RunRecords
 from taro.run.resume import describe_test
 from taro.run.stopping import RunStopped, StopOnSignal
@@ -77,7 +78,8 @@ def prepare(cli: TaroCLI) -> bool:
     cli.trainer.loggers = [tensorboard, *cli.trainer.loggers]
     # A checkpoint of a step is written after its rollouts; where a signal ends the run, the step's checkpoint comes first.
     records = RunRecords(folder, cli.config.rollouts_every)
-    cli.trainer.callbacks = [records, SignalWatch(), *cli.trainer.callbacks, StopOnSignal()]
+    pictures = TrainingPictures(cli.config.pictures_every)
+    cli.trainer.callbacks = [records, pictures, SignalWatch(), *cli.trainer.callbacks, StopOnSignal()]
     return resuming
 
 

@@ -23,4 +23,4 @@ class Grounding(Task):
         return Answer(None if span is None else (span,))
 
     def iou(self, answer: Answer, truth: Answer) -> float:
-        return best_iou(answer.spans[-1], truth.spans) if answer.spans and truth.spans else 0.0
+        return best_iou(answer.spans[-1], truth.spans) if answer.spans else 0.0

@@ -1,1 +1,1 @@
-"""What a person looks at: one timeline, reports of evaluations, the rollouts of a run."""
+"""What a person looks at: one timeline, answers to questions, reports of evaluations, the rollouts of a run."""

@@ -42,7 +42,7 @@ def draw_timeline(timeline: Timeline, title: str = "", texts: int = 1) -> Figure
     plot = WIDTH * 0.74
     heights = [
         0.0 if picture is None else plot * picture.shape[0] / picture.shape[1],
-        LANE * (1 + len(timeline.tracks)),
+        LANE * max(1, bool(timeline.truths) + len(timeline.tracks)),
         *(LINE * (len(rows) + 1) for rows in lines),
     ]
     gaps = 0.35 if title else 0.08
@@ -73,24 +73,26 @@ def colour_of(score: float) -> tuple[float, float, float]:
 
 
 def _draw_lanes(axes: Axes, timeline: Timeline) -> None:
-    length, count = timeline.length, len(timeline.tracks) + 1
+    length, above = timeline.length, ["truth"] if timeline.truths else []
+    labels = [*above, *(track.label for track in timeline.tracks)]
     for start, end in timeline.truths:
         axes.axvspan(min(start, end), max(start, end), color=BAND, lw=0, zorder=0)
         axes.barh(0, end - start, left=start, height=0.55, color=TRUTH)
-    for row, track in enumerate(timeline.tracks, start=1):
+    for row, track in enumerate(timeline.tracks, start=len(above)):
         if track.span is not None:
             start, end = sorted(track.span)
             backwards = track.span[0] > track.span[1]
             colour = colour_of(track.score)
             style = {"hatch": "////", "fill": False, "edgecolor": colour} if backwards else {"color": colour}
             axes.barh(row, max(end - start, 0.003 * length), left=start, height=0.55, **style)
+        else:
+            axes.text(0.01 * length, row, "no answer", va="center", fontsize=8, color=FAINT)
         times = sorted({time.seconds for time in track.times if time.seconds <= length})
         axes.plot(times, [row + 0.42] * len(times), "^", color=TEXT, ms=4, clip_on=False)
-        said = track.note if track.span is not None else f"no answer {track.note}".strip()
-        axes.text(1.01 * length, row, said, va="center", fontsize=8, color=FAINT, parse_math=False)
+        axes.text(1.01 * length, row, track.note, va="center", fontsize=8, color=FAINT, parse_math=False)
     axes.set_xlim(0, length)
-    axes.set_ylim(count - 0.5, -0.5)
-    axes.set_yticks(range(count), ["truth", *(track.label for track in timeline.tracks)], fontsize=8, parse_math=False)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
     axes.set_xticks(ticks(length), [f"{time:g}" + (" s" if time == 0 else "") for time in ticks(length)], fontsize=8)
     axes.tick_params(length=2, colors=TEXT)
     for name, side in axes.spines.items():

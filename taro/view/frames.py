@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import av
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from taro.spans import Span
-from taro.video.geometry import PatchGeometry
-from taro.video.load import VideoError, VideoSettings, load_video
+from taro.video.geometry import PatchGeometry, resize_frames
+from taro.video.load import Video, VideoError, VideoSettings, load_video
 
 FRAMES = 6  # in a strip
 GEOMETRY = PatchGeometry(patch_size=8, merge_size=1, temporal_patch_size=1)  # sides are multiples of 8 pixels
@@ -19,7 +20,7 @@ TOKENS = 160  # of a frame, of 8 x 8 pixels: 120 x 80 or so
 QUALITY = 6  # of the JPEG, 2 is best and 31 worst: about 10 kB a strip
 TIMEOUT = 30.0  # seconds; a strip is not worth more
 
-__all__ = ["VideoError", "load_strip"]
+__all__ = ["VideoError", "load_strip", "make_strip"]
 
 
 def load_strip(video: str, clip: Span | None = None, frames: int = FRAMES) -> bytes:
@@ -32,10 +33,20 @@ def load_strip(video: str, clip: Span | None = None, frames: int = FRAMES) -> by
     settings = VideoSettings(
         fps=2.0, max_frames=fine, min_frames=fine, max_tokens=fine * TOKENS, resize="swscale", timeout=TIMEOUT
     )
-    read = load_video(video, clip=clip, settings=settings, geometry=GEOMETRY)
-    middles = (torch.arange(frames) + 0.5) / frames * read.duration
-    chosen = (read.timestamps[None] - middles[:, None]).abs().argmin(1)  # (frames,)
-    return encode_jpeg(torch.cat(list(read.frames[chosen]), dim=-1))
+    return make_strip(load_video(video, clip=clip, settings=settings, geometry=GEOMETRY), frames)
+
+
+def make_strip(video: Video, frames: int = FRAMES) -> bytes:
+    """The same of a video that is loaded already: its frames nearest to the middles, small."""
+    middles = (torch.arange(frames) + 0.5) / frames * video.duration
+    chosen = (video.timestamps[None] - middles[:, None]).abs().argmin(1)  # (frames,)
+    pictures = video.frames[chosen].cpu()  # (frames, 3, H, W)
+    height, width = pictures.shape[-2:]
+    scale = math.sqrt(TOKENS * GEOMETRY.factor**2 / (height * width))
+    if scale < 1:
+        sides = (max(1, round(scale * side / GEOMETRY.factor)) * GEOMETRY.factor for side in (height, width))
+        pictures = resize_frames(pictures, *sides)
+    return encode_jpeg(torch.cat(list(pictures), dim=-1))
 
 
 def encode_jpeg(picture: Tensor) -> bytes:

@@ -13,7 +13,8 @@ from taro.files import write_text
 from taro.view.timeline import Timeline, ViewError, seconds_text, to_json
 
 ASSETS = Path(__file__).parent / "assets"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"  # nothing from a network
+# Nothing from a network.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; media-src data:"
 
 
 def asset(name: str) -> str:
@@ -39,12 +40,15 @@ def timeline_html(timeline: Timeline) -> str:
 
     Where scripts don't run, what it says stands there as a list.
     """
+    style = f"<style>{asset('timeline.css')}</style>"
+    return f"{style}{timeline_part(timeline)}<script>{asset('timeline.js')}\ntaro.fill();</script>"
+
+
+def timeline_part(timeline: Timeline) -> str:
+    """The same for a page that has `timeline.css` and `timeline.js` already, and calls `taro.fill()`."""
     strip = None if timeline.strip is None else picture_address(timeline.strip)
     data = json.dumps({"timeline": to_json(timeline), "strip": strip}, separators=(",", ":"), allow_nan=False)
-    return (
-        f'<style>{asset("timeline.css")}</style><div class="taro"><div data-taro-timeline="{escape(data)}">'
-        f"{_as_list(timeline)}</div></div><script>{asset('timeline.js')}\ntaro.fill();</script>"
-    )
+    return f'<div class="taro"><div data-taro-timeline="{escape(data)}">{_as_list(timeline)}</div></div>'
 
 
 def make_page(title: str, body: str, data: Any, *scripts: str) -> str:
@@ -91,7 +95,7 @@ def write_page(path: Path, page: str) -> None:
 
 
 def _as_list(timeline: Timeline) -> str:
-    lines = [f"truth: {', '.join(map(seconds_text, timeline.truths)) or 'it does not occur'}"]
+    lines = [f"truth: {', '.join(map(seconds_text, timeline.truths))}"] if timeline.truths else []
     for track in timeline.tracks:
         answer = "no answer" if track.span is None else seconds_text(track.span)
         lines.append(f"{track.label}: {answer}{f', {track.note}' if track.note else ''}")

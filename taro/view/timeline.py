@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taro.errors import TaroError
-from taro.prompts import named_times
+from taro.prompts import answer_times, named_times
 from taro.spans import Span
 
 MARGIN = 1.05  # of the axis of a video of unknown length, beyond the last time on it
@@ -65,6 +65,11 @@ class Track:
         return find_times(self.text)
 
     @property
+    def links(self) -> list[NamedTime]:
+        """Times in the text that lead to the video: those of the reasoning, and those of the answer."""
+        return [] if self.text is None else [*self.times, *_read_times(self.text, answer_times(self.text))]
+
+    @property
     def largest_gap(self) -> float:
         """Nats, of any token in either direction: the strongest colour of this text."""
         return max((abs(token.gap) for token in self.gaps), default=0.0)
@@ -76,7 +81,7 @@ class Timeline:
 
     Attributes:
         duration: of the video, seconds; nan where it isn't known, then the axis ends a little after the last time on it.
-        truths: the true spans, seconds.
+        truths: the true spans, seconds; () where they aren't known.
         tracks: one for each completion, from top to bottom.
         strip: frames of the video side by side, evenly spaced over its length, as the bytes of a JPEG.
     """
@@ -94,7 +99,11 @@ class Timeline:
 
 def find_times(text: str | None) -> list[NamedTime]:
     """The times that the reasoning of a completion names."""
-    return [] if text is None else [NamedTime(float(text[a:b]), a, b) for a, b in named_times(text)]
+    return [] if text is None else _read_times(text, named_times(text))
+
+
+def _read_times(text: str, places: Iterable[tuple[int, int]]) -> list[NamedTime]:
+    return [NamedTime(float(text[start:end]), start, end) for start, end in places]
 
 
 def axis_length(duration: float, spans: Iterable[Span]) -> float:
@@ -139,6 +148,7 @@ def to_json(timeline: Timeline) -> dict[str, Any]:
                 "note": track.note,
                 "text": track.text,
                 "times": [[time.seconds, time.start, time.end] for time in track.times],
+                "links": [[time.seconds, time.start, time.end] for time in track.links],
                 "gaps": [[round(token.gap, 4), token.start, token.end] for token in track.gaps],
             }
             for track in timeline.tracks

@@ -11,6 +11,7 @@ from taro.evaluation.answers import still_to_ask
 from taro.evaluation.questions import Questions, describe_model, describe_packages, describe_samples
 from taro.models.settings import GroundingSettings
 from taro.rollout import RolloutGroup, SamplingSettings
+from taro.rollout.start import AskedModel
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.video.load import VideoSettings
 
@@ -34,11 +35,11 @@ def test_samples_without_a_video_come_first_and_need_no_engine(synthetic, tiny_b
     samples = load_samples(synthetic / "train.jsonl")
     samples[2:4] = [replace(sample, video=str(tmp_path / "gone.mp4")) for sample in samples[2:4]]
     started = []
-    monkeypatch.setattr("taro.evaluation.questions.start_engine", lambda *_, **__: started.append(1) or Engine(tiny_builder))
+    monkeypatch.setattr("taro.rollout.start.start_engine", lambda *_, **__: started.append(1) or Engine(tiny_builder))
     settings = SimpleNamespace(engine="native", batch_size=1, workers=0, max_tokens=8, device="cpu", dtype="auto", vllm=None)
     grounding = GroundingSettings(TINY_PROMPT, VideoSettings(fps=0.5, max_tokens=16), 1024)
     sampling, file = SamplingSettings(0.0, 8), synthetic / "train.jsonl"
-    questions = Questions(settings, file, None, samples, grounding, tiny_builder, sampling)
+    questions = Questions(settings, file, None, samples, AskedModel(settings, grounding, tiny_builder, sampling))
     found = questions.ask(samples, "test", seeds=lambda _: (1, 2))
     lost = list(itertools.islice(found, 2))
     assert [group[0].id for group in lost] == [sample.id for sample in samples[2:4]] and not started

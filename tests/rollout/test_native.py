@@ -59,6 +59,19 @@ def test_log_probs_are_those_of_teacher_forcing(policy, prompts, temperature):
         assert_equal_to_teacher_forcing(policy, prompt, group, temperature, ((),) * 3)
 
 
+def test_a_group_is_followed_token_by_token(policy, prompts):
+    one, sampling = request(prompts[0], (1, 2), ((5, 6), ())), SamplingSettings(max_tokens=6)
+    engine = NativeEngine(policy, [NEVER])
+    steps = list(engine.follow(one, sampling))
+    (whole,) = engine.generate([one], sampling)
+    lengths = [[len(completion) for completion in group.completions] for group in steps]
+    assert lengths == [[min(2 + k, 6), k] for k in range(1, 7)]
+    assert tokens(steps[-1:]) == tokens([whole]) and torch.is_grad_enabled()
+    eos = whole.completions[1][2].item()
+    *_, last = NativeEngine(policy, [eos]).follow(one, sampling)
+    assert last.completions[1].tolist() == whole.completions[1][:3].tolist() and last.finished[1]
+
+
 def test_seeds_decide_the_completion(policy, prompts):
     """A longer limit only goes on."""
     [[a, b, again, c]] = tokens(generate(policy, [request(prompts[0], (1, 2, 1, 3))], max_tokens=8))

@@ -67,7 +67,7 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
 
 
 def test_all_videos_missing_is_an_error_before_a_model_is_loaded(evaluate, synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr("taro.evaluation.questions.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("taro.rollout.start.start_engine", lambda *_, **__: pytest.fail("a model is loaded"))
     arguments = [f"--annotations={synthetic}/test.jsonl", f"--video_root={tmp_path}", f"--output={tmp_path}/out"]
     with pytest.raises(SampleError, match=f"not one of its . videos is there.* {tmp_path}.*set --video_root"):
         evaluate(*arguments)

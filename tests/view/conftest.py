@@ -1,7 +1,6 @@
 """Evaluations and runs as they are on disk, with markup in all that data says; and a browser."""
 
 import json
-import shutil
 import subprocess
 
 import pytest
@@ -11,9 +10,9 @@ from taro.evaluation.evaluate import make_report
 from taro.evaluation.predictions import MISSING_VIDEO, Prediction
 from taro.files import write_text
 from taro.jsonl import ResumableFolder, write_lines
+from view.chromium import CHROMIUM
 
 MARKUP = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">\u2028</script>'
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def completion(start, end, said="a person"):

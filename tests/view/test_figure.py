@@ -21,6 +21,12 @@ def test_bars_times_and_tokens_are_where_they_belong(tmp_path):
     figure.savefig(tmp_path / "figure.png")
 
 
+@pytest.mark.parametrize("tracks", [(), (Track("answer", (2.0, 4.0), 1.0),)])
+def test_without_a_truth_there_is_no_lane_for_it(tracks):
+    (lanes,) = draw_timeline(Timeline(10.0, (), tracks)).axes
+    assert [label.get_text() for label in lanes.get_yticklabels()] == [track.label for track in tracks]
+
+
 def test_a_strip_stands_above(video_file):
     from taro.view.frames import load_strip
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from taro.view.frames import FRAMES, GEOMETRY, VideoError, decode_jpeg, encode_jpeg, load_strip
+from taro.video.load import Video
+from taro.view.frames import FRAMES, GEOMETRY, VideoError, decode_jpeg, encode_jpeg, load_strip, make_strip
 
 
 def test_a_strip_is_the_frames_side_by_side(video_file):
@@ -16,6 +17,12 @@ def test_a_strip_is_the_frames_side_by_side(video_file):
 
 def test_part_of_a_video(video_file):
     assert load_strip(str(video_file), (0.0, 2.0)) != load_strip(str(video_file))
+
+
+def test_frames_that_are_loaded_already_become_small():
+    video = Video(torch.zeros(20, 3, 280, 560, dtype=torch.uint8), torch.arange(20.0, dtype=torch.float64), 1.0, 20.0)
+    height, width, _ = decode_jpeg(make_strip(video)).shape
+    assert (height, width) == (72, FRAMES * 144)
 
 
 def test_a_picture_survives():

@@ -57,7 +57,8 @@
     const length = timeline.duration;
     const at = (time) => `${100 * Math.min(1, Math.max(0, time / length))}%`;
     const truth = timeline.truths.map(spanText).join(", ");
-    const root = el("div", {class: "taro-timeline", role: "group", "aria-label": `timeline of ${seconds(length)} s; true: ${truth}`});
+    const name = `timeline of ${seconds(length)} s${truth ? `; true: ${truth}` : ""}`;
+    const root = el("div", {class: "taro-timeline", role: "group", "aria-label": name});
     const places = [];
     if (strip) {
       places.push(el("div", {class: "strip"}, el("img", {src: strip, alt: "frames of the video, evenly spaced over its length"})));
@@ -68,15 +69,17 @@
       places.push(node);
       return node;
     };
-    root.append(
-      el("span", {class: "label"}, "truth"),
-      lane(...timeline.truths.map((span) => bar(span, length, `truth, ${spanText(span)}`, "truth", {}))),
-      el("span", {class: "note"}, ""));
+    if (truth) {
+      root.append(
+        el("span", {class: "label"}, "truth"),
+        lane(...timeline.truths.map((span) => bar(span, length, `truth, ${spanText(span)}`, "truth", {}))),
+        el("span", {class: "note"}, ""));
+    }
     for (const track of timeline.tracks) {
       const bands = timeline.truths.map((span) => el("div", {
         class: "band", style: {left: at(Math.min(...span)), width: `calc(${at(Math.max(...span))} - ${at(Math.min(...span))})`}}));
       const spans = track.spans || (track.span ? [track.span] : []);
-      const name = (span) => `${track.label}, ${spanText(span)}, ${track.note}`;
+      const name = (span) => [...new Set([track.label, spanText(span), track.note])].join(", ");
       const node = lane(...bands, ...spans.map((span) => bar(span, length, name(span), "", {"--colour": colour(track.score)})));
       const times = [...new Set(track.times.map((time) => time[0]))].filter((time) => time <= length);
       if (times.length) node.classList.add("named");
@@ -157,7 +160,7 @@
     const root = el("div", {}, drawing);
     for (const track of texts) {
       const largest = largestGap(track.gaps);
-      const text = el("div", {}, largest > 0 ? gapLegend(largest) : null, drawText(track.text, track.times, track.gaps));
+      const text = el("div", {}, largest > 0 ? gapLegend(largest) : null, drawText(track.text, track.links, track.gaps));
       text.addEventListener("taro-seek", (event) => drawing.showTime(event.detail.seconds));
       root.append(el("details", {open: track === texts[0]}, el("summary", {}, `${track.label}: what it says`), text));
     }

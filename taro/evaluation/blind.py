@@ -1,0 +1,136 @@
+"""What an answer scores that has never seen the video: the row that every table of temporal grounding needs beside it.
+
+    python -m taro.evaluation.blind ANNOTATIONS [--fit TRAINING_ANNOTATIONS] [--json FILE]
+
+A constant answer is the same share of every video: the best one by R1@0.5 and by mIoU of all on a grid of 5 %, fitted on other
+samples, or, which is an upper bound for it, on those that are scored. Spans are (start, end) in seconds.
+
+N samples, C candidates, L levels of IoU.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from taro.command_line import Parser
+from taro.data.samples import Sample, load_samples
+from taro.errors import clean_exit
+from taro.evaluation.scores import IOU_LEVELS
+from taro.files import write_text
+from taro.messages import print_table
+from taro.seeds import stable_seed
+from taro.spans import Span, best_iou
+
+STEP = 20  # candidates start and end at multiples of 1 / STEP of the video
+LEVEL = 0.5  # of the R1 that a constant answer is fitted to
+DRAWS = 20  # random answers to each sample
+
+
+@dataclass(frozen=True)
+class BlindRow:
+    """One way to answer without the video.
+
+    Attributes:
+        name: what is answered.
+        shares: of a constant answer, where it starts and ends in the video, in [0, 1].
+        r1: share of the samples with an IoU of at least each of IOU_LEVELS.
+        miou: mean IoU.
+    """
+
+    name: str
+    shares: tuple[float, float] | None
+    r1: tuple[float, ...]
+    miou: float
+
+
+def blind_rows(samples: Sequence[Sample], fit: Sequence[Sample] | None = None) -> list[BlindRow]:
+    """Constant, random and whole-video answers, and the truth in whole seconds, which is a ceiling and not blind.
+
+    Args:
+        samples: those that are scored; one without a duration scores 0.
+        fit: what constant answers are fitted on; `samples` themselves unless given.
+    """
+    candidates = [(start / STEP, end / STEP) for start, end in combinations(range(STEP + 1), 2)]
+    own = np.stack([_constant_ious(samples, candidate) for candidate in candidates])  # (C, N)
+    fitted = own if fit is None else np.stack([_constant_ious(fit, candidate) for candidate in candidates])
+    by_r1, by_miou = int((fitted >= LEVEL).mean(1).argmax()), int(fitted.mean(1).argmax())
+    rows = [_row(f"best constant by R1@{LEVEL}", own[by_r1], candidates[by_r1])]
+    rows.append(_row("best constant by mIoU", own[by_miou], candidates[by_miou]))
+    drawn = np.array([_random_ious(sample) for sample in samples])  # (N, DRAWS)
+    rows.append(_row("a random span", drawn.ravel()))
+    rows.append(_row("the whole video", _constant_ious(samples, (0.0, 1.0)), (0.0, 1.0)))
+    rows.append(_row("truth in whole seconds", np.array([_rounded_iou(sample) for sample in samples])))
+    return rows
+
+
+def _row(name: str, ious: np.ndarray, shares: tuple[float, float] | None = None) -> BlindRow:
+    return BlindRow(name, shares, tuple(float((ious >= level).mean()) for level in IOU_LEVELS), float(ious.mean()))
+
+
+def _constant_ious(samples: Sequence[Sample], shares: tuple[float, float]) -> np.ndarray:
+    """(N,) with the nearest truth."""
+    owners = np.repeat(np.arange(len(samples)), [len(sample.spans) for sample in samples])  # (truths,)
+    truths = np.array([span for sample in samples for span in sample.spans]).reshape(-1, 2)  # (truths, 2)
+    durations = np.array([sample.duration for sample in samples])[owners]
+    start, end = shares[0] * durations, shares[1] * durations
+    shared = np.minimum(end, truths[:, 1]) - np.maximum(start, truths[:, 0])
+    hull = np.maximum(end, truths[:, 1]) - np.minimum(start, truths[:, 0])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ious = np.where(shared > 0, shared / hull, 0.0)
+    best = np.zeros(len(samples))
+    np.maximum.at(best, owners, ious)
+    return best
+
+
+def _random_ious(sample: Sample) -> list[float]:
+    """Of spans whose two ends are drawn evenly from the video."""
+    draw = random.Random(stable_seed("blind", sample.id)).uniform
+    spans = (sorted((draw(0, sample.duration), draw(0, sample.duration))) for _ in range(DRAWS))
+    return [best_iou(tuple(span), sample.spans) if sample.spans else 0.0 for span in spans]
+
+
+def _rounded_iou(sample: Sample) -> float:
+    return max((best_iou(_rounded(span), sample.spans) for span in sample.spans), default=0.0)
+
+
+def _rounded(span: Span) -> Span:
+    start, end = span
+    return float(round(start)), float(round(end))
+
+
+def print_blind(rows: Sequence[BlindRow]) -> None:
+    """As a table, in percent."""
+    lines = []
+    for row in rows:
+        share = "" if row.shares is None else f"{row.shares[0]:.2f} to {row.shares[1]:.2f}"
+        lines.append([row.name, share, *(f"{100 * value:.1f}" for value in (*row.r1, row.miou))])
+    print_table(["answer", "share of the video", *(f"R1@{level}" for level in IOU_LEVELS), "mIoU"], lines)
+
+
+def main(arguments: list[str] | None = None) -> list[BlindRow]:
+    """Print the rows and return them."""
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("annotations", help="samples that are scored")
+    parser.add_argument("--fit", metavar="FILE", help="samples that the constant answers are fitted on, a training set's")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there, too")
+    args = parser.parse_args(arguments)
+    samples = load_samples(args.annotations, bad_rows="keep")
+    rows = blind_rows(samples, args.fit and load_samples(args.fit, bad_rows="keep"))
+    print_blind(rows)
+    fitted = "on the scored samples themselves: an upper bound" if args.fit is None else f"on {args.fit}"
+    print(f"{len(samples)} samples; constants were fitted {fitted}. The last row is the ceiling of answers in whole seconds.")
+    if args.json is not None:
+        write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()

@@ -1,0 +1,261 @@
+r"""The same texts under every rule that published numbers were made with.
+
+    python -m taro.evaluation.protocols outputs/eval/tvgbench [--tokenizer MODEL] [--json FILE]
+
+reads a folder of `eval.py --output`, or another tool's file: lines of Time-R1's evaluation (`output_text`, `target`), or the
+dictionary of lmms-eval's charades_sta (`video>>>query>>>[start, end]` to text). A protocol is a reader of texts, a way to count
+and what it does with failures; prompt, frames and model are those that the texts were made with, and no rule changes them.
+
+Spans are (start, end) in seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from taro.command_line import Parser
+from taro.errors import clean_exit
+from taro.evaluation.predictions import EvaluationError, load_predictions
+from taro.evaluation.scores import IOU_LEVELS
+from taro.files import write_text
+from taro.messages import print_table
+from taro.prompts import parse_answer, parse_spans
+from taro.spans import Span, best_iou, union_iou
+
+LMMS_EVAL_TOKENS = 50  # max_new_tokens of lmms-eval's charades_sta
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a model said to one query; None where it was not asked, because its video is missing or broken."""
+
+    id: str
+    text: str | None
+    truths: tuple[Span, ...]
+
+
+# ---- Readers: what counts as the answer in a text ----
+
+
+def read_last_pair(text: str) -> list[Span]:
+    """The last `a to b` or `a and b` of the whole text, reasoning included, with single spaces and no units."""
+    pairs = re.findall(r"(?<!\d)(\d+(?:\.\d*)?) (?:to|and) (\d+(?:\.\d*)?)", text)
+    return [(float(pairs[-1][0]), float(pairs[-1][1]))] if pairs else []
+
+
+def read_last_numbers(text: str) -> list[Span]:
+    """The last two numbers of the whole text, in order of time."""
+    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)[-2:]]
+    return [(min(numbers), max(numbers))] if len(numbers) == 2 else []
+
+
+def read_first_dash(text: str) -> list[Span]:
+    """The first `a - b` or `a to b` (any `to`, inside of words as well); without one, the first numbers of the first two
+    sentences that speak of a start, an end or a happening. In order of time."""
+    text = text.lower().replace("a specific example is : 20.8 - 30.0 seconds", "").replace("to", "-")
+    times = re.search(r"(?<!\d)(\d+(?:\.+\d*)?)\s*-\s*(\d+(?:\.+\d*)?)", text)
+    if times is None:
+        about = (sentence for sentence in re.split(r"[!?\n]", text) if re.search(r"start|end|happen", sentence))
+        found = (re.search(r"\b(\d+\.\d+|\d+)\b", sentence) for sentence in about)
+        times = [time[0] for time in found if time][:2]
+    else:
+        times = times.groups()
+    if len(times) < 2 or any(".." in time for time in times):
+        return []
+    first, second = map(float, times)
+    return [(min(first, second), max(first, second))]
+
+
+def read_first_dash_whole(text: str) -> list[Span]:
+    """As `read_first_dash`, rounded to whole seconds."""
+    return [(float(round(start)), float(round(end))) for start, end in read_first_dash(text)]
+
+
+def read_answer(text: str) -> list[Span]:
+    """The last range of the last answer block (`taro.prompts.parse_answer`)."""
+    span = parse_answer(text)
+    return [] if span is None else [span]
+
+
+def read_all(text: str) -> list[Span]:
+    """All ranges of the last answer block."""
+    return parse_spans(text) or []
+
+
+# ---- Protocols ----
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One rule.
+
+    Args:
+        name: of the rule.
+        source: where it is from.
+        read: the spans that a text answers; none where it can't be read.
+        strict: a hit is IoU > level, and not IoU >= level.
+        union: the IoU is that of all spans of the answer with all true ones, and not the best of one with one.
+        leaves_out_unasked: a sample whose video failed is not counted; else it is, and misses.
+        max_tokens: longer texts are cut.
+    """
+
+    name: str
+    source: str
+    read: Callable[[str], list[Span]]
+    strict: bool = False
+    union: bool = False
+    leaves_out_unasked: bool = False
+    max_tokens: int | None = None
+
+    def iou(self, text: str | None, truths: Sequence[Span]) -> float:
+        """Of one answer; 0 where there is none."""
+        spans = [] if text is None else self.read(text)
+        if not spans:
+            return 0.0
+        return union_iou(spans, truths) if self.union else best_iou(spans[0], truths)
+
+
+PROTOCOLS = (
+    Protocol("taro", "this project", read_answer),
+    Protocol("taro_release", "TaRO's evaluation (arXiv 2606.09248)", read_last_numbers, leaves_out_unasked=True),
+    Protocol("time_r1", "xiaomi-research/time-r1 evaluate.py, eval_all.py", read_last_pair, strict=True),
+    Protocol("videochat_r1", "OpenGVLab/VideoChat-R1 evaluate_tg.py", read_last_pair, leaves_out_unasked=True),
+    Protocol(
+        "lmms_eval",
+        "EvolvingLMMs-Lab/lmms-eval charades_sta",
+        read_first_dash,
+        leaves_out_unasked=True,
+        max_tokens=LMMS_EVAL_TOKENS,
+    ),
+    Protocol("timelens", "TencentARC/TimeLens eval_dataloader.py", read_first_dash_whole, leaves_out_unasked=True),
+    Protocol("tempr1", "TempR1 (arXiv 2512.03963), its many-to-one IoU", read_all, union=True),
+)
+
+
+@dataclass(frozen=True)
+class ProtocolScores:
+    """What the texts score under one protocol."""
+
+    protocol: str
+    r1: tuple[float, ...]  # at each of IOU_LEVELS
+    miou: float
+    counted: int  # samples
+    unread: int  # of them, those without an answer that the rule can read
+    cut: bool  # whether texts were cut where the rule says so
+
+
+def score(protocol: Protocol, texts: Sequence[Text], encode: Callable[[str], Sequence[str]] | None = None) -> ProtocolScores:
+    """
+    Args:
+        protocol: the rule.
+        texts: of a whole data set.
+        encode: a text as the pieces of its tokens, where texts are to be cut as the rule says.
+    """
+    kept = [one for one in texts if one.text is not None or not protocol.leaves_out_unasked]
+    cut = protocol.max_tokens is not None and encode is not None
+    said = [one.text for one in kept]
+    if cut:
+        said = [None if text is None else "".join(encode(text)[: protocol.max_tokens]) for text in said]
+    ious = [protocol.iou(text, one.truths) for text, one in zip(said, kept, strict=True)]
+    hits = (sum(iou > level if protocol.strict else iou >= level for iou in ious) for level in IOU_LEVELS)
+    count = len(kept)
+    return ProtocolScores(
+        protocol.name,
+        tuple(hit / count if count else float("nan") for hit in hits),
+        sum(ious) / count if count else float("nan"),
+        count,
+        sum(text is None or not protocol.read(text) for text in said),
+        cut,
+    )
+
+
+# ---- Files ----
+
+
+def load_texts(path: str | Path) -> list[Text]:
+    """Texts of a folder of `eval.py --output`, or of a file of Time-R1's or lmms-eval's evaluation.
+
+    Raises:
+        EvaluationError: it is none of these, an id comes twice, or a row can't be read; the first one is named.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return [Text(one.id, one.completion, one.spans) for one in load_predictions(path)]
+    try:
+        content = path.read_text()
+    except OSError as error:
+        raise EvaluationError(f"{path}: can't be read ({error.strerror})") from None
+    texts = _read_json(path, content)
+    seen: set[str] = set()
+    twice = sorted({one.id for one in texts if one.id in seen or seen.add(one.id)})
+    if twice:
+        raise EvaluationError(f"{path}: {len(twice)} ids come more than once, the first is {twice[0]}: keep one line of each")
+    return texts
+
+
+def _read_json(path: Path, content: str) -> list[Text]:
+    try:
+        whole = json.loads(content)
+    except ValueError:
+        whole = None
+    try:
+        if isinstance(whole, dict) and all(key.count(">>>") == 2 for key in whole):
+            return [Text(key, str(text), (_span(ast.literal_eval(key.split(">>>")[2])),)) for key, text in whole.items()]
+        rows = [whole] if isinstance(whole, dict) else [json.loads(line) for line in content.splitlines() if line.strip()]
+        return [Text(str(row["qid"]), str(row["output_text"]), (_span(row["target"]),)) for row in rows]
+    except (ValueError, KeyError, TypeError, SyntaxError) as error:
+        raise EvaluationError(
+            f"{path}: no predictions that are known ({type(error).__name__}: {error}). Known are a folder of eval.py --output, "
+            'lines {"qid", "output_text", "target": [start, end]} of Time-R1\'s evaluation, and lmms-eval\'s '
+            '{"video>>>query>>>[start, end]": text}'
+        ) from None
+
+
+def _span(value: Sequence[float]) -> Span:
+    start, end = value
+    return float(start), float(end)
+
+
+def print_protocols(rows: Sequence[ProtocolScores]) -> None:
+    """As a table, in percent."""
+    lines = []
+    for row in rows:
+        values = [f"{100 * value:.1f}" for value in (*row.r1, row.miou)]
+        lines.append([row.protocol, *values, str(row.unread), str(row.counted)])
+    print_table(["protocol", *(f"R1@{level}" for level in IOU_LEVELS), "mIoU", "unread", "counted"], lines)
+
+
+def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
+    """Print the matrix and return it."""
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("predictions", type=Path, help="folder of eval.py --output, or a file of another tool")
+    parser.add_argument("--tokenizer", metavar="MODEL", help="model whose tokens are counted where a rule cuts texts")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the matrix there, too")
+    args = parser.parse_args(arguments)
+    texts, encode = load_texts(args.predictions), None
+    if args.tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+
+        def encode(text: str) -> list[str]:
+            offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            return [text[start:end] for start, end in offsets]
+
+    rows = [score(protocol, texts, encode) for protocol in PROTOCOLS]
+    print_protocols(rows)
+    if encode is None:
+        print(f"lmms_eval cuts answers at {LMMS_EVAL_TOKENS} tokens; with --tokenizer, the model, they are cut here, too")
+    if args.json is not None:
+        write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()

@@ -1,0 +1,17 @@
+// Joins the player and the timeline: a bar or a time in the text seeks, and the cursor follows the player.
+(() => {
+  "use strict";
+
+  document.addEventListener("taro-seek", (event) => {
+    const player = document.querySelector("video");
+    if (player) player.currentTime = event.detail.seconds;
+  });
+  document.addEventListener("timeupdate", (event) => {
+    document.querySelectorAll(".taro-timeline").forEach((drawing) => drawing.showTime(event.target.currentTime));
+  }, true);
+
+  // Answers come as HTML, whose scripts don't run.
+  const draw = () => { if (document.querySelector("[data-taro-timeline]")) window.taro.fill(); };
+  new MutationObserver(draw).observe(document.documentElement, {childList: true, subtree: true});
+  draw();
+})();

@@ -1,0 +1,178 @@
+"""The demo in a browser, by Gradio: upload or pick a video, ask, watch the reasoning being written, and see what it depends on.
+
+Annotations are not strings here: Gradio reads `gr.Request` from them, in functions that see `gr` alone.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from taro.errors import TaroError
+from taro.view.demo import DemoSettings, answer_part, check_video, explain, offer_videos, scripts
+from taro.view.grounder import Grounder
+from taro.view.html import asset, escape
+from taro.view.timeline import ViewError
+from taro.view.uploads import Uploads
+
+BETWEEN = 0.05  # seconds from one state of a text to the next
+# The default ones come from a network.
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+HOUR = 3600
+
+
+def serve(grounder: Grounder, settings: DemoSettings) -> None:
+    """Until Ctrl-C. Raises as `served`."""
+    with served(grounder, settings) as address:
+        print(f"the demo of {grounder.model.settings.model} is at {address}; Ctrl-C ends it", flush=True)
+        while True:
+            time.sleep(HOUR)
+
+
+@contextmanager
+def served(grounder: Grounder, settings: DemoSettings) -> Iterator[str]:
+    """The address of a running server. When it ends, all files that it got are deleted.
+
+    Raises:
+        ViewError: the port is taken, or there is nothing of `--annotations` to offer.
+        SampleError: rows of it that can't be read.
+    """
+    import gradio as gr
+
+    with tempfile.TemporaryDirectory(prefix="taro-demo-") as folder, _gradio_files(Path(folder, "uploads")):
+        app = make_app(grounder, settings, Path(folder))
+        look = {"theme": gr.themes.Base(**FONTS), "css": asset("timeline.css") + asset("demo.css"), "head": scripts()}
+        try:
+            _, local, shared = app.launch(
+                server_name=settings.host,
+                server_port=settings.port,
+                share=settings.share,
+                max_file_size=f"{settings.max_upload_mb}mb",
+                prevent_thread_lock=True,
+                quiet=True,
+                inbrowser=False,
+                ssr_mode=False,
+                footer_links=[],
+                **look,
+            )
+        except OSError as error:
+            raise ViewError(f"--host {settings.host} --port {settings.port}: can't listen there ({error})") from None
+        try:
+            yield shared or local
+        finally:
+            app.close(verbose=False)
+
+
+@contextmanager
+def _gradio_files(folder: Path) -> Iterator[None]:
+    """Have Gradio keep files here: it reads this from the environment alone."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def make_app(grounder: Grounder, settings: DemoSettings, folder: Path) -> Any:
+    """The page and what its parts do, as Gradio's Blocks; videos that are offered are put into `folder`."""
+    import gradio as gr
+
+    offered = {f"{Path(one.video).stem}: {one.query}": one for one in offer_videos(settings, folder)}
+    uploads = Uploads()
+
+    def receive(video: str | None, request: gr.Request) -> tuple:
+        """A file that was uploaded, or none any more."""
+        try:
+            if video is not None:
+                uploads.hold(request.session_hash, video)
+                check_video(video, settings.max_minutes)
+        except TaroError as error:
+            uploads.release(request.session_hash)
+            return None, _problem(error), None, None, gr.update(interactive=False)
+        if video is None:
+            uploads.release(request.session_hash)
+        return gr.skip(), "", None, None, gr.update(interactive=False)
+
+    def pick(name: str, request: gr.Request) -> tuple:
+        uploads.release(request.session_hash)
+        sample = offered[name]
+        return sample.video, sample.query, "", None, sample, gr.update(interactive=False)
+
+    def ask(video: str | None, query: str, sample: Any) -> Iterator[tuple]:
+        off = gr.update(interactive=False)
+        try:
+            if video is None:
+                raise ViewError("there is no video: upload one, or pick one")
+            yield _text("reading the video"), None, off
+            stream, text, shown = grounder.stream(video, query), "", 0.0
+            yield _text("" if grounder.streams else "vLLM shows a text when it is whole"), None, off
+            for piece in stream:
+                text += piece
+                if time.monotonic() - shown > BETWEEN:
+                    yield _text(text), None, off
+                    shown = time.monotonic()
+        except TaroError as error:
+            yield _problem(error), None, off
+            return
+        truths = sample.spans if sample is not None and sample.query == query else ()
+        answer = stream.answer
+        yield answer_part(answer, truths), answer, gr.update(interactive=bool(answer.spans))
+
+    def shuffle(answer: Any, radius: float, sample: Any) -> str:
+        truths = sample.spans if sample is not None and sample.query == answer.query else ()
+        try:
+            return answer_part(grounder.gap(answer, radius=radius), truths)
+        except TaroError as error:
+            return _problem(error) + answer_part(answer, truths)
+
+    def leave(request: gr.Request) -> None:
+        uploads.release(request.session_hash)
+
+    with gr.Blocks(title="TaRO", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as app:
+        gr.Markdown("## When does it happen?\n" + _about(grounder, settings))
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                video = gr.Video(sources=["upload"], label="video", elem_id="video", buttons=[])
+            with gr.Column(scale=2, min_width=300):
+                offer = gr.Dropdown(list(offered), value=None, label="or pick one", elem_id="offer")
+                query = gr.Textbox(label="what is to be found in it?", elem_id="query", placeholder="a person opens the door")
+                button = gr.Button("Ask", variant="primary", elem_id="ask")
+        shown = gr.HTML(elem_id="shown")
+        with gr.Row():
+            again = gr.Button("Shuffle the frames around the answer", interactive=False, elem_id="shuffle")
+            ends = min(0.5, settings.radius), max(10.0, settings.radius)
+            radius = gr.Slider(*ends, settings.radius, step=0.5, label="within so many seconds of its start and end")
+        answer, sample = gr.State(None, time_to_live=HOUR), gr.State(None)
+        private = {"api_visibility": "private"}
+        busy = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal", **private}
+        for happened in (video.upload, video.clear):
+            happened(receive, video, [video, shown, answer, sample, again], **private)
+        offer.input(pick, offer, [video, query, shown, answer, sample, again], **private)
+        for asked in (button.click, query.submit):
+            asked(ask, [video, query, sample], [shown, answer, again], **busy)
+        again.click(shuffle, [answer, radius, sample], shown, **busy)
+        app.unload(leave)
+    return app.queue(max_size=settings.max_waiting + 1)
+
+
+def _about(grounder: Grounder, settings: DemoSettings) -> str:
+    name = Path(grounder.model.settings.model).name
+    return (
+        f"`{name}` reasons, then answers. Videos up to {settings.max_upload_mb} MB and {settings.max_minutes:g} minutes; they "
+        "are deleted when you leave. A bar, or a time in the text, moves the player."
+    )
+
+
+def _text(text: str) -> str:
+    return f'<div class="taro"><div class="taro-text" aria-live="polite">{escape(text)}</div></div>'
+
+
+def _problem(error: Exception) -> str:
+    return f'<div class="taro"><p class="problem" role="alert">{escape(explain(error))}</p></div>'

@@ -1,0 +1,123 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from taro.data.samples import load_samples
+from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.protocols import PROTOCOLS, Text, load_texts, main, score
+
+CHARADES = Path(__file__).parents[3] / "shared" / "annotations" / "charades_sta_test.jsonl"
+BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
+REASONED = "<think>\nFrom 1.0s to 2.0s, a cat.\n</think>\n<answer>3.0s to 5.0s</answer>"
+
+
+def read(name, text):
+    return BY_NAME[name].read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        (REASONED, {"taro": (3, 5), "taro_release": (3, 5), "tempr1": (3, 5), "lmms_eval": None}),
+        ("3 to 5", {"taro": None, "time_r1": (3, 5), "videochat_r1": (3, 5), "lmms_eval": (3, 5), "taro_release": (3, 5)}),
+        ("<answer>1 to 2</answer> or 7 and 9", {"taro": (1, 2), "time_r1": (7, 9), "lmms_eval": (1, 2)}),
+        ("It happens in 9.6 - 4.5 seconds.", {"lmms_eval": (4.5, 9.6), "timelens": (4, 10), "time_r1": None}),
+        ("It starts at 7.4.\nIt ends at 12!", {"lmms_eval": (7.4, 12), "timelens": (7, 12), "taro_release": (7.4, 12)}),
+        ("the event\nat 3 and 5 s", {"lmms_eval": None, "time_r1": (3, 5)}),
+        ("5..2 - 7", {"lmms_eval": None}),
+        ("", dict.fromkeys(BY_NAME)),
+    ],
+)
+def test_what_each_rule_reads(text, spans):
+    for name, span in spans.items():
+        assert read(name, text) == ([] if span is None else [span]), name
+
+
+def test_nothing_breaks_a_reader():
+    rng = random.Random(0)
+    pieces = ["1", "2.5", ".", " ", " - ", " to ", "and", "\n", "ends ", "<answer>", "</answer>", "<think>", "9" * 50, "١", "é"]
+    for _ in range(2000):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 15)))
+        for protocol in PROTOCOLS:
+            assert all(start == start and end == end for start, end in protocol.read(text))
+    for text in ("1" * 50_000, "1." * 20_000, "start 1\n" * 5000):
+        for protocol in PROTOCOLS:
+            protocol.read(text)
+
+
+def test_time_r1_wants_more_than_the_level():
+    half = [Text("a", "<answer>0 to 5</answer>", ((0.0, 10.0),))]
+    assert score(BY_NAME["time_r1"], half).r1 == (1, 0, 0)
+    assert score(BY_NAME["videochat_r1"], half).r1 == score(BY_NAME["taro"], half).r1 == (1, 1, 0)
+
+
+def test_what_was_not_asked_is_left_out_by_some():
+    said, truth = ("<answer>0 to 5</answer>", None, "no"), ((0.0, 5.0),)
+    texts = [Text(name, text, truth) for name, text in zip("abc", said, strict=True)]
+    for name, counted, unread in (("taro", 3, 2), ("time_r1", 3, 2), ("taro_release", 2, 1), ("lmms_eval", 2, 1)):
+        scores = score(BY_NAME[name], texts)
+        assert (scores.counted, scores.unread) == (counted, unread) and scores.miou == pytest.approx(1 / counted)
+
+
+def test_all_spans_count_together_for_tempr1():
+    one = Text("a", "<answer>0 to 2, 6 to 8</answer>", ((0.0, 4.0), (6.0, 8.0)))
+    assert score(BY_NAME["tempr1"], [one]).miou == pytest.approx(4 / 6)
+    assert score(BY_NAME["taro"], [one]).miou == 1
+
+
+def test_lmms_eval_cuts_a_reasoning_before_its_answer():
+    one = Text("a", " so" * 60 + " 3 to 5", ((3.0, 5.0),))
+    cut = score(BY_NAME["lmms_eval"], [one], lambda text: [f" {word}" for word in text.split()])
+    assert cut.cut and cut.miou == 0 and not score(BY_NAME["lmms_eval"], [one]).cut
+    assert score(BY_NAME["lmms_eval"], [one]).miou == 1
+
+
+def test_made_answers_to_a_real_set():
+    """Perfect ones in whole seconds lose 6 points of mIoU, and the reader that rounds takes them from exact ones."""
+    if not CHARADES.exists():
+        pytest.skip("charades_sta_test.jsonl is not here")
+    samples = load_samples(CHARADES, bad_rows="keep")
+
+    def answers(write):
+        return [Text(one.id, f"<answer>{write(one)}</answer>", one.spans) for one in samples]
+
+    def miou(name, texts):
+        return round(100 * score(BY_NAME[name], texts).miou, 1)
+
+    exact = answers(lambda one: f"{one.spans[0][0]} to {one.spans[0][1]}")
+    assert {name: miou(name, exact) for name in BY_NAME} == {**dict.fromkeys(BY_NAME, 100.0), "timelens": 93.8}
+    rounded = answers(lambda one: f"{round(one.spans[0][0])} to {round(one.spans[0][1])}")
+    assert {miou(name, rounded) for name in BY_NAME} == {93.8}
+    constant = answers(lambda one: f"0 to {0.3 * one.duration:.6f}")
+    assert miou("taro", constant) == 28.1 and round(100 * score(BY_NAME["taro"], constant).r1[1], 1) == 30.6
+
+
+def test_files_of_other_tools(tmp_path, capsys):
+    lmms, time_r1 = tmp_path / "lmms.json", tmp_path / "tg.jsonl"
+    lmms.write_text(json.dumps({"a.mp4>>>a dog>>>[1.0, 3.0]": "1 - 3", "a.mp4>>>a cat>>>[2.0, 4.0]": "none"}))
+    rows = [{"qid": 7, "pred": [1, 3], "target": [1.0, 3.0], "duration": None, "output_text": "1 to 3"}]
+    time_r1.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    assert load_texts(lmms)[1] == Text("a.mp4>>>a cat>>>[2.0, 4.0]", "none", ((2.0, 4.0),))
+    assert load_texts(time_r1) == [Text("7", "1 to 3", ((1.0, 3.0),))]
+    found = {row.protocol: row for row in main([str(lmms), f"--json={tmp_path}/matrix.json"])}
+    assert found["lmms_eval"].miou == 0.5 and found["lmms_eval"].unread == 1
+    assert "time_r1" in capsys.readouterr().out and len(json.loads((tmp_path / "matrix.json").read_text())) == len(PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": "1 to 2"}', "no predictions that are known"),
+        ('{"qid": 1, "output_text": "x", "target": [1]}', "no predictions that are known"),
+        ('{"a>>>b>>>[1, x]": ""}', "no predictions that are known"),
+        (2 * '{"qid": 1, "output_text": "x", "target": [1, 2]}\n', "1 ids come more than once, the first is 1"),
+    ],
+)
+def test_files_that_cant_be_read(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(EvaluationError, match=message):
+        load_texts(tmp_path / "a.json")
+    with pytest.raises(EvaluationError, match="can't be read"):
+        load_texts(tmp_path / "b.json")

@@ -1,0 +1,32 @@
+import re
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from taro.run import train
+from taro.run.pictures import as_markdown
+from taro.view.timeline import Timeline, Track
+
+
+@pytest.mark.slow
+def test_a_run_shows_its_groups(arguments, scripted, tmp_path):
+    """Every second step of three, and histograms of each; gaps are those that were measured."""
+    short = ["--pictures_every=2", "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+    train.main([*arguments, *short, "--model.temporal_reward.measured=all", "--model.optimizer.learning_rate=1e-3"])
+    logged = EventAccumulator(str(tmp_path / "run"), {"images": 0, "histograms": 0, "tensors": 0}).Reload()
+    for name in ("rollout/IoU", "taro/temporal_gap"):
+        assert [event.step for event in logged.Histograms(name)] == [0, 1, 2]
+        assert all(0 < event.histogram_value.num <= 6 for event in logged.Histograms(name))
+    (text,) = logged.Tensors("rollout/group/text_summary")
+    said = text.tensor_proto.string_val[0].decode()
+    assert text.step == 1 and all(line.startswith("    ") for line in said.splitlines()) and said.count("</answer>") >= 1
+    rewards = [float(reward) for reward in re.findall(r"reward ([\d.-]+)", said)]
+    assert len(rewards) == 3 and rewards == sorted(rewards, reverse=True)
+    (figure,) = logged.Images("rollout/group")
+    assert figure.step == 1 and figure.width > figure.height > 100
+
+
+def test_what_a_model_says_is_no_markup():
+    track = Track("#1", None, 0.0, "reward 0.00", "<img src=x>\n# head\n```")
+    lines = as_markdown("q\n<b>", Timeline(10.0, ((1.0, 2.0),), (track,))).splitlines()
+    assert all(line.startswith("    ") for line in lines) and lines[-1] == "    ```"

@@ -1,0 +1,99 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from taro.data.samples import load_samples, save_samples
+from taro.video.file import VideoError
+from taro.view.demo import (
+    TINY,
+    DemoSettings,
+    answer_page,
+    check,
+    check_video,
+    explain,
+    offer_videos,
+    start_grounder,
+    write_answer,
+)
+from taro.view.timeline import TokenGap, ViewError
+
+
+@pytest.fixture
+def alone(video_file, scenes, tmp_path):
+    """Settings without a server."""
+    query = scenes[0].events[0].text
+    return DemoSettings(video=str(video_file), query=query, output=str(tmp_path / "page.html"), max_tokens=160)
+
+
+def test_an_answer_as_a_page_moves_its_player(alone, browse):
+    answer = write_answer(start_grounder(alone), replace(alone, shuffle=True, radius=2.0))
+    page = Path(alone.output).read_text()
+    assert answer.gaps and "with shuffled frames a token of the reasoning is" in page
+    script = """const player = document.querySelector('video');
+setTimeout(() => {
+  document.querySelector('.bar').click();
+  const seen = {bar: player.currentTime, gaps: document.querySelectorAll('.taro-text span[title*=nats]').length > 10};
+  const times = document.querySelectorAll('.taro-text .time'); times[times.length - 1].click();
+  document.title = JSON.stringify({...seen, time: player.currentTime, wide: document.documentElement.scrollWidth > innerWidth});
+}, 1000);"""
+    dom = browse(page, script, width=500)
+    start, end = answer.spans[0]
+    assert json.loads(dom[dom.index("<title>") + 7 : dom.index("</title>")]) == {
+        "bar": start, "gaps": True, "time": end, "wide": False
+    }
+
+
+def test_what_is_asked_and_said_is_text(alone, browse, markup):
+    answer = start_grounder(alone).ask(alone.video, alone.query)
+    said = replace(answer, query=markup, text=markup, gaps=(TokenGap(1.0, 0, 5),), spans=())
+    page = answer_page(said)
+    assert markup not in page and "no span can be read in it" in page
+    assert "<title>owned" not in browse(page)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": None}, "--query are missing"),
+        ({"query": None, "output": None}, "--query and --output are missing"),
+        ({"video": "nowhere.mp4"}, "nowhere.mp4: does not exist"),
+        ({"video": None, "query": None, "output": None, "shuffle": True}, "--shuffle is for --output"),
+        ({"max_minutes": 0.1}, "minutes long, 0.1 are allowed: cut out a part of it, or raise --max_minutes"),
+    ],
+)
+def test_settings_that_can_not_work(alone, change, message):
+    with pytest.raises((ViewError, VideoError), match=message):
+        check(replace(alone, **change))
+
+
+def test_settings_that_work(alone, monkeypatch):
+    check(alone)
+    monkeypatch.setattr("taro.view.demo.TINY", Path("nowhere"))
+    check(replace(alone, model="some"))
+    with pytest.raises(ViewError, match="--model: name one; the tiny model is in a checkout only"):
+        check(alone)
+    assert TINY.is_dir()
+
+
+def test_a_problem_of_a_file_does_not_say_where_it_lies(tmp_path):
+    (tmp_path / "fake.mp4").write_text("no video")
+    with pytest.raises(VideoError) as error:
+        check_video(str(tmp_path / "fake.mp4"), 10.0)
+    assert explain(error.value).startswith("fake.mp4: cannot be decoded") and str(tmp_path) not in explain(error.value)
+
+
+def test_videos_that_are_offered(synthetic, tmp_path):
+    (tmp_path / "synthetic").mkdir()
+    offered = offer_videos(DemoSettings(), tmp_path / "synthetic")
+    assert len({one.video for one in offered}) == 3 and all(Path(one.video).is_file() for one in offered)
+    samples = load_samples(synthetic / "train.jsonl")
+    gone, clip = replace(samples[0], video="gone.mp4"), replace(samples[1], clip=(0.0, samples[1].duration))
+    save_samples([gone, clip, *samples[2:]], tmp_path / "samples.jsonl")
+    own = offer_videos(DemoSettings(annotations=str(tmp_path / "samples.jsonl")), tmp_path)
+    assert [one.query for one in own] == [one.query for one in samples[2:]]
+    assert all(Path(one.video).is_relative_to(tmp_path) for one in own)
+    save_samples([gone], tmp_path / "samples.jsonl")
+    with pytest.raises(ViewError, match="not one video is there; name their folder with --video_root"):
+        offer_videos(DemoSettings(annotations=str(tmp_path / "samples.jsonl")), tmp_path)

@@ -1,0 +1,187 @@
+"""The demo's server, and what people do with it in a real browser."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from taro.synthetic.world import draw_scene, write_video
+from taro.view.demo import DemoSettings, start_grounder
+from taro.view.demo_app import _problem, _text, served
+from taro.view.timeline import ViewError
+from view.chromium import CHROMIUM, Chromium
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Gradio's own
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
+]
+
+SHOWN = "document.querySelector('#shown').innerText"
+PROBLEM = "document.querySelector('#shown [role=alert]')?.innerText"
+ANSWERED = "!!document.querySelector('#shown .taro-timeline')"
+REMOVE = "#video [aria-label='Clear']"
+AT = "document.querySelector('video').currentTime"
+
+
+@pytest.fixture(scope="module")
+def grounder():
+    return start_grounder(DemoSettings(max_tokens=160))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for seed in (1, 2):
+        write_video(draw_scene(seed), folder / f"scene{seed}.mp4")
+    (folder / "fake.mp4").write_text("no video")
+    (folder / "empty.mp4").touch()
+    (folder / "notes.txt").write_text("no video")
+    (folder / "large.mp4").write_bytes(bytes(2**20 + 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(grounder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tempfile.tempdir", str(folder))
+        with served(grounder, DemoSettings(max_upload_mb=1)) as found:
+            yield found
+    assert not list(folder.iterdir()) and "GRADIO_TEMP_DIR" not in os.environ
+
+
+@pytest.fixture(scope="module")
+def browser(address, tmp_path_factory):
+    browser = Chromium(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
+
+
+def open_window(browser, address):
+    page = browser.open(address)
+    page.wait("!!document.querySelector('#ask')")
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(browser, address):
+    """The window of one user, who does one thing after the other: to open one takes seconds."""
+    return open_window(browser, address)
+
+
+def upload(page, path):
+    page.upload("#video input[type=file]", path)
+    page.wait("document.querySelector('video')?.readyState >= 1")
+
+
+def ask(page, query):
+    page.type("#query textarea", query)
+    page.click("#ask")
+
+
+@pytest.fixture
+def slowly(grounder, monkeypatch):
+    """The model takes its time, however fast the machine is: a browser draws no more than some states a second."""
+
+    def follow(prompt, follow=grounder.follow):
+        for group in follow(prompt):
+            time.sleep(0.03)
+            yield group
+
+    monkeypatch.setattr(grounder, "follow", follow)
+
+
+def test_upload_ask_stream_and_seek(page, files, slowly):
+    page.resize(390, 844)
+    upload(page, files / "scene1.mp4")
+    page.run(
+        "window.seen = new Set(); new MutationObserver(() => seen.add(document.querySelector('.taro-text')?.innerText.length))"
+        ".observe(document.querySelector('#shown'), {childList: true, subtree: true, characterData: true}); 0"
+    )
+    ask(page, draw_scene(1).events[0].text)
+    page.wait(ANSWERED)
+    assert page.run("[...seen].filter((length) => length).length") > 3  # the text grew
+    bars = page.run("[...document.querySelectorAll('.bar')].map((node) => node.getAttribute('aria-label'))")
+    page.click(".bar")
+    start = page.run(AT)
+    assert bars == [f"answer, {start:.1f} to {bars[0].split(' to ')[1].split()[0]} s; show {start:.1f} s"] and start > 0
+    page.run("[...document.querySelectorAll('.taro-text .time')].at(-1).click()")
+    assert page.run(AT) == float(bars[0].split(" to ")[1].split()[0])
+    page.wait("document.querySelector('.taro-timeline').style.getPropertyValue('--at')")
+    page.click("#shuffle")
+    page.wait("document.querySelectorAll('.taro-text span[title*=nats]').length > 10")
+    assert "with shuffled frames a token of the reasoning is" in page.run(SHOWN)
+    assert not page.run("document.documentElement.scrollWidth > innerWidth")
+    page.resize(1280, 900)
+    assert page.run("performance.getEntriesByType('resource').every((one) => one.name.startsWith(origin))")  # no network
+
+
+def test_a_video_that_is_offered_has_its_truth(page):
+    page.run("document.querySelector('#offer input').focus()")
+    page.wait("!!document.querySelector('[role=option]')")
+    page.run("document.querySelector('[role=option]').dispatchEvent(new MouseEvent('mousedown', {bubbles: true}))")
+    page.wait(f"!({ANSWERED}) && document.querySelector('video')?.readyState >= 1")
+    page.click("#ask")
+    page.wait(ANSWERED)
+    assert page.run("[...document.querySelectorAll('.bar')].map((node) => node.classList.contains('truth'))") == [True, False]
+
+
+def test_what_can_not_be_asked_leaves_the_server_running(page, files):
+    page.click(REMOVE)
+    page.wait("!document.querySelector('video')")
+    page.click("#ask")
+    assert page.wait(PROBLEM) == "there is no video: upload one, or pick one"
+    for name, message in (("empty.mp4", "empty.mp4: is empty"), ("fake.mp4", "fake.mp4: cannot be decoded")):
+        page.upload("#video input[type=file]", files / name)
+        page.wait(f"{PROBLEM}?.startsWith('{message}')")
+        page.wait("!document.querySelector('video')")
+    for name, message in (("notes.txt", "Invalid file type: notes.txt"), ("large.mp4", "maximum allowed size")):
+        page.upload("#video input[type=file]", files / name)
+        page.wait(f"document.body.innerText.includes('{message}')")
+    upload(page, files / "scene1.mp4")
+    ask(page, "")
+    page.wait(f"{PROBLEM} === 'the question is empty: say what is to be found in the video'")
+    ask(page, "<|im_end|>")
+    page.wait(f"{PROBLEM}?.includes('would not read as text')")
+    ask(page, draw_scene(1).events[0].text)
+    page.wait(ANSWERED)
+
+
+def test_two_users_at_once_get_their_own_answers(page, browser, address, files, grounder, tmp_path_factory):
+    other = open_window(browser, address)
+    pages, queries = {1: page, 2: other}, {seed: draw_scene(seed).events[0].text for seed in (1, 2)}
+    for seed, one in pages.items():
+        if one.run("!!document.querySelector('video')"):
+            one.click(REMOVE)
+            one.wait("!document.querySelector('video')")
+        upload(one, files / f"scene{seed}.mp4")
+        one.type("#query textarea", queries[seed])
+    for one in pages.values():
+        one.click("#ask")
+    for seed, one in pages.items():
+        one.wait(ANSWERED)
+        said = one.run("document.querySelector('.taro-text').textContent")
+        assert said == grounder.ask(str(files / f"scene{seed}.mp4"), queries[seed]).text
+    first, second = (next(tmp_path_factory.getbasetemp().glob(f"served0/*/uploads/*/scene{seed}.mp4")) for seed in (1, 2))
+    other.close()  # and one leaves
+    end = time.monotonic() + 60
+    while second.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert first.exists() and not second.exists()
+
+
+def test_what_a_model_or_a_file_name_says_is_no_markup(markup):
+    assert markup not in _text(markup) and "&lt;script" in _text(markup)
+    assert markup not in _problem(ViewError(markup)) and "&lt;script" in _problem(ViewError(markup))
+
+
+def test_a_port_that_is_taken(grounder):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ViewError, match=f"--port {port}: can't listen there"), served(grounder, DemoSettings(port=port)):
+            pass
