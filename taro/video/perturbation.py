@@ -59,7 +59,7 @@ class SpanShuffle:
 
     def __call__(self, timestamps: Tensor, boundaries: Tensor | Sequence[float], generator: torch.Generator) -> Tensor:
         times = torch.as_tensor(timestamps, dtype=torch.float64)  # (F,)
-        spans = torch.as_tensor(boundaries, dtype=torch.float64).unflatten(0, (len(boundaries) // 2, 2))
+        spans = torch.as_tensor(boundaries, dtype=torch.float64).view(-1, 2)
         windows = [torch.nonzero((times >= start) & (times <= end)).flatten() for start, end in spans.tolist()]
         return shuffle_within(windows, len(times), generator)
 
