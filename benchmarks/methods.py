@@ -117,6 +117,7 @@ def make_result(run: Run, places: Places, probes: Sequence[str]) -> dict:
         commit, curves = None, {}
         if run.config is not None:
             own = ["--output_dir", str(places.runs), "--name", run.name, "--ckpt_path=auto"]
+            own += [f"--data.frame_cache.folder={places.runs}/frames", f"--model.feature_cache.folder={places.runs}/features"]
             call(["train.py", *run.train, *own], places.runs / f"{run.name}.log")
             folder = places.runs / run.name
             curves = read_curves(folder)

@@ -56,7 +56,7 @@ def check_samples(
     files: Mapping[str, str | None],
     video_root: str | None,
     *,
-    warmup_epochs: int,
+    warmup_epochs: float,
     largest_share: float,
 ) -> list[str]:
     """What is odd about the samples of a training run but may be meant, a line each.
