@@ -121,6 +121,11 @@ class TaskMetrics(GroundingMetrics):
         return values
 
 
+def metric_names(task: Task) -> list[str]:
+    """What `TaskMetrics` computes for a task; of all of them more is better."""
+    return [*METRICS, *task.metrics(task.scores(NO_ANSWER, Answer(())), 1)]
+
+
 def _own_names(task: Task) -> list[str]:
     """Of a task's own scores."""
     return list(task.scores(NO_ANSWER, Answer(())))

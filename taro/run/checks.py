@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
 
 from taro.errors import TaroError
-from taro.evaluation.metrics import GroundingMetrics
+from taro.evaluation.metrics import GroundingMetrics, metric_names
 from taro.files import PART
 from taro.models.adapters import peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
@@ -22,7 +22,7 @@ from taro.rl.rewards.choose import RewardError, Rewards
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
-from taro.tasks import find_task
+from taro.tasks import DEFAULT, TASKS, find_task
 from taro.video.load import VideoSettings
 
 ALLOWED = {
@@ -44,15 +44,19 @@ def list_problems(config: Namespace) -> list[str]:
     return [problem for part in parts for problem in part(config)]
 
 
-def list_plan_problems(config: Namespace, plan: Plan) -> list[str]:
-    """What can't work with so many steps, known when the samples are read."""
-    warmup = config.model.optimizer.warmup_steps
-    if not 0 < warmup >= plan.steps > 0:
-        return []
-    return [
-        f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
-        "or raise trainer.max_epochs or trainer.max_steps"
-    ]
+def list_plan_problems(config: Namespace, plan: Plan, validated: Collection[str] = (DEFAULT,)) -> list[str]:
+    """What can't work with so many steps, or with validation samples of these tasks, known when the samples are read."""
+    warmup, monitor = config.model.optimizer.warmup_steps, config.checkpoint.monitor
+    problems, found = [], [] if set(validated) == {DEFAULT} else [f"vtg/{task}/" for task in dict.fromkeys(validated)]
+    if 0 < warmup >= plan.steps > 0:
+        problems.append(
+            f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
+            "or raise trainer.max_epochs or trainer.max_steps"
+        )
+    if monitor.count("/") > 1 and not monitor.startswith(tuple(found)):
+        there = f"vtg/NAME, {', '.join(f'{prefix}NAME' for prefix in found)}" if found else "vtg/NAME"
+        problems.append(f"checkpoint.monitor = {monitor}: no validation sample is of this task; a validation has {there}")
+    return problems
 
 
 def list_notes(config: Namespace) -> list[str]:
@@ -240,8 +244,10 @@ def _monitor(config: Namespace) -> Iterator[str]:
     metrics = GroundingMetrics()
     metrics.update([None], [[(0.0, 1.0)]], [""])
     allowed = [f"vtg/{name}" for name in metrics.compute() if name not in ("failed", "samples")]  # more must be better
-    if config.checkpoint.monitor not in allowed:
-        yield f"checkpoint.monitor = {config.checkpoint.monitor}: a validation has {', '.join(allowed)}"
+    of_tasks = [f"vtg/{name}/{metric}" for name, task in TASKS.items() for metric in metric_names(task)]
+    if config.checkpoint.monitor not in [*allowed, *of_tasks]:
+        others = "and, of samples of several tasks, vtg/TASK/NAME (docs/tasks.md)"
+        yield f"checkpoint.monitor = {config.checkpoint.monitor}: a validation has {', '.join(allowed)}, {others}"
 
 
 def _cache_folders(config: Namespace) -> Iterator[str]:
