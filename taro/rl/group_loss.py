@@ -12,7 +12,7 @@ from torch import Tensor
 from taro.rl.group import Group
 from taro.rl.group_rewards import GroupRewards
 from taro.rl.importance import importance_weights
-from taro.rl.losses import KLOutput, LossOutput, kl_loss, policy_loss
+from taro.rl.losses import KLOutput, LossOutput, average_weights, kl_loss, policy_loss
 from taro.rl.settings import LossSettings
 
 
@@ -40,7 +40,7 @@ class GroupLoss:
 def group_loss(
     training: TrainingGroup, log_probs: Tensor, settings: LossSettings, *, on_policy: bool, denominator: int
 ) -> GroupLoss:
-    """Sum over the group's tokens, divided by `denominator`, those of the whole step.
+    """Sum over the group's tokens, divided by `denominator`, what `count_terms` says of the whole step.
 
     Args:
         log_probs: (G, C) of the current policy, with gradient.
@@ -54,6 +54,7 @@ def group_loss(
         importance = importance_weights(
             training.old_log_probs, group.rollout_log_probs, group.sampled_mask & mask, settings.importance_cap
         )
+    weights = average_weights(mask, settings.average)
     policy = policy_loss(
         log_probs,
         training.old_log_probs,
@@ -64,7 +65,9 @@ def group_loss(
         clip_high=settings.clip_high,
         dual_clip=settings.dual_clip,
         log_ratio_bound=settings.log_ratio_bound,
+        ratio_of=settings.ratio,
         importance=importance,
+        token_weights=weights,
         denominator=denominator,
     )
     if training.ref_log_probs is None:
@@ -75,6 +78,7 @@ def group_loss(
         mask,
         log_ratio_bound=settings.log_ratio_bound,
         value_bound=settings.kl_bound,
+        token_weights=weights,
         denominator=denominator,
     )
     return GroupLoss(policy.loss + settings.kl_coefficient * kl.loss, policy, kl, int(mask.sum()))

@@ -5,9 +5,13 @@ included, reaches neither a loss nor a gradient.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Ratio = Literal["token", "completion"]
+Average = Literal["tokens", "completions", "constant"]
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,22 @@ def policy_loss(
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     log_ratio_bound: float = 20.0,
+    ratio_of: Ratio = "token",
     importance: Tensor | None = None,
+    token_weights: Tensor | None = None,
     denominator: float | Tensor | None = None,
 ) -> LossOutput:
     """Sum of the token losses over `denominator`, the number of response tokens of the whole optimizer step.
 
     Free completions: the clipped surrogate of PPO, max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)), which for A < 0
     is at most -A * dual_clip (dual clip, arXiv 1912.09729); r = exp(log_probs - old_log_probs), the exponent bounded at
-    +-log_ratio_bound. Constructed completions: -A log_probs without a ratio (TaRO, arXiv 2606.09248), where A is
-    already the weight of `constructed_weights`.
+    +-log_ratio_bound. With `ratio_of="completion"` the exponent is its mean over the completion, so that all of its tokens
+    have one ratio (GSPO, arXiv 2507.18071). Constructed completions: -A log_probs without a ratio (TaRO, arXiv 2606.09248),
+    where A is already the weight of `constructed_weights`.
 
     log_probs, old_log_probs (B, C); advantages (B,); response_mask (B, C), 1 = counted; constructed (B,) bool.
-    `importance` (B, C) multiplies the surrogate of free completions (`taro.rl.importance`). `denominator` defaults to the
+    `importance` (B, C) multiplies the surrogate of free completions (`taro.rl.importance`), `token_weights` (B, 1) all losses
+    of a completion's tokens (`average_weights`). `denominator` defaults to the
     response tokens given here and counts as 1 when it is 0, so that a rank with nothing to train on gets a loss of 0 to run
     backward on. Raises ValueError for shapes that do not fit and `dual_clip <= 1`.
     """
@@ -66,7 +74,7 @@ def policy_loss(
     log_probs = torch.where(mask, log_probs, 0.0)  # (B, C)
 
     # The old log-probs may be the current ones themselves: without detach the gradient of the ratio would be zero.
-    log_ratio = torch.where(free, log_probs - old_log_probs.detach(), 0.0)  # (B, C)
+    log_ratio = _mean_of(torch.where(free, log_probs - old_log_probs.detach(), 0.0), free, ratio_of)  # (B, C)
     ratio = log_ratio.clamp(-log_ratio_bound, log_ratio_bound).exp()  # (B, C)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)  # (B, C)
     raised = torch.maximum(ratio, clipped).clamp(max=dual_clip)  # (B, C)
@@ -74,6 +82,8 @@ def policy_loss(
     if importance is not None:
         surrogate = torch.where(free, importance.detach(), 0.0) * surrogate  # (B, C)
     token_losses = -weights * torch.where(constructed, log_probs, surrogate)  # (B, C)
+    if token_weights is not None:
+        token_losses = token_weights * token_losses
 
     # The ratio is 1 outside `free`, so nothing is cut there.
     cut = ((weights > 0) & (ratio > 1 + clip_high)) | ((weights < 0) & (ratio < 1 - clip_low))  # (B, C)
@@ -94,9 +104,11 @@ def kl_loss(
     *,
     log_ratio_bound: float = 20.0,
     value_bound: float = 10.0,
+    token_weights: Tensor | None = None,
     denominator: float | Tensor | None = None,
 ) -> KLOutput:
-    """KL of the policy from the reference, sum of the token values over `denominator` (as in `policy_loss`).
+    """KL of the policy from the reference, sum of the token values over `denominator`, with `token_weights` (as in
+    `policy_loss`).
 
     The k3 estimator exp(d) - d - 1 with d = ref_log_probs - log_probs, unbiased and never negative (J. Schulman,
     "Approximating KL divergence", http://joschu.net/blog/kl-approx.html). As in the released code of TaRO (verl's
@@ -113,12 +125,39 @@ def kl_loss(
     mask = response_mask.bool()  # (B, C)
     log_ratio = torch.where(mask, ref_log_probs.detach() - log_probs, 0.0)  # (B, C)
     log_ratio = log_ratio.clamp(-log_ratio_bound, log_ratio_bound)
-    total = (torch.expm1(log_ratio) - log_ratio).clamp(max=value_bound).sum()  # a masked token adds 0
+    values = (torch.expm1(log_ratio) - log_ratio).clamp(max=value_bound)  # (B, C), 0 where masked
+    weighted = values if token_weights is None else token_weights * values
     tokens = mask.sum()
     return KLOutput(
-        loss=total / _at_least_one(tokens if denominator is None else denominator),
-        kl=total.detach() / tokens.clamp(min=1),
+        loss=weighted.sum() / _at_least_one(tokens if denominator is None else denominator),
+        kl=values.detach().sum() / tokens.clamp(min=1),
     )
+
+
+def average_weights(response_mask: Tensor, average: Average) -> Tensor | None:
+    """What the loss of each token is multiplied with, (B, 1), before the sum is divided by `count_terms`; None: with 1.
+
+    `tokens`: all response tokens of a step count alike (DAPO, arXiv 2503.14476); `completions`: all completions do, long or
+    short (GRPO, arXiv 2402.03300; GSPO); `constant`: as `tokens`, divided by the tokens that there could have been (Dr. GRPO,
+    arXiv 2503.20783).
+    """
+    return 1 / response_mask.sum(1, keepdim=True).clamp(min=1) if average == "completions" else None
+
+
+def count_terms(response_mask: Tensor, average: Average, max_tokens: int) -> int:
+    """What these completions add to the denominator of a step's loss. `max_tokens`: of a completion."""
+    if average == "tokens":
+        return int(response_mask.sum())
+    completions = int(response_mask.any(1).sum())
+    return completions * max_tokens if average == "constant" else completions
+
+
+def _mean_of(log_ratio: Tensor, free: Tensor, ratio_of: Ratio) -> Tensor:
+    """The log-ratios of the tokens as they are, or all of a completion as their mean; 0 outside `free`. (B, C) each."""
+    if ratio_of == "token":
+        return log_ratio
+    mean = log_ratio.sum(1, keepdim=True) / free.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
+    return torch.where(free, mean, 0.0)
 
 
 def _at_least_one(tokens: float | Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from taro.rl.group import Group, group_log_probs, make_group, reference_log_prob
 from taro.rl.group_loss import TrainingGroup, group_loss
 from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
 from taro.rl.importance import measure_mismatch
+from taro.rl.losses import count_terms
 from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
 from taro.rl.rewards.choose import TARO, Rewards
@@ -130,7 +131,7 @@ class GRPOModule(PolicyModule):
         by_task = len(self.trainer.datamodule.train_tasks) > 1
         log, strategy = StepLog(self.device, by_task), self.trainer.strategy
         groups = self.rollout(batch, log)
-        tokens = sum(gather(sum(int(group.learned_mask(self.engine.is_policy).sum()) for group in groups)))
+        terms = sum(gather(sum(self.count_terms(group) for group in groups)))  # what the step's loss is divided by
         packs = make_packs(groups, self.pack_tokens)
         shuffles = iter(on_any_rank([any(self.needs_gaps(pack)) for pack in packs], strategy))
         packs_to_train: list[list[TrainingGroup]] = []
@@ -140,13 +141,13 @@ class GRPOModule(PolicyModule):
             with log.timed("update"):
                 current = self.current_log_probs(pack)
                 to_train = self.reward_pack(pack, current, shuffled, reference, log)
-                self.backward_pack(to_train, current, tokens, log)
+                self.backward_pack(to_train, current, terms, log)
             packs_to_train.append(to_train)
         finite = [self.update(log)]
         for _ in range(self.loss.updates - 1):
             for to_train in passes(packs_to_train, self.policy, strategy):
                 current = self.current_log_probs([training.group for training in to_train])
-                self.backward_pack(to_train, current, tokens, log)
+                self.backward_pack(to_train, current, terms, log)
             finite.append(self.update(log))
         failed = [example for example in batch if example.failure is not None]
         self.log_step(log, failed)
@@ -226,13 +227,17 @@ class GRPOModule(PolicyModule):
             to_train.append(TrainingGroup(group, rewards, log_probs, ref, other))
         return to_train
 
+    def count_terms(self, group: Group) -> int:
+        """What a group adds to the denominator of the loss."""
+        return count_terms(group.learned_mask(self.engine.is_policy), self.loss.average, self.sampling.max_tokens)
+
     def backward_pack(
-        self, to_train: list[TrainingGroup], current: list[GroupLogProbs], tokens: int, log: StepLog
+        self, to_train: list[TrainingGroup], current: list[GroupLogProbs], terms: int, log: StepLog
     ) -> None:
         """Add the gradient of the pack's part of the loss. Ranks are added up when all packs are done."""
         on_policy = self.engine.is_policy
         losses = [
-            group_loss(training, own.log_probs, self.loss, on_policy=on_policy, denominator=tokens)
+            group_loss(training, own.log_probs, self.loss, on_policy=on_policy, denominator=terms)
             for training, own in zip(to_train, current, strict=True)
         ]
         for loss in losses:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taro.ranges import AboveOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
+from taro.rl.losses import Average, Ratio
 from taro.rl.temporal_gap import GapTokens
 from taro.video.perturbation import FrameShuffle, SpanShuffle
 
@@ -67,6 +68,9 @@ class LossSettings:
     """The clipped surrogate and the KL term.
 
     Args:
+        average: over all `tokens` of a step (DAPO), over its `completions`, long or short (GRPO), or over the tokens that there
+            could have been, a `constant` (Dr. GRPO).
+        ratio: of each `token`, or one of the whole `completion`, the geometric mean of its tokens' (GSPO).
         clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
         dual_clip: bound of the ratio where the advantage is negative.
         log_ratio_bound: bound of the log-ratio.
@@ -77,6 +81,8 @@ class LossSettings:
             (truncated importance sampling); None counts all alike.
     """
 
+    average: Average = "tokens"
+    ratio: Ratio = "token"
     clip_low: NonNegativeFloat = 0.2
     clip_high: NonNegativeFloat = 0.2
     dual_clip: AboveOne = 3.0

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from taro.rl.losses import kl_loss, policy_loss
+from taro.rl.losses import average_weights, count_terms, kl_loss, policy_loss
 
 SETTINGS = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0, "log_ratio_bound": 20.0}
 
@@ -261,3 +261,39 @@ def test_errors_say_what_does_not_fit():
         policy_loss(log_probs, old, advantages, mask, constructed, dual_clip=1.0)
     with pytest.raises(ValueError, match="response_mask must have the shape"):
         kl_loss(log_probs, old, mask[:1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_ratio_of_whole_completions_matches_the_slow_version(seed):
+    """GSPO: the loss of a completion is its surrogate with the geometric mean of the ratios, once for each of its tokens."""
+    log_probs, old, advantages, mask, constructed = random_batch(seed)
+    output = policy_loss(log_probs, old, advantages, mask, constructed, ratio_of="completion", **SETTINGS)
+    output.loss.backward()
+    total, gradient = 0.0, torch.zeros_like(log_probs)
+    for row in range(len(log_probs)):
+        columns = mask[row].nonzero().flatten().tolist()
+        means = [float(values.detach()[row, columns].mean()) if columns else 0.0 for values in (log_probs, old)]
+        for column in columns:
+            own = (log_probs[row, column].item(), 0.0) if constructed[row] else means
+            total += slow_token_loss(*own, advantages[row].item(), constructed[row], **SETTINGS)
+            gradient[row, column] = slow_gradient(*own, advantages[row].item(), constructed[row], **SETTINGS)
+    assert output.loss.item() == pytest.approx(total / int(mask.sum()))
+    torch.testing.assert_close(log_probs.grad, gradient / mask.sum())
+
+
+def test_averages_by_hand():
+    """Two completions of 3 tokens and 1 token, of at most 4; the losses are -1 and -2 a token."""
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    zeros, free = torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool)
+    for average, terms, expected in (("tokens", 4, -5 / 4), ("completions", 2, -3 / 2), ("constant", 8, -5 / 8)):
+        assert count_terms(mask, average, max_tokens=4) == terms
+        weights = average_weights(mask, average)
+        found = policy_loss(
+            zeros, zeros, torch.tensor([1.0, 2.0, 3.0]), mask, free, token_weights=weights, denominator=terms
+        )
+        assert found.loss.item() == pytest.approx(expected)
+        kl = kl_loss(zeros, torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 4), mask, token_weights=weights, denominator=terms)
+        first, second = math.exp(1) - 2, math.exp(2) - 3
+        parts = {"tokens": (3 * first + second) / 4, "completions": (first + second) / 2, "constant": (3 * first + second) / 8}
+        assert kl.loss.item() == pytest.approx(parts[average])
+        assert kl.kl.item() == pytest.approx((3 * first + second) / 4)  # the log's is always of tokens
