@@ -225,10 +225,7 @@ def timestamp_spans(text: str) -> list[tuple[int, int]]:
     Two joined numbers are a time range when one of them has a unit or `from` or `between` stands before the first, so
     `2 to 3 people` is none. Units, single times and the answer are left out.
     """
-    numbers = []
-    for first, second in _number_pairs(text, *think_span(text)):
-        if first["lead"] or first["unit"] or second["unit"]:
-            numbers += [first.span("value"), second.span("value")]
+    numbers = [number.span("value") for pair in _time_ranges(text, *think_span(text)) for number in pair]
     return list(dict.fromkeys(numbers))  # the middle number of "1s to 2s to 3s" is in two ranges
 
 
@@ -239,10 +236,16 @@ def answered_lines(text: str) -> list[tuple[int, int]]:
     ious: dict[tuple[int, int], float] = {}
     for line in text[position:end].splitlines(keepends=True):
         span = position, position + len(line)
-        ious[span] = max((temporal_iou(answer, found) for found in spans_in(line)), default=0.0)
+        named = [(float(first["value"]), float(second["value"])) for first, second in _time_ranges(text, *span)]
+        ious[span] = max((temporal_iou(answer, found) for found in named), default=0.0)
         position += len(line)
     best = max(ious.values(), default=0.0)
     return [span for span, iou in ious.items() if iou == best > 0]
+
+
+def _time_ranges(text: str, start: int, end: int) -> Iterator[tuple[re.Match, re.Match]]:
+    """Joined numbers that are times: see `timestamp_spans`."""
+    return (pair for pair in _number_pairs(text, start, end) if pair[0]["lead"] or pair[0]["unit"] or pair[1]["unit"])
 
 
 def _last_answer(text: str) -> tuple[int, int] | None:

@@ -202,11 +202,13 @@ def draw_scene(seed: int, settings: WorldSettings | None = None) -> Scene:
     duration = float(rng.randint(settings.min_duration, settings.max_duration))
     width, height = rng.choice(SIZES)
     looks: list[Look] = []
-    for _ in range(rng.randint(settings.min_events, settings.max_events)):
-        looks.append(_draw_look(rng, looks))
-    asked = list(range(len(looks)))
+    count = rng.randint(settings.min_events, settings.max_events)
     if settings.lookalikes:
-        looks, asked = _make_lookalikes(rng, looks)
+        looks, asked = _draw_lookalikes(rng, count)
+    else:
+        asked = list(range(count))
+        for _ in asked:
+            looks.append(_draw_look(rng, looks))
     spans = _draw_spans(rng, len(looks), duration, settings)
     events = tuple(
         Event(
@@ -242,18 +244,16 @@ def _draw_look(rng: random.Random, taken: list[Look]) -> Look:
             return color, shape, action
 
 
-def _make_lookalikes(rng: random.Random, looks: list[Look]) -> tuple[list[Look], list[int]]:
-    """Two of the looks are twins with opposite actions, in places drawn at random; and the places that are asked for: one of
-    the twins, and all others."""
-    color, shape, _ = looks[0]
-    action = rng.choice(list(OPPOSITES))
+def _draw_lookalikes(rng: random.Random, count: int) -> tuple[list[Look], list[int]]:
+    """Looks of `count` events, two of which are twins with opposite actions; and the place of the twin that is asked for."""
+    color, shape, action = rng.choice(list(COLORS)), rng.choice(SHAPES), rng.choice(list(OPPOSITES))
     twins = [(color, shape, action), (color, shape, OPPOSITES[action])]
-    others = [look for look in looks[2:] if look not in twins]
-    places = sorted(rng.sample(range(len(others) + 2), 2))
-    made = iter(others)
-    mixed = [twins[places.index(place)] if place in places else next(made) for place in range(len(others) + 2)]
-    left_out = places[1] if rng.random() < EARLIER else places[0]
-    return mixed, [place for place in range(len(mixed)) if place != left_out]
+    looks = list(twins)
+    while len(looks) < count:
+        looks.append(_draw_look(rng, looks))
+    rng.shuffle(looks)
+    earlier, later = sorted(looks.index(twin) for twin in twins)
+    return looks, [earlier if rng.random() < EARLIER else later]
 
 
 def _draw_spans(rng: random.Random, count: int, duration: float, settings: WorldSettings) -> list[tuple[float, float]]:
