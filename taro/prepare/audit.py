@@ -16,7 +16,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -135,8 +135,8 @@ def compare(train: Sequence[Sample], test: Sequence[Sample], name: str, copies: 
 def hash_videos(samples: Iterable[Sample], workers: int | None) -> dict[str, np.ndarray]:
     """(F, bits) of each video or clip, by its name; those that can't be read are left out, and logged."""
     parts = list(dict.fromkeys((sample.video, sample.clip) for sample in samples))
-    with ProcessPoolExecutor(workers) as pool:
-        found = list(pool.map(_hash_or_fault, *zip(*parts, strict=True), chunksize=8))
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(_hash_or_fault, *zip(*parts, strict=True)))
     faults = [str(one) for one in found if isinstance(one, VideoError)]
     if faults:
         logger.warning(f"{len(faults)} of {len(parts)} videos can't be looked at, the first: {faults[0]}")
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> list[Overlap]:
     parser.add_argument("train", help="samples that a model is trained on")
     parser.add_argument("tests", nargs="+", metavar="TEST", help="samples that it is tested on")
     parser.add_argument("--frames", action="store_true", help="look at the pictures of the videos, too")
-    parser.add_argument("--workers", type=int, help="processes that read videos; all cores unless given")
+    parser.add_argument("--workers", type=int, help="videos that are read at a time")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all that is shared there")
     args = parser.parse_args(arguments)
     train = load_samples(args.train, bad_rows="keep")
