@@ -165,8 +165,8 @@ def parse_row(
         place_of_id: Place of each id so far; the row's is entered.
         names: What messages call a field, where that is not its own name.
     """
-    names, name = names or {}, fields.get("task", DEFAULT)
-    task = TASKS.get(name) if isinstance(name, str) else None
+    names, kind_of_question = names or {}, fields.get("task", DEFAULT)
+    task = TASKS.get(kind_of_question) if isinstance(kind_of_question, str) else None
     fields = fields if task is None else task.complete(fields)
     values, problems = read_fields(Sample, fields, names)
     faults = []
@@ -181,7 +181,7 @@ def parse_row(
     if task is not None:
         faults += [Fault("task_field", problem) for problem in task.faults(fields, values.get("spans"), names)]
     elif "task" in values:
-        faults.append(Fault("unknown_task", describe_fault("task", name, ", ".join(TASKS))))
+        faults.append(Fault("unknown_task", describe_fault("task", values["task"], ", ".join(TASKS))))
     readable = all(fault.kind == "no_duration" for fault in faults)
     if readable:
         values.setdefault("duration", math.nan)
