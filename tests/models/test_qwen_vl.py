@@ -36,7 +36,7 @@ def test_cudnn_makes_no_plans(model_folder):
 
 def test_a_folder_without_its_tokenizer_says_what_to_copy(model_folder, tmp_path):
     shutil.copy2(f"{model_folder}/config.json", tmp_path)
-    with pytest.raises(ModelError, match="has no tokenizer of a Qwen-VL model .*: copy tokenizer.json"):
+    with pytest.raises(ModelError, match=r"has no tokenizer of a Qwen-VL model .*: copy tokenizer\.json"):
         QwenVL.from_pretrained(str(tmp_path), weights=False)
 
 
