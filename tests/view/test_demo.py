@@ -113,6 +113,6 @@ def test_videos_that_are_offered(synthetic, tmp_path):
     with pytest.raises(ViewError) as error:
         offer_videos(replace(settings, max_minutes=0.01), tmp_path)
     assert str(error.value).endswith(
-        "none of its videos can be offered: 2 are not there: name their folder with --video_root; 1 are clips of longer videos, "
-        "which are not cut out here; 1 can't be read; 1 are longer than --max_minutes"
+        "none of its videos can be offered: 2 are not there: name their folder with --video_root; 1 are clips of longer "
+        "videos, which are not cut out here; 1 can't be read; 1 are longer than --max_minutes"
     )
