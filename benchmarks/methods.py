@@ -43,8 +43,8 @@ from taro.synthetic.recipe import check_base
 from taro.synthetic.world import main as make_world
 
 WORLDS = {name: (f"--captions={name}",) for name in ("exact", "loose", "looser")}
-# Fewer queries a video: more videos, so that an epoch has as many.
-WORLDS["lookalikes"] = ("--lookalikes", "--videos=400", "--validation_videos=80", "--test_videos=200")
+# One query a video: more videos, so that an epoch has as many.
+WORLDS["lookalikes"] = ("--lookalikes", "--videos=640", "--validation_videos=120", "--test_videos=320")
 SHOWN = ("R1@0.5", "R1@0.7", "mIoU", "timestamp_rate")
 CURVES = ("vtg/R1@0.5", "vtg/mIoU", "vtg/timestamp_rate", "rollout/IoU", "rollout/timestamp_rate", "reward", "kl", "entropy")
 CURVES += ("completions/mean_length", "taro/constructed_fraction", "taro/temporal_gap")
@@ -133,9 +133,17 @@ def make_result(run: Run, places: Places, probes: Sequence[str]) -> dict:
         if probe not in result["probes"]:
             if not model.exists():
                 raise TaroError(f"{path}: has no {probe}, and its model {model} is gone; remove the file to make it again")
-            result["probes"][probe] = evaluate(run, model, places, probe)[1]
+            ids, result["probes"][probe] = evaluate(run, model, places, probe)
+            if ids != result["ids"]:
+                raise TaroError(f"{path}: its queries are not those of {places.data / run.world}; remove one of the two")
             write_text(path, json.dumps(result) + "\n")
     return result
+
+
+def is_missing(run: Run, results: Path, probes: Sequence[str]) -> bool:
+    """Whether anything of a run is still to be evaluated."""
+    path = results / f"{run.name}.json"
+    return not path.exists() or not set(probes) <= json.loads(path.read_text())["probes"].keys()
 
 
 def evaluate(run: Run, model: Path, places: Places, probe: str | None = None) -> tuple[list[str], list[list[float]]]:
@@ -257,7 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="path without suffix of a page and a figure; the page's text stays")
     args, extra = parser.parse_known_args(arguments)
     runs = list_runs(args, extra)
-    for world in {run.world for run in runs if not (args.results / f"{run.name}.json").exists()}:
+    for world in dict.fromkeys(run.world for run in runs if is_missing(run, args.results, args.probes)):
         if not (args.data / world / "test.jsonl").exists():
             make_world([f"--output={args.data / world}", *WORLDS[world], f"--workers={args.jobs}"])
     places = Places(args.data, args.runs, args.results)

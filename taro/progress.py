@@ -143,8 +143,10 @@ class ProgressLines(L.Callback):
 
 
 def _scores(trainer: L.Trainer, prefix: str) -> str:
+    """Of tasks, where there are several, the mIoU alone."""
     values = {name.removeprefix(prefix): value for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+    shown = (name for name in values if "/" not in name or name.endswith("/mIoU"))
+    return ", ".join(f"{name} {values[name]:.3f}" for name in shown)
 
 
 class ProgressBar(RichProgressBar):

@@ -30,6 +30,9 @@ The watering begins at 8.5s, when she tilts the can, and ends at 12.4s, when she
 </think>
 <answer>8.50s to 12.40s</answer>"""
 
+OPENING = "I need to find the specific moment {query}."
+"""First line of a constructed path."""
+
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _ANY_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 _FORMAT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -48,6 +51,7 @@ _NUMBER = re.compile(
 _DASHES = "-\u2010-\u2015\u2212"  # a character class: hyphen-minus, hyphens and dashes of Unicode, minus sign
 _JOINER = re.compile(rf"\s*(?:to|and|[{_DASHES}])\s*", re.IGNORECASE)
 _SIGNS = ("-", "\u2212")
+_CHOICE = re.compile(r"(?<![\w'’])([A-HJ-Z]|I(?!\s+[a-z]))(?![\w'’])")  # a letter that stands alone; `I think` is none
 _NONE = re.compile(
     r"\s*(?:none|nil|null|\[\s*\]|"
     r"(?:no such event|(?:(?:the|this) event |it )?(?:does not|doesn['’]t|did not) (?:occur|happen))"
@@ -69,25 +73,27 @@ def format_seconds(seconds: float) -> str:
     return f"{round(seconds, 1) + 0.0:.1f}"
 
 
-def build_request(query: str, template: str = DEFAULT_PROMPT) -> str:
-    """The request that follows the video: `template` with `{query}` filled in.
+def build_request(query: str, template: str = DEFAULT_PROMPT, instruction: str = "") -> str:
+    """The request that follows the video: `template` with `{query}` filled in, and below it the `instruction` of a task.
 
     The template supplies the punctuation, so spaces around the query and periods at its end are dropped. Other braces
     in the template stay as they are. Raises ValueError when the template lacks `{query}`.
     """
     if "{query}" not in template:
         raise ValueError(f"the prompt template must contain the placeholder {{query}}, got {template!r}")
-    return template.replace("{query}", _bare(query))
+    request = template.replace("{query}", _bare(query))
+    return f"{request}\n\n{instruction}" if instruction else request
 
 
-def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random) -> str:
+def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Random, opening: str = OPENING) -> str:
     """The opening of a constructed completion (TaRO, arXiv 2606.09248): a random part of the captions, `<think>` open.
 
-    k ~ U{1..n} of the n captions are drawn without replacement and put in chronological order, one line each. The text
-    ends with the last caption, without a newline: the policy goes on from there. Raises ValueError without captions.
+    k ~ U{1..n} of the n captions are drawn without replacement and put in chronological order, one line each, below
+    `opening` with `{query}` filled in. The text ends with the last caption, without a newline: the policy goes on from
+    there. Raises ValueError without captions.
     """
     drawn = rng.sample(list(captions), rng.randint(1, len(captions))) if captions else []
-    return _opening(query, drawn)
+    return _opening(query, drawn, opening)
 
 
 def full_path(query: str, captions: Sequence[TimedText], span: Span) -> str:
@@ -148,6 +154,12 @@ def answer_text(text: str) -> str | None:
     """What stands in the last closed `<answer>` block of a completion, or None."""
     block = _last_answer(text)
     return block and text[slice(*block)]
+
+
+def choice(text: str) -> str | None:
+    """The first capital letter that stands alone (`B`, `(B)`, `B. a dog`), or None."""
+    found = _CHOICE.search(text)
+    return found and found[1]
 
 
 def find_tag(text: str) -> str | None:
@@ -213,10 +225,7 @@ def timestamp_spans(text: str) -> list[tuple[int, int]]:
     Two joined numbers are a time range when one of them has a unit or `from` or `between` stands before the first, so
     `2 to 3 people` is none. Units, single times and the answer are left out.
     """
-    numbers = []
-    for first, second in _number_pairs(text, *think_span(text)):
-        if first["lead"] or first["unit"] or second["unit"]:
-            numbers += [first.span("value"), second.span("value")]
+    numbers = [number.span("value") for pair in _time_ranges(text, *think_span(text)) for number in pair]
     return list(dict.fromkeys(numbers))  # the middle number of "1s to 2s to 3s" is in two ranges
 
 
@@ -227,10 +236,16 @@ def answered_lines(text: str) -> list[tuple[int, int]]:
     ious: dict[tuple[int, int], float] = {}
     for line in text[position:end].splitlines(keepends=True):
         span = position, position + len(line)
-        ious[span] = max((temporal_iou(answer, found) for found in spans_in(line)), default=0.0)
+        named = [(float(first["value"]), float(second["value"])) for first, second in _time_ranges(text, *span)]
+        ious[span] = max((temporal_iou(answer, found) for found in named), default=0.0)
         position += len(line)
     best = max(ious.values(), default=0.0)
     return [span for span, iou in ious.items() if iou == best > 0]
+
+
+def _time_ranges(text: str, start: int, end: int) -> Iterator[tuple[re.Match, re.Match]]:
+    """Joined numbers that are times: see `timestamp_spans`."""
+    return (pair for pair in _number_pairs(text, start, end) if pair[0]["lead"] or pair[0]["unit"] or pair[1]["unit"])
 
 
 def _last_answer(text: str) -> tuple[int, int] | None:
@@ -259,10 +274,10 @@ def _number_pairs(text: str, start: int, end: int) -> Iterator[tuple[re.Match, r
         previous = number
 
 
-def _opening(query: str, captions: Sequence[TimedText]) -> str:
+def _opening(query: str, captions: Sequence[TimedText], opening: str = OPENING) -> str:
     if not captions:
         raise ValueError("a reasoning path needs at least one caption, got none")
-    lines = ["<think>", f"I need to find the specific moment {_bare(query)}."]
+    lines = ["<think>", opening.replace("{query}", _bare(query))]
     for caption in sorted(captions, key=lambda caption: (caption.start, caption.end)):
         start, end = format_seconds(caption.start), format_seconds(caption.end)
         lines.append(f"From {start}s to {end}s, {' '.join(caption.text.split())}")

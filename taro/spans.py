@@ -21,8 +21,8 @@ def temporal_iou(span: Span | None, truth: Span) -> float:
 
 
 def best_iou(span: Span | None, truths: Iterable[Span]) -> float:
-    """IoU with the true span that fits best, of one or more."""
-    return max(temporal_iou(span, truth) for truth in truths)
+    """IoU with the true span that fits best; 0 where there is none."""
+    return max((temporal_iou(span, truth) for truth in truths), default=0.0)
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from taro.data.samples import Sample, SampleError, query_key
 from taro.messages import first_names, list_problems
+from taro.tasks import find_task
 
 AT_ONCE = 32  # questions to a file system that may be on a network, where each takes a millisecond and more
 
@@ -81,11 +82,19 @@ def check_samples(
             )
         except SampleError as error:
             problems.append(str(error))
-    bare = [sample.id for sample in samples["train"] if not sample.captions]
+    of, warmup = f"data.train_file = {files['train']}", f"curriculum.warmup_epochs = {warmup_epochs}"
+    count = len(samples["train"])
+    pathless = [sample.task for sample in samples["train"] if find_task(sample.task).opening is None]
+    bare = [sample.id for sample in samples["train"] if not sample.captions and find_task(sample.task).opening is not None]
+    if warmup_epochs > 0 and pathless:
+        tasks = first_names(dict.fromkeys(pathless))
+        some = f"{len(pathless)} of {count} samples are of a task without constructed paths ({tasks})"
+        if len(pathless) == count:
+            problems.append(f"{of}: {some}, and {warmup} asks for such paths; set it to 0")
+        else:
+            remarks.append(f"{of}: {some}; in the warm-up ({warmup}) they are explored freely, too")
     if warmup_epochs > 0 and bare:
-        of, warmup = f"data.train_file = {files['train']}", f"curriculum.warmup_epochs = {warmup_epochs}"
-        count = len(samples["train"])
-        if len(bare) == count:
+        if len(bare) + len(pathless) == count:
             problems.append(
                 f"{of}: not one of its samples has captions, and {warmup} asks for reasoning paths that are made of them; set "
                 "it to 0, or make captions: python -m taro.prepare.caption --help"

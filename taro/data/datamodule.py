@@ -15,16 +15,17 @@ from torch.utils.data import DataLoader
 from taro.cache import DiskCacheSettings
 from taro.data.dataset import GroundingDataset
 from taro.data.examples import GroundingExample, TrainingExample
+from taro.data.mixture import TaskMixture
 from taro.data.order import EpochSampler, EvaluationBatches
 from taro.data.samples import Sample, SampleError, load_samples
 from taro.models.prompt import PromptBuilder
 from taro.models.settings import GroundingSettings
 from taro.progress import steps_done
-from taro.prompts import constructed_path
 from taro.ranges import NonNegativeInt, PositiveInt
 from taro.seeds import stable_seed
+from taro.tasks import find_task
 
-ROOM_FOR_ANSWER = 48  # tokens that a constructed path leaves to the policy, at least
+ROOM_FOR_ANSWER = 48  # tokens that a constructed path leaves to the policy for each span, at least
 
 
 class GroundingDataModule(L.LightningDataModule):
@@ -46,6 +47,8 @@ class GroundingDataModule(L.LightningDataModule):
             without them.
         seed: of the order of samples, the rollouts, the constructed paths and the perturbations.
         limit_train: use only the first so many training samples.
+        task_weights: share of each task among the prompts that are drawn, as {dense: 2, grounding: 1}; an epoch has as many as
+            there are samples. None: as they are in the file.
         frame_cache: folder that keeps the sampled frames of all videos across epochs and runs; None decodes them again.
     """
 
@@ -66,6 +69,7 @@ class GroundingDataModule(L.LightningDataModule):
         seed: int = 0,
         limit_train: PositiveInt | None = None,
         frame_cache: DiskCacheSettings | None = None,
+        task_weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.name_or_path, self.video_root, self.grounding = name_or_path, video_root, grounding
@@ -73,7 +77,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.group_size, self.max_completion_tokens = group_size, max_completion_tokens
         self.prompts_per_step, self.evaluation_batch = prompts_per_step, evaluation_batch
         self.workers, self.bad_rows, self.seed, self.limit_train = workers, bad_rows, seed, limit_train
-        self.frame_cache = frame_cache
+        self.frame_cache, self.task_weights = frame_cache, task_weights
         self.constructed_probability = 0.0  # set by CurriculumCallback
         self.samples: dict[str, list[Sample]] = {}
         self._builders: dict[str, PromptBuilder] = {}
@@ -83,6 +87,7 @@ class GroundingDataModule(L.LightningDataModule):
 
         Raises:
             SampleError: bad rows, all of them in one message, or too few rows for one step.
+            MixtureError: weights of tasks that don't fit the samples.
         """
         for split, file in self.files.items():
             if file is not None and split not in self.samples:
@@ -98,6 +103,16 @@ class GroundingDataModule(L.LightningDataModule):
                 f"data.train_file = {self.files['train']} has {len(self.samples['train'])} samples, fewer than "
                 f"data.prompts_per_step = {self.prompts_per_step}: not one step can be made"
             )
+        self.mixture()
+
+    def mixture(self) -> TaskMixture | None:
+        """What draws the training samples where tasks have weights. Raises MixtureError."""
+        return self.task_weights and TaskMixture([sample.task for sample in self.samples["train"]], self.task_weights)
+
+    @property
+    def train_tasks(self) -> list[str]:
+        """Names of the tasks that training samples have."""
+        return list(dict.fromkeys(sample.task for sample in self.samples["train"]))
 
     def builder(self, *, training: bool) -> PromptBuilder:
         """The prompt builder for training or for evaluation."""
@@ -116,7 +131,9 @@ class GroundingDataModule(L.LightningDataModule):
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
         builder = self.builder(training=True)
         dataset = GroundingDataset(samples, builder, self.grounding, self.frame_cache, check_durations=True)
-        self.sampler = EpochSampler(len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world)
+        self.sampler = EpochSampler(
+            len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world, self.mixture()
+        )
         return self._loader(dataset, batch_size=per_rank, sampler=self.sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -150,24 +167,30 @@ class GroundingDataModule(L.LightningDataModule):
     ) -> list[GroundingExample] | list[TrainingExample]:
         """In training, draw the group's constructed paths and seeds. Here and not in the workers, which are ahead of the
         curriculum."""
-        return [self.add_paths(example) for example in batch] if self.trainer.training else batch
+        if not self.trainer.training:
+            return batch
+        ids = [example.sample.id for example in batch]
+        return [self.add_paths(example, ids[:place].count(example.sample.id)) for place, example in enumerate(batch)]
 
     def draw_path(self, sample: Sample, rng: random.Random) -> tuple[int, ...]:
         """Token ids of a constructed path that leaves the policy room for its answer: while it is too long, it is drawn
-        again from fewer captions. () where there is none."""
-        captions = list(sample.captions)
-        while captions:
-            ids = self.builder(training=True).encode(constructed_path(sample.query, captions, rng))
-            if len(ids) <= self.max_completion_tokens - ROOM_FOR_ANSWER:
+        again from fewer captions. () where there is none, or the sample's task has none."""
+        captions, task = list(sample.captions), find_task(sample.task)
+        room = ROOM_FOR_ANSWER * (1 if task.single else max(1, len(sample.spans)))
+        while (path := task.path(sample, captions, rng)) is not None:
+            ids = self.builder(training=True).encode(path)
+            if len(ids) <= self.max_completion_tokens - room:
                 return tuple(ids)
             captions.remove(rng.choice(captions))
         return ()
 
-    def add_paths(self, example: GroundingExample) -> TrainingExample:
+    def add_paths(self, example: GroundingExample, again: int = 0) -> TrainingExample:
         """Each completion starts with a constructed path with `constructed_probability`, each with its own subset of the
-        captions; a sample without captions has none."""
-        sample, (epoch, _) = example.sample, self.sampler.place
-        rng = random.Random(stable_seed("paths", self.seed, epoch, sample.id))
+        captions; a sample without captions, or of a task without paths, has none. `again`: how often the sample is in the batch
+        already; with weights of tasks it may come more than once in an epoch, and is drawn anew each time."""
+        sample, (epoch, step) = example.sample, self.sampler.place
+        place = (epoch, step, again) if self.task_weights else (epoch,)
+        rng = random.Random(stable_seed("paths", self.seed, *place, sample.id))
         prefixes = []
         for _ in range(self.group_size):
             construct = rng.random() < self.constructed_probability
@@ -175,6 +198,6 @@ class GroundingDataModule(L.LightningDataModule):
         return TrainingExample(
             **vars(example),
             prefixes=tuple(prefixes),
-            seeds=tuple(stable_seed("rollout", self.seed, epoch, sample.id, g) for g in range(self.group_size)),
+            seeds=tuple(stable_seed("rollout", self.seed, *place, sample.id, g) for g in range(self.group_size)),
             shuffle_seed=stable_seed("shuffle", self.seed, sample.id),
         )

@@ -13,6 +13,7 @@ from taro.data.rows import durations_agree
 from taro.data.samples import Sample
 from taro.models.prompt import PromptBuilder, PromptError
 from taro.models.settings import GroundingSettings
+from taro.tasks import find_task
 from taro.video.frame_cache import FrameCache
 from taro.video.load import Video, VideoError, load_video
 
@@ -53,7 +54,9 @@ class GroundingDataset(Dataset):
             if self.check_durations and not durations_agree(sample.duration, video.duration):
                 raise _duration_error(sample, video)
             shown = video if self.change is None else self.change(video, sample)
-            return GroundingExample(sample, self.builder.build(sample.query, shown))
+            task = find_task(sample.task)
+            instruction = (self.settings.instructions or {}).get(task.name, task.instruction)
+            return GroundingExample(sample, self.builder.build(task.subject(sample), shown, instruction))
         except (VideoError, PromptError) as error:
             return GroundingExample(sample, None, f"{type(error).__name__}: {error}")
 

@@ -31,13 +31,28 @@ class EpochSampler(Sampler[int]):
 
     Where in which epoch it starts follows from the steps done, which are asked for whenever an iteration starts: a resumed run
     goes on with the next sample. An epoch has as many steps as batches of `batch_size` on each rank are full.
+
+    Args:
+        length: number of samples.
+        seed: of all orders.
+        batch_size: of each rank.
+        steps_done: of the run.
+        rank, world_size: whose share is taken.
+        draw: the places of as many samples in another order, some left out and others twice; None is a permutation.
     """
 
     def __init__(
-        self, length: int, seed: int, batch_size: int, steps_done: Callable[[], int], rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        seed: int,
+        batch_size: int,
+        steps_done: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+        draw: Callable[[torch.Generator], list[int]] | None = None,
     ) -> None:
         self.length, self.seed, self.batch_size, self.steps_done = length, seed, batch_size, steps_done
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.draw = rank, world_size, draw
 
     def __len__(self) -> int:
         return self.length // self.world_size
@@ -50,5 +65,5 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         epoch, step = self.place
         generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
+        order = self.draw(generator) if self.draw else torch.randperm(self.length, generator=generator).tolist()
         return iter(order[self.rank : len(self) * self.world_size : self.world_size][step * self.batch_size :])

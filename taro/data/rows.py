@@ -18,6 +18,7 @@ from taro.messages import MISSING, describe_fault, list_lines
 from taro.prompts import find_tag
 from taro.rows import Number, Pair, Rest, Seconds, Text, read_fields
 from taro.spans import Span
+from taro.tasks import DEFAULT, TASKS
 from taro.video.file import VideoError
 
 # Annotations round to two decimals: spans of ActivityNet Captions end up to 0.01 s after the duration beside them.
@@ -35,6 +36,8 @@ FAR_OUTSIDE = 2.0
 # What can be wrong with a row, in the order in which it is reported.
 FAULTS = {
     "unreadable": "a field is missing or not of its kind",
+    "unknown_task": "there is no such task",
+    "task_field": "the sample lacks what its task needs",
     "empty_query": "there is no query",
     "no_duration": "there is no duration, and the video has none that can be read",
     "duplicate_id": "an earlier row has the id",
@@ -89,26 +92,27 @@ class Sample:
         id: Unique in its file.
         video: Path of the file, as it can be opened.
         query: The event that is looked for.
-        spans: Every (start, end) that answers the query, in seconds of the clip's clock; one or more.
+        spans: Every (start, end) that answers the query, in seconds of the clip's clock; one or more, or none where the task
+            allows that the event doesn't occur.
         duration: Length of the clip, or of the file where there is no clip, in seconds; nan where neither the row nor the
             file says it.
         clip: The part of the file that is shown, (start, end) in seconds of the file's clock; None for all of it.
         captions: Dense captions, in seconds of the clip's clock; filled by ``taro.prepare.caption``.
-        task: What is asked for.
-        extra: Keys of the row that are not named above, as they were.
+        task: What is asked for, one of ``taro.tasks.TASKS``.
+        extra: Keys of the row that are not named above, as they were; those that only some tasks have (choices) among them.
     """
 
     id: Annotated[Text, BeforeValidator(_read_id), Field(description="text that is not empty, or a whole number")]
     video: Text
     query: Text
-    spans: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
+    spans: Annotated[tuple[Pair, ...], Field(description="[[start, end], ...] (seconds)")]
     duration: Annotated[Number, Field(gt=0, le=MOST_SECONDS, description=_ALLOWED_DURATION)]
     clip: _Clip = None
     captions: Annotated[
         tuple[Annotated[Caption, Field(description='{"start", "end", "text"}')], ...],
         Field(description='a list of {"start", "end", "text"}'),
     ] = ()
-    task: Text = "grounding"
+    task: Text = DEFAULT
     extra: Rest = field(default_factory=dict, hash=False)
 
 
@@ -161,7 +165,9 @@ def parse_row(
         place_of_id: Place of each id so far; the row's is entered.
         names: What messages call a field, where that is not its own name.
     """
-    names = names or {}
+    names, name = names or {}, fields.get("task", DEFAULT)
+    task = TASKS.get(name) if isinstance(name, str) else None
+    fields = fields if task is None else task.complete(fields)
     values, problems = read_fields(Sample, fields, names)
     faults = []
     for name, problem in problems.items():
@@ -172,6 +178,10 @@ def parse_row(
             allowed = f"seconds, or nothing where the video can be read; {value}"
             kind, problem = "no_duration", describe_fault(names.get(name, name), MISSING, allowed)
         faults.append(Fault(kind, problem))
+    if task is not None:
+        faults += [Fault("task_field", problem) for problem in task.faults(fields, values.get("spans"), names)]
+    elif "task" in values:
+        faults.append(Fault("unknown_task", describe_fault("task", name, ", ".join(TASKS))))
     readable = all(fault.kind == "no_duration" for fault in faults)
     if readable:
         values.setdefault("duration", math.nan)

@@ -15,6 +15,7 @@ from taro.data.rows import Caption, Row, Sample, list_rows
 from taro.errors import TaroError
 from taro.jsonl import write_lines
 from taro.prompts import build_request
+from taro.tasks import find_task
 
 __all__ = ["BadRows", "Caption", "Sample", "SampleError", "load_samples", "query_key", "save_samples"]
 
@@ -95,7 +96,8 @@ def save_like(
 
 def query_key(sample: Sample) -> tuple[Any, ...]:
     """Equal for samples with the same request, as a prompt has it, about the same video, and the same truth."""
-    return sample.video, sample.clip, build_request(sample.query, "{query}"), sample.spans
+    asked = build_request(find_task(sample.task).subject(sample), "{query}")
+    return sample.video, sample.clip, asked, sample.spans, sample.task
 
 
 def _to_row(sample: Sample, relative_to: str | os.PathLike[str] | None) -> dict[str, Any]:

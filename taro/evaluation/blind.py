@@ -51,7 +51,7 @@ class BlindRow:
 
 
 def blind_rows(samples: Sequence[Sample], fit: Sequence[Sample] | None = None) -> list[BlindRow]:
-    """Constant, random and whole-video answers, and the truth in whole seconds, which is a ceiling and not blind.
+    """Constant, random and whole-video answers; and, not blind, what rounding to whole seconds leaves of the truth.
 
     Args:
         samples: those that are scored; one without a duration scores 0.
@@ -66,7 +66,7 @@ def blind_rows(samples: Sequence[Sample], fit: Sequence[Sample] | None = None) -
     drawn = np.array([_random_ious(sample) for sample in samples])  # (N, DRAWS)
     rows.append(_row("a random span", drawn.ravel()))
     rows.append(_row("the whole video", _constant_ious(samples, (0.0, 1.0)), (0.0, 1.0)))
-    rows.append(_row("truth in whole seconds", np.array([_rounded_iou(sample) for sample in samples])))
+    rows.append(_row("truth, rounded to seconds", np.array([_rounded_iou(sample) for sample in samples])))
     return rows
 
 
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> list[BlindRow]:
     rows = blind_rows(samples, args.fit and load_samples(args.fit, bad_rows="keep"))
     print_blind(rows)
     fitted = "on the scored samples themselves: an upper bound" if args.fit is None else f"on {args.fit}"
-    print(f"{len(samples)} samples; constants were fitted {fitted}. The last row is the ceiling of answers in whole seconds.")
+    print(f"{len(samples)} samples; constants were fitted {fitted}. The last row is not blind.")
     if args.json is not None:
         write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return rows

@@ -16,7 +16,7 @@ from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.bootstrap import COVERAGE, percentile_intervals, resample_means, two_sided_p_values
 from taro.evaluation.predictions import EvaluationError, Prediction, count_failures, load_predictions
-from taro.evaluation.report import score_matrix
+from taro.evaluation.report import score_matrix, task_metrics
 from taro.evaluation.scores import METRICS
 from taro.jsonl import list_differences, read_config
 from taro.messages import list_lines, print_table
@@ -47,6 +47,7 @@ class Comparison:
     changes: tuple[Change, ...]  # one for each of METRICS
     failures: tuple[dict[str, int], dict[str, int]]  # by kind
     settings: dict[str, tuple[Any, Any]]  # that differ, the model apart
+    tasks: dict[str, tuple[float, float]]  # own metrics of tasks, as `TASK NAME`
 
 
 def compare_runs(first: str | Path, second: str | Path, strict: bool = False) -> Comparison:
@@ -61,6 +62,7 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
     """
     ordered = _same_samples(load_predictions(first), load_predictions(second))
     scores = [score_matrix(predictions, strict) for predictions in ordered]  # (N, K) each
+    first_own, second_own = (task_metrics(predictions) for predictions in ordered)
     differences = resample_means(scores[1] - scores[0])  # (R, K)
     values = zip(
         METRICS,
@@ -78,6 +80,11 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
             for name, values in list_differences(read_config(first), read_config(second)).items()
             if name.partition(".")[0] not in MAY_DIFFER
         },
+        tasks={
+            f"{task} {name}": (value, second_own[task][name])
+            for task, metrics in first_own.items()
+            for name, value in metrics.items()
+        },
     )
 
 
@@ -89,12 +96,16 @@ def _same_samples(first: Sequence[Prediction], second: Sequence[Prediction]) -> 
     faults += [
         f"{name} has another query or other true spans"
         for name in here.keys() & there.keys()
-        if (here[name].query, here[name].spans) != (there[name].query, there[name].spans)
+        if _asked(here[name]) != _asked(there[name])
     ]
     if faults:
         head = "the runs can't be compared: evaluate both on the same samples"
         raise EvaluationError(list_lines(head, [f"sample {fault}" for fault in faults]))
     return list(here.values()), [there[name] for name in here]
+
+
+def _asked(prediction: Prediction) -> tuple[Any, ...]:
+    return prediction.query, prediction.spans, prediction.task, prediction.right_choice
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -107,6 +118,9 @@ def print_comparison(comparison: Comparison) -> None:
         interval = " to ".join(f"{end:+.3f}" for end in change.interval)
         rows.append([change.metric, *values, interval, f"{change.p_value:.3f}"])
     print_table(["metric", "first", "second", "change", f"{COVERAGE:.0%} interval", "p"], rows)
+    if comparison.tasks:
+        own = [(name, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}") for name, (a, b) in comparison.tasks.items()]
+        print_table(["metric of a task", "first", "second", "change"], own)
     print(f"{comparison.samples} samples")
     first, second = comparison.failures
     for failure in first:

@@ -10,7 +10,7 @@ from typing import Any
 
 from taro.data.samples import Sample
 from taro.evaluation.answers import still_to_ask
-from taro.evaluation.predictions import Prediction
+from taro.evaluation.predictions import Prediction, read_predictions
 from taro.evaluation.probes import PROBES
 from taro.evaluation.questions import Questions
 from taro.evaluation.qvhighlights import make_submission, score_submission
@@ -19,7 +19,6 @@ from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, resolve
 from taro.files import write_text
 from taro.jsonl import ResumableFolder, Shard, write_lines
-from taro.rows import read_objects
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
         found = {one.id: one for one in ask(questions.samples)}
     else:
         folder = ResumableFolder(output, _configuration(questions, benchmark), Shard.parse(settings.shard))
-        there = read_objects(Prediction, folder.read(), "prediction", complete=True)
+        there = read_predictions(folder.read())
         todo = still_to_ask(folder.shard.of(questions.samples), {name: one.failure for name, one in there.items()})
-        folder.append(asdict(prediction) for prediction in ask(todo))
+        folder.append(prediction.to_row() for prediction in ask(todo))
         folder.finish([sample.id for sample in questions.samples])
-        found = read_objects(Prediction, folder.read(), "prediction", complete=True)
+        found = read_predictions(folder.read())
     samples = [sample for sample in questions.samples if sample.id in found]
     predictions = [found[sample.id] for sample in samples]
     whole = len(samples) == len(questions.samples)
@@ -95,7 +94,7 @@ def _score_officially(
         row = {"qid": int(sample.id) if sample.id.isdecimal() else sample.id, "query": sample.query}
         row |= {name: sample.extra[name] for name in ("vid",) if name in sample.extra}
         truth.append(row | {"relevant_windows": sample.spans})
-    submission = make_submission([asdict(prediction) for prediction in predictions], truth)
+    submission = make_submission([prediction.to_row() for prediction in predictions], truth)
     if output is not None:
         write_lines(submission, output / "submission.jsonl")
     return score_submission(submission, truth, strict_r1=strict)

@@ -1,4 +1,4 @@
-"""The metrics of a data set of temporal grounding. Spans are (start, end) in seconds."""
+"""The metrics of a data set of temporal grounding, and of samples of several tasks. Spans are (start, end) in seconds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from taro.evaluation.scores import METRICS, score_answer
+from taro.data.samples import Sample
+from taro.evaluation.scores import METRICS, score_answer, score_iou
 from taro.spans import Span, temporal_iou
+from taro.tasks import DEFAULT, NO_ANSWER, TASKS, Answer, Task, find_task
 
-__all__ = ["GroundingMetrics", "temporal_iou"]
+__all__ = ["GroundingMetrics", "TaskMetrics", "temporal_iou"]
 
 OF_TEXTS = ("timestamp_rate", "format_rate")
 
@@ -74,3 +76,56 @@ class GroundingMetrics(Metric):
         if not self.texts:
             values |= {name: torch.full_like(values[name], torch.nan) for name in OF_TEXTS}
         return {**values, "failed": self.failed.clone(), "samples": self.samples.clone()}
+
+
+class TaskMetrics(GroundingMetrics):
+    """The same for samples of any task, with IoUs as each task has them; and where one of them is not of the default task, the
+    same and the task's own metrics by task, as `TASK/NAME`."""
+
+    task_sums: Tensor  # of the scores of each task, one after the other, as `_slots` says
+    task_samples: Tensor  # (tasks)
+
+    def __init__(self, strict: bool = False, **settings):
+        super().__init__(strict, **settings)
+        self._slots = [(task.name, name) for task in TASKS.values() for name in (*METRICS, *_own_names(task))]
+        self.add_state("task_sums", torch.zeros(len(self._slots), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("task_samples", torch.zeros(len(TASKS), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, samples: Sequence[Sample], texts: Sequence[str | None]) -> None:
+        """Adds N samples with their completions, None where there was none."""
+        for sample, text in zip(samples, texts, strict=True):
+            task = find_task(sample.task)
+            answer, truth = NO_ANSWER if text is None else task.read(text), task.truth(sample)
+            scores = score_iou(task.iou(answer, truth), answer.spans is not None, text, self.strict)
+            self.sums += self.sums.new_tensor(scores)
+            values = dict(zip(METRICS, scores, strict=True)) | task.scores(answer, truth)
+            own = {slot: values[slot[1]] for slot in self._slots if slot[0] == task.name}
+            self.task_sums += self.task_sums.new_tensor([own.get(slot, 0.0) for slot in self._slots])
+            self.task_samples[list(TASKS).index(task.name)] += 1
+        answered = sum(text is not None for text in texts)
+        self.texts += answered
+        self.failed += len(texts) - answered
+        self.samples += len(texts)
+
+    def compute(self) -> dict[str, Tensor]:
+        """As `GroundingMetrics`, and by task."""
+        values, counts = super().compute(), dict(zip(TASKS, self.task_samples.tolist(), strict=True))
+        if all(name == DEFAULT or not count for name, count in counts.items()):
+            return values
+        sums = dict(zip(self._slots, self.task_sums.tolist(), strict=True))
+        for name, count in counts.items():
+            if count:
+                own = {key: sums[name, key] for key in _own_names(TASKS[name])}
+                found = {key: sums[name, key] / count for key in METRICS} | TASKS[name].metrics(own, count)
+                values |= {f"{name}/{key}": self.sums.new_tensor(value) for key, value in found.items()}
+        return values
+
+
+def metric_names(task: Task) -> list[str]:
+    """What `TaskMetrics` computes for a task; of all of them more is better."""
+    return [*METRICS, *task.metrics(task.scores(NO_ANSWER, Answer(())), 1)]
+
+
+def _own_names(task: Task) -> list[str]:
+    """Of a task's own scores."""
+    return list(task.scores(NO_ANSWER, Answer(())))

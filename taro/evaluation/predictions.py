@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,8 @@ from taro.jsonl import ResumeError, read_config, read_folder
 from taro.messages import LINES_SHOWN, first_lines
 from taro.prompts import parse_answer
 from taro.rows import Number, OptionalString, Pair, String, read_objects
-from taro.spans import best_iou
+from taro.tasks import DEFAULT, TASKS, find_task
+from taro.tasks import Answer as TaskAnswer
 
 MISSING_VIDEO = "missing_video"
 UNREADABLE_VIDEO = "unreadable_video"
@@ -48,38 +49,78 @@ class Prediction:
     Attributes:
         id, query, spans: the sample's; spans in seconds.
         completion: the model's text; None where it was not asked.
-        answer: the span in it, (start, end) in seconds, as it was written; None where there is none.
-        iou: of the answer with the true span that fits it best.
+        answer: the span in it, of several the last, (start, end) in seconds, as it was written; None where there is none.
+        iou: of the answer with the true span that fits it best, or as the sample's task has it.
         failure: one of FAILURES, or None.
         reason: what went wrong, in words.
         seconds: of generation, shared equally with the samples that were in the engine at the same time.
+        task: the sample's.
+        right_choice: the letter of the sample's right choice, of tasks that have some.
     """
 
     id: String
     query: String
-    spans: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
+    spans: Annotated[tuple[Pair, ...], Field(description="[[start, end], ...] (seconds)")]
     completion: OptionalString = None
     answer: Answer = None
     iou: Iou = 0.0
     failure: OptionalString = None
     reason: OptionalString = None
     seconds: Annotated[Number, Field(description="a number (seconds)")] = 0.0
+    task: Annotated[Literal[tuple(TASKS)], Field(description=f"one of {', '.join(TASKS)}")] = DEFAULT
+    right_choice: OptionalString = None
 
     @classmethod
     def answered(cls, sample: Sample, completion: str, finished: bool, seconds: float) -> Prediction:
         """From a completion; `finished` False says that it was cut at max_tokens."""
-        span = parse_answer(completion)
+        task, span = find_task(sample.task), parse_answer(completion)
+        answer, truth = task.read(completion), task.truth(sample)
         failure = reason = None
-        if span is None:
+        if answer.spans is None:
             failure = NO_ANSWER if finished else CUT_COMPLETION
             reason = f"{FAILURES[failure]}; it ends in {completion[-60:]!r}"
-        iou = best_iou(span, sample.spans)
-        return cls(sample.id, sample.query, sample.spans, completion, span, iou, failure, reason, seconds)
+        result = failure, reason, seconds, task.name, truth.choice
+        return cls(sample.id, sample.query, sample.spans, completion, span, task.iou(answer, truth), *result)
 
     @classmethod
     def failed(cls, sample: Sample, failure: str, reason: str) -> Prediction:
         """Without a completion."""
-        return cls(sample.id, sample.query, sample.spans, failure=failure, reason=reason)
+        task = find_task(sample.task)
+        about = {"task": task.name, "right_choice": task.truth(sample).choice}
+        return cls(sample.id, sample.query, sample.spans, failure=failure, reason=reason, **about)
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is an answer that can be read, if only that the event doesn't occur."""
+        return self.completion is not None and self.failure is None
+
+    @property
+    def reading(self) -> TaskAnswer:
+        """The answer, as the task reads it."""
+        return TaskAnswer(None) if self.completion is None else find_task(self.task).read(self.completion)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What it adds to the sums of its task's own metrics."""
+        return find_task(self.task).scores(self.reading, TaskAnswer(self.spans, self.right_choice))
+
+    def to_row(self) -> dict[str, Any]:
+        """As it is written: of the default task, which needs none of them, without the fields that others have."""
+        row = asdict(self)
+        return {name: value for name, value in row.items() if self.task != DEFAULT or name not in _OF_TASKS}
+
+
+_OF_TASKS = {"task": DEFAULT, "right_choice": None}
+
+
+def read_predictions(rows: Mapping[str, Any]) -> dict[str, Prediction]:
+    """Of rows that `to_row` has made.
+
+    Raises:
+        RowError: rows that can't be read; all are named.
+    """
+    whole = {id: _OF_TASKS | row if isinstance(row, Mapping) else row for id, row in rows.items()}
+    return read_objects(Prediction, whole, "prediction", complete=True)
 
 
 def count_failures(predictions: Collection[Prediction]) -> dict[str, int]:
@@ -103,7 +144,7 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
     if len(rows) != asked:
         raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
-    return list(read_objects(Prediction, rows, "prediction", complete=True).values())
+    return list(read_predictions(rows).values())
 
 
 def list_failures(answered: Iterable[Any], shown: int = LINES_SHOWN) -> list[str]:

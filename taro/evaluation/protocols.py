@@ -27,6 +27,7 @@ from taro.messages import print_table
 from taro.prompts import parse_answer, parse_spans
 from taro.spans import Span, best_iou, union_iou
 
+Cut = Callable[[str, int], str]
 LMMS_EVAL_TOKENS = 50  # max_new_tokens of lmms-eval's charades_sta
 
 
@@ -149,18 +150,17 @@ class ProtocolScores:
     cut: bool  # whether texts were cut where the rule says so
 
 
-def score(protocol: Protocol, texts: Sequence[Text], encode: Callable[[str], Sequence[str]] | None = None) -> ProtocolScores:
+def score(protocol: Protocol, texts: Sequence[Text], cut: Cut | None = None) -> ProtocolScores:
     """
     Args:
         protocol: the rule.
         texts: of a whole data set.
-        encode: a text as the pieces of its tokens, where texts are to be cut as the rule says.
+        cut: a text and a number of tokens, to so much of the text; None: no rule cuts.
     """
     kept = [one for one in texts if one.text is not None or not protocol.leaves_out_unasked]
-    cut = protocol.max_tokens is not None and encode is not None
-    said = [one.text for one in kept]
-    if cut:
-        said = [None if text is None else "".join(encode(text)[: protocol.max_tokens]) for text in said]
+    said, cuts = [one.text for one in kept], protocol.max_tokens is not None and cut is not None
+    if cuts:
+        said = [None if text is None else cut(text, protocol.max_tokens) for text in said]
     ious = [protocol.iou(text, one.truths) for text, one in zip(said, kept, strict=True)]
     hits = (sum(iou > level if protocol.strict else iou >= level for iou in ious) for level in IOU_LEVELS)
     count = len(kept)
@@ -170,7 +170,7 @@ def score(protocol: Protocol, texts: Sequence[Text], encode: Callable[[str], Seq
         sum(ious) / count if count else float("nan"),
         count,
         sum(text is None or not protocol.read(text) for text in said),
-        cut,
+        cuts,
     )
 
 
@@ -188,9 +188,11 @@ def load_texts(path: str | Path) -> list[Text]:
         return [Text(one.id, one.completion, one.spans) for one in load_predictions(path)]
     try:
         content = path.read_text()
-    except OSError as error:
-        raise EvaluationError(f"{path}: can't be read ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:
+        raise EvaluationError(f"{path}: can't be read ({error})") from None
     texts = _read_json(path, content)
+    if not texts:
+        raise EvaluationError(f"{path}: no predictions in it")
     seen: set[str] = set()
     twice = sorted({one.id for one in texts if one.id in seen or seen.add(one.id)})
     if twice:
@@ -221,6 +223,19 @@ def _span(value: Sequence[float]) -> Span:
     return float(start), float(end)
 
 
+def load_cut(model: str) -> Cut:
+    """By the tokens of a model."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def cut(text: str, tokens: int) -> str:
+        ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+        return text[: ends[tokens - 1]] if len(ends) > tokens else text
+
+    return cut
+
+
 def print_protocols(rows: Sequence[ProtocolScores]) -> None:
     """As a table, in percent."""
     lines = []
@@ -237,19 +252,10 @@ def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
     parser.add_argument("--tokenizer", metavar="MODEL", help="model whose tokens are counted where a rule cuts texts")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the matrix there, too")
     args = parser.parse_args(arguments)
-    texts, encode = load_texts(args.predictions), None
-    if args.tokenizer is not None:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-
-        def encode(text: str) -> list[str]:
-            offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            return [text[start:end] for start, end in offsets]
-
-    rows = [score(protocol, texts, encode) for protocol in PROTOCOLS]
+    texts, cut = load_texts(args.predictions), args.tokenizer and load_cut(args.tokenizer)
+    rows = [score(protocol, texts, cut) for protocol in PROTOCOLS]
     print_protocols(rows)
-    if encode is None:
+    if cut is None:
         print(f"lmms_eval cuts answers at {LMMS_EVAL_TOKENS} tokens; with --tokenizer, the model, they are cut here, too")
     if args.json is not None:
         write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")

@@ -23,6 +23,7 @@ from taro.evaluation.answers import Seeds, answer_groups, one_greedy
 from taro.evaluation.predictions import MISSING_VIDEO, Prediction
 from taro.progress import track_items
 from taro.rollout.start import AskedModel, ModelSettings, resolve_device, resolve_dtype
+from taro.tasks import DEFAULT, find_task
 
 READ_WHOLE = (".json", ".jinja", ".txt")  # of a model's folder: config, tokenizer, chat template
 
@@ -62,9 +63,12 @@ class Questions:
         Raises:
             SampleError: rows that can't be read.
             ModelError: not a Qwen-VL model.
+            TaskError: instructions of a task that there is not.
         """
         samples = load_samples(file, video_root=video_root, bad_rows="keep", limit=settings.limit)
         model = AskedModel.load(settings, evaluating=evaluating, temperature=temperature)
+        for name in model.grounding.instructions or ():
+            find_task(name)
         return cls(settings, file, video_root, samples, model)
 
     def describe(self) -> dict[str, Any]:
@@ -163,6 +167,10 @@ def describe_model(name_or_path: str, config: PreTrainedConfig) -> dict[str, str
 def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
     """How many, and a digest of all that is asked and scored, wherever the videos are."""
     rows = [[sample.id, sample.query, sample.spans, sample.clip, Path(sample.video).name] for sample in samples]
+    for row, sample in zip(rows, samples, strict=True):
+        if sample.task != DEFAULT:
+            task = find_task(sample.task)
+            row += [task.name, task.subject(sample), task.instruction, task.truth(sample).choice]
     return {"count": len(samples), "digest": _digest(json.dumps(rows).encode())}
 
 

@@ -23,7 +23,18 @@ def score_answer(span: Span | None, truths: Sequence[Span], text: str | None, st
         text: the completion, which may name a time in its reasoning and have the format; None where there is none.
         strict: R1 counts IoU > level, as Time-R1's evaluation does, and not IoU >= level.
     """
-    iou = best_iou(span, truths)
+    return score_iou(best_iou(span, truths), span is not None, text, strict)
+
+
+def score_iou(iou: float, readable: bool, text: str | None, strict: bool = False) -> tuple[float, ...]:
+    """The same, of an answer whose IoU is known, as its task has it.
+
+    Args:
+        iou: of the answer.
+        readable: whether there is one.
+        text: the completion; None where there is none.
+        strict: R1 counts IoU > level.
+    """
     hits = (iou > level if strict else iou >= level for level in IOU_LEVELS)
     of_text = (False, False) if text is None else (reasoning_has_timestamp(text), has_format(text))
-    return (iou, *map(float, (*hits, span is not None, *of_text)))
+    return (iou, *map(float, (*hits, readable, *of_text)))

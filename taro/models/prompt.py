@@ -60,8 +60,8 @@ class PromptBuilder:
         self.video_token_id = self.tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
         build_request("check", template)
 
-    def build(self, query: str, video: Video) -> Prompt:
-        """The prompt for this query and video.
+    def build(self, query: str, video: Video, instruction: str = "") -> Prompt:
+        """The prompt for this query and video; `instruction`: what a task asks for below the template.
 
         Raises:
             PromptError: more than `max_tokens` tokens, or a query that contains the text of a special token, or a think or
@@ -69,7 +69,7 @@ class PromptBuilder:
         """
         grid = self.geometry.grid(video.frames.shape)
         layout = self.family.layout(self.config, grid, video.timestamps, video.fps)
-        text = self._chat_text(query)
+        text = self._chat_text(query, instruction)
         expanded = text.replace(VIDEO_SLOT, layout.text)
         unexpanded_ids, ids = (self.tokenizer(form, add_special_tokens=False)["input_ids"] for form in (text, expanded))
         input_ids = torch.tensor(ids)  # (P,)
@@ -83,7 +83,7 @@ class PromptBuilder:
         positions = mrope_positions(video_mask, layout.grids, layout.interval)
         return Prompt(input_ids, positions, video_mask, video, tuple(unexpanded_ids))
 
-    def _chat_text(self, query: str) -> str:
+    def _chat_text(self, query: str, instruction: str) -> str:
         """The conversation up to where the policy goes on, with one VIDEO_SLOT."""
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         if found := [token for token in special if token in query]:
@@ -92,7 +92,7 @@ class PromptBuilder:
             )
         if tag := find_tag(query):
             raise PromptError(f"the query {query!r} contains {tag}, which would be read as the model's reasoning: take it out")
-        content = [{"type": "video"}, {"type": "text", "text": build_request(query, self.template)}]
+        content = [{"type": "video"}, {"type": "text", "text": build_request(query, self.template, instruction)}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )

@@ -24,6 +24,7 @@ class GroundingSettings:
         max_prompt_tokens: longer prompts are refused.
         evaluation_video: the same for validation, test and eval.py; None is as `video`.
         evaluation_max_prompt_tokens: the same there.
+        instructions: what is asked for below the prompt, by task, in place of the task's own words (docs/tasks.md).
     """
 
     prompt: str = DEFAULT_PROMPT
@@ -33,6 +34,7 @@ class GroundingSettings:
         default_factory=lambda: VideoSettings(max_frames=1024, max_tokens=4096)
     )
     evaluation_max_prompt_tokens: PositiveInt = 15360
+    instructions: dict[str, str] | None = field(default=None, hash=False)
 
     def for_evaluation(self) -> GroundingSettings:
         """The settings with the evaluation's in place of the training's."""

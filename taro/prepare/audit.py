@@ -3,7 +3,8 @@
     python -m taro.prepare.audit data/train.jsonl data/tvgbench.jsonl data/charades_sta_test.jsonl [--frames] [--json FILE]
 
 The names of files say where a video is from: a YouTube or Charades id, often with a prefix and the times of a cut. `--frames`
-looks at the pictures, too, and finds copies under other names. The exit status is 1 where a video is shared.
+looks at the pictures, too, and finds whole copies under other names (no cuts: other parts are other pictures). The exit status
+is 1 where a video is shared.
 
 F frames that are looked at of a video.
 """
@@ -15,11 +16,12 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from taro.command_line import Parser
 from taro.data.samples import Sample, load_samples
@@ -44,16 +46,20 @@ logger = logging.getLogger(__name__)
 # ---- Where a video is from ----
 
 _CLOCK = r"\d{2}:\d{2}:\d{2}[:.]\d{3}"
-_CUT = re.compile(rf"_(?:(?P<start>\d+(?:\.\d+)?)_(?P<end>\d+(?:\.\d+)?)|{_CLOCK}_{_CLOCK})$")
+_ID = r"(?:v_)?[\w-]{11}|[0-9A-Z]{5}"  # YouTube's, Charades'
+_CUT = re.compile(rf"(?P<whole>.+)_(?P<start>\d+\.\d+)_(?P<end>\d+\.\d+)|(?P<clocked>.+)_{_CLOCK}_{_CLOCK}")
+_CUT_IN_SECONDS = re.compile(rf"(?P<whole>{_ID})_(?P<start>\d+(?:\.\d+)?)_(?P<end>\d+(?:\.\d+)?)")
 _PREFIXED = re.compile(r"v_([\w-]{11})")
 
 
 def source_id(video: str) -> str:
     """Where a video is from, by the name of its file: without folder, ending, ActivityNet's `v_` and the times of a cut."""
     name = Path(video).stem
-    cut = _CUT.search(name)
-    if cut and (cut["start"] is None or float(cut["start"]) < float(cut["end"])):
-        name = name[: cut.start()]
+    cut = _CUT.fullmatch(name) or _CUT_IN_SECONDS.fullmatch(name)
+    if cut and cut["whole"] is None:
+        name = cut["clocked"]
+    elif cut and float(cut["start"]) < float(cut["end"]):
+        name = cut["whole"]
     prefixed = _PREFIXED.fullmatch(name)
     return prefixed[1] if prefixed else name
 
@@ -75,6 +81,7 @@ def video_hash(video: str, clip: Span | None = None) -> np.ndarray:
     """
     settings = VideoSettings(fps=1.0, max_frames=FRAMES, min_frames=FRAMES, max_tokens=FRAMES * 64, timeout=60.0)
     frames = load_video(video, clip=clip, settings=settings, geometry=GEOMETRY).frames
+    frames = torch.cat([frames, frames[-1:].expand(FRAMES - len(frames), -1, -1, -1)])  # of a video of a few pictures
     grey = resize_frames(frames, SIDE, SIDE + 1).float().mean(1)  # (F, SIDE, SIDE + 1)
     brighter = grey[:, :, 1:] > grey[:, :, :-1]
     shown = grey.flatten(1).std(1) >= FLAT  # (F,)
@@ -128,8 +135,8 @@ def compare(train: Sequence[Sample], test: Sequence[Sample], name: str, copies: 
 def hash_videos(samples: Iterable[Sample], workers: int | None) -> dict[str, np.ndarray]:
     """(F, bits) of each video or clip, by its name; those that can't be read are left out, and logged."""
     parts = list(dict.fromkeys((sample.video, sample.clip) for sample in samples))
-    with ProcessPoolExecutor(workers) as pool:
-        found = list(pool.map(_hash_or_fault, *zip(*parts, strict=True), chunksize=8))
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(_hash_or_fault, *zip(*parts, strict=True)))
     faults = [str(one) for one in found if isinstance(one, VideoError)]
     if faults:
         logger.warning(f"{len(faults)} of {len(parts)} videos can't be looked at, the first: {faults[0]}")
@@ -164,7 +171,7 @@ def main(arguments: list[str] | None = None) -> list[Overlap]:
     parser.add_argument("train", help="samples that a model is trained on")
     parser.add_argument("tests", nargs="+", metavar="TEST", help="samples that it is tested on")
     parser.add_argument("--frames", action="store_true", help="look at the pictures of the videos, too")
-    parser.add_argument("--workers", type=int, help="processes that read videos; all cores unless given")
+    parser.add_argument("--workers", type=int, help="videos that are read at a time")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all that is shared there")
     args = parser.parse_args(arguments)
     train = load_samples(args.train, bad_rows="keep")

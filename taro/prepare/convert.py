@@ -1,4 +1,4 @@
-"""Samples from the public annotation files, whose formats are in `taro.prepare.sources`:
+"""Samples from the public annotation files, whose formats are in `taro.prepare.sources` and `taro.prepare.task_sources`:
 
     python -m taro.prepare.convert --source activitynet --input val_1.json --output activitynet.jsonl
     python -m taro.prepare.convert --source charades --input test.txt --durations Charades_v1_test.csv --output charades.jsonl
@@ -29,6 +29,9 @@ from taro.errors import TaroError, clean_exit
 from taro.messages import first_names
 from taro.prepare.paths import path_problems
 from taro.prepare.sources import SOURCES, Source, read_durations
+from taro.prepare.task_sources import TASK_SOURCES
+
+ALL_SOURCES = SOURCES | TASK_SOURCES
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts")
 
@@ -57,7 +60,7 @@ def convert(
     captions: bool = False,
     bad_rows: Literal["error", "drop"] = "error",
 ) -> Conversion:
-    """Write the samples of public annotation files of a source, a name in `SOURCES`; the output appears whole or not at all.
+    """Write the samples of public annotation files of a source in `ALL_SOURCES`; the output appears whole or not at all.
 
     Args:
         source, inputs, output: The samples are in the order of the inputs.
@@ -76,7 +79,7 @@ def convert(
     if problems := path_problems(read, [("--video_root", video_root)], [("--output", output)]):
         raise ConvertError("\n".join(problems))
     root = output.parent if video_root is None else video_root
-    rows = list(_read_rows(SOURCES[source], inputs, root, video_root, read_durations(durations), captions))
+    rows = list(_read_rows(ALL_SOURCES[source], inputs, root, video_root, read_durations(durations), captions))
     good, dropped = [], []
     for row in rows:
         is_sample = row.sample is not None and all(fault.kind != "duplicate_id" for fault in row.faults)
@@ -169,7 +172,7 @@ def describe(conversion: Conversion, output: Path, video_root: Path | None = Non
 
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", choices=list(SOURCES), required=True)
+    parser.add_argument("--source", choices=list(ALL_SOURCES), required=True)
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="annotation files of that source")
     parser.add_argument("--output", type=Path, required=True, help="the samples, JSON lines")
     parser.add_argument("--video_root", type=Path, help="folder of the videos: finds their endings, counts missing ones")

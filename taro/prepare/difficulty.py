@@ -153,6 +153,8 @@ def _configuration(settings: DifficultySettings, questions: Questions) -> dict[s
     video = asdict(questions.model.grounding.video)
     del video["timeout"]  # decides whether there are frames, not which
     own = {"answers": settings.samples, "seed": settings.seed, "prompt": questions.model.grounding.prompt, "video": video}
+    if questions.model.grounding.instructions:
+        own["instructions"] = questions.model.grounding.instructions
     return questions.describe() | own
 
 

@@ -11,6 +11,7 @@ from taro.data.rows import CLIP_TOLERANCE, Caption, Row, Sample, span_fault
 from taro.data.samples import query_key
 from taro.prompts import find_tag
 from taro.spans import Span
+from taro.tasks import find_task
 
 # Nothing in the row says what would be right.
 _HOPELESS = ("missing_video", "unreadable_video", "no_duration", "clip_length")
@@ -40,7 +41,8 @@ def fix_rows(rows: Sequence[Row], durations: Mapping[str, float]) -> tuple[list[
     - A duration that is not the file's becomes the file's; one that is not there becomes the clip's or the file's.
     - A clip outside of its file is taken away where the file is as long as the clip: it is the clip, cut already.
     - A reversed span is swapped, one that is partly outside of the video is cut. One of no length, outside of the video,
-      or far outside is left out, and its row with it if it was the only one: cutting would make up a truth.
+      or far outside is left out, and its row with it if it was the only one, or each belongs to a part of the question: cutting
+      would make up a truth.
     - Captions likewise, and those with a think or answer tag are left out; they are sorted, and a row stays without any.
     - An id that was there before gets a number.
     - Left out are rows that can't be read or have no query, the later of two rows that ask the same, rows whose video is
@@ -88,7 +90,10 @@ def _fix(sample: Sample, length: float | None) -> Sample | None:
         if not find_tag(caption.text) and (span := _fix_span((caption.start, caption.end), sample.duration)) is not None
     ]
     captions.sort(key=lambda caption: caption.start)
-    return replace(sample, spans=spans, captions=tuple(captions)) if spans else None
+    lost = len(sample.spans) - len(spans)
+    if lost and (not spans or find_task(sample.task).ordered):
+        return None
+    return replace(sample, spans=spans, captions=tuple(captions))
 
 
 def _fix_span(span: Span, duration: float) -> Span | None:

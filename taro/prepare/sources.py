@@ -1,7 +1,8 @@
 """Readers of the public annotation formats. Each gives rows with the fields of a sample, unchecked: what is wrong with a
 value is found where all rows are checked, and no row is changed or left out here.
 
-A format is an entry in `SOURCES`: what its files hold, and the rows that one such entry gives.
+A format is an entry in `SOURCES`: what its files hold, and the rows that one such entry gives. Those of other tasks are in
+`taro.prepare.task_sources`.
 
 charades     Charades-STA: lines `VID start end##sentence`, or a csv with the columns id, start, end, sentence (and length)
 activitynet  ActivityNet Captions: {video: {duration, timestamps, sentences}}
@@ -48,7 +49,7 @@ class SourceError(TaroError):
     """A file that is not of the format that it is said to be."""
 
 
-class _Malformed(Exception):
+class Malformed(Exception):
     """An entry that can't be taken apart."""
 
 
@@ -66,7 +67,7 @@ class Source:
             place = f"{path.name} {place}"
             try:
                 rows = self.rows(entry)
-            except _Malformed as problem:
+            except Malformed as problem:
                 yield place, str(problem)
                 continue
             for number, fields in enumerate(rows, start=1):
@@ -78,8 +79,8 @@ def read_durations(paths: Iterable[Path]) -> dict[str, float]:
     length is no number above 0."""
     durations = {}
     for path in paths:
-        for place, row in _table(path, ("id", "length")):
-            durations[row["id"]] = length = _number(row["length"])
+        for place, row in read_table(path, ("id", "length")):
+            durations[row["id"]] = length = parse_number(row["length"])
             if not is_number(length) or length <= 0:
                 problem = describe_fault("length", row["length"], "a number above 0 (seconds)")
                 raise SourceError(f"{path} {place}: {problem}")
@@ -96,7 +97,7 @@ def _text(path: Path) -> str:
         raise SourceError(f"{path}: no text in UTF-8 ({error})") from error
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     try:
         return json.loads(_text(path))
     except ValueError as error:
@@ -109,7 +110,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"line {number}", line.strip()
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
@@ -119,14 +120,14 @@ def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str
 
 
 def _charades_entries(path: Path) -> Iterator[tuple[str, str | Fields]]:
-    return _table(path, _CHARADES_COLUMNS) if path.suffix.lower() == ".csv" else _lines(path)
+    return read_table(path, _CHARADES_COLUMNS) if path.suffix.lower() == ".csv" else _lines(path)
 
 
-def _items(path: Path) -> Iterator[tuple[str, Any]]:
+def read_items(path: Path) -> Iterator[tuple[str, Any]]:
     """Of one JSON list, or of a file with one JSON object a line."""
     text = _text(path)
     if text.lstrip().startswith("["):
-        yield from ((f"row {number}", item) for number, item in enumerate(_json(path), start=1))
+        yield from ((f"row {number}", item) for number, item in enumerate(read_json(path), start=1))
         return
     for number, item in parse_lines(text.split("\n")):  # splitlines also splits inside of JSON's strings
         if isinstance(item, NotJSON):
@@ -136,14 +137,14 @@ def _items(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _videos(path: Path) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Of one JSON object with an entry for each video."""
-    videos = _json(path)
+    videos = read_json(path)
     if not isinstance(videos, dict):
         raise SourceError(f"{path}: got {shorten(videos)}; allowed: one object with an entry for each video")
     yield from ((video, (video, entry)) for video, entry in videos.items())
 
 
 def _ego4d_annotations(path: Path) -> list[tuple[str, tuple[Fields, Fields, Fields]]]:
-    data = _json(path)
+    data = read_json(path)
     try:
         return [
             (f"{clip['clip_uid']} {annotation['annotation_uid']}", (video, clip, annotation))
@@ -163,14 +164,14 @@ def _charades_rows(entry: str | Fields) -> list[Fields]:
     if isinstance(entry, str):
         match = _CHARADES_LINE.fullmatch(entry)
         if not match:
-            raise _Malformed(f"got {shorten(entry)}; allowed: VID start end##sentence")
+            raise Malformed(f"got {shorten(entry)}; allowed: VID start end##sentence")
         entry = dict(zip(_CHARADES_COLUMNS, match.groups(), strict=True))
     if None in entry:  # where csv puts values without a column
-        raise _Malformed(f"{shorten(entry[None])} beyond the last column; allowed: one value a column, with commas in quotes")
-    fields = _without(entry, *_CHARADES_COLUMNS, "length")
+        raise Malformed(f"{shorten(entry[None])} beyond the last column; allowed: one value a column, with commas in quotes")
+    fields = without(entry, *_CHARADES_COLUMNS, "length")
     if "length" in entry:
-        fields["duration"] = _number(entry["length"])
-    span = [_number(entry["start"]), _number(entry["end"])]
+        fields["duration"] = parse_number(entry["length"])
+    span = [parse_number(entry["start"]), parse_number(entry["end"])]
     return [{**fields, "video": f"{entry['id']}.mp4", "query": entry["sentence"], "spans": [span]}]
 
 
@@ -184,7 +185,7 @@ def _tacos_rows(entry: tuple[str, Any]) -> list[Fields]:
     rows = _timed_sentences(about)
     frames, rate = about.get("num_frames"), about.get("fps")
     if not (is_number(frames) and is_number(rate) and frames > 0 and rate > 0):
-        raise _Malformed(describe_fault("num_frames, fps", [frames, rate], "numbers above 0"))
+        raise Malformed(describe_fault("num_frames, fps", [frames, rate], "numbers above 0"))
     name = video if PurePosixPath(video).suffix else f"{video}.avi"
     for fields in rows:
         fields |= {"video": name, "duration": frames / rate}
@@ -195,25 +196,25 @@ def _tacos_rows(entry: tuple[str, Any]) -> list[Fields]:
 
 
 def _tvgbench_rows(row: Any) -> list[Fields]:
-    fields = rename_fields(_without(row), _TVGBENCH_NAMES)
+    fields = rename_fields(without(row), _TVGBENCH_NAMES)
     if isinstance(answer := fields.get("spans"), str):
-        fields["spans"] = [[_number(time) for time in answer.split("-")]]
-    return [_with_file_name(fields)]
+        fields["spans"] = [[parse_number(time) for time in answer.split("-")]]
+    return [with_file_name(fields)]
 
 
 def _timer1_rows(row: Any) -> list[Fields]:
-    fields = rename_fields(_without(row), _TIMER1_NAMES)
+    fields = rename_fields(without(row), _TIMER1_NAMES)
     if "spans" in fields:
         fields["spans"] = [fields["spans"]]
-    return [_with_file_name(fields)]
+    return [with_file_name(fields)]
 
 
 def _benchmark_rows(row: Any) -> list[Fields]:
-    fields = rename_fields(_without(row), BENCHMARK_NAMES)
+    fields = rename_fields(without(row), BENCHMARK_NAMES)
     if "reward_model" in row:
         return [_taro_training_row(fields)]
     if "spans" in row:
-        raise _Malformed("got a row with spans, which is a sample already; allowed: a row with relevant_windows")
+        raise Malformed("got a row with spans, which is a sample already; allowed: a row with relevant_windows")
     if "video" not in fields and isinstance(fields.get("vid"), str):
         fields["video"] = f"{fields['vid']}.mp4"
     return [fields]
@@ -227,10 +228,10 @@ def _taro_training_row(row: Fields) -> Fields:
         fields["spans"] = [row["reward_model"]["ground_truth"]]
     except (KeyError, TypeError, ValueError) as error:
         allowed = "prompt of one message, one of videos, reward_model.ground_truth, extra_info with split, index, duration"
-        raise _Malformed(f"{type(error).__name__} {error}; allowed: {allowed}") from error
+        raise Malformed(f"{type(error).__name__} {error}; allowed: {allowed}") from error
     if query is None:
-        raise _Malformed(describe_fault("prompt", request["content"], '... the event "QUERY" in the video ...'))
-    return _with_file_name({**_without(row, "prompt", "videos", "reward_model"), **fields, "query": query[1]})
+        raise Malformed(describe_fault("prompt", request["content"], '... the event "QUERY" in the video ...'))
+    return with_file_name({**without(row, "prompt", "videos", "reward_model"), **fields, "query": query[1]})
 
 
 def _ego4d_rows(entry: tuple[Fields, Fields, Fields]) -> list[Fields]:
@@ -238,14 +239,14 @@ def _ego4d_rows(entry: tuple[Fields, Fields, Fields]) -> list[Fields]:
     uids = {"video_uid": video.get("video_uid"), "clip_uid": clip["clip_uid"], "annotation_uid": annotation["annotation_uid"]}
     limits = [clip.get("video_start_sec"), clip.get("video_end_sec")]
     if not all(is_number(time) for time in limits):
-        raise _Malformed(describe_fault("video_start_sec, video_end_sec of the clip", limits, "numbers (seconds)"))
+        raise Malformed(describe_fault("video_start_sec, video_end_sec of the clip", limits, "numbers (seconds)"))
     queries = annotation.get("language_queries")
     if not isinstance(queries, list):
-        raise _Malformed(describe_fault("language_queries", queries, "a list"))
+        raise Malformed(describe_fault("language_queries", queries, "a list"))
     shared = {**uids, "video": f"{clip['clip_uid']}.mp4", "duration": limits[1] - limits[0]}
     rows = []
     for number, query in enumerate(queries):
-        fields = {**_without(query, "clip_start_sec", "clip_end_sec"), **shared}
+        fields = {**without(query, "clip_start_sec", "clip_end_sec"), **shared}
         if "clip_start_sec" in query or "clip_end_sec" in query:
             fields["spans"] = [[query.get("clip_start_sec"), query.get("clip_end_sec")]]
         rows.append({**fields, "id": f"{uids['clip_uid']}_{uids['annotation_uid']}_{number}"})
@@ -254,27 +255,27 @@ def _ego4d_rows(entry: tuple[Fields, Fields, Fields]) -> list[Fields]:
 
 def _timed_sentences(about: Any) -> list[Fields]:
     """A row of each sentence about a video, with its timestamps as they are."""
-    rest = _without(about, "timestamps", "sentences")
+    rest = without(about, "timestamps", "sentences")
     times, sentences = about.get("timestamps"), about.get("sentences")
     if not isinstance(times, list) or not isinstance(sentences, list) or len(times) != len(sentences):
         got = f"timestamps: got {shorten(times)}, sentences: got {shorten(sentences)}"
-        raise _Malformed(f"{got}; allowed: two lists of the same length")
+        raise Malformed(f"{got}; allowed: two lists of the same length")
     return [{**rest, "query": sentence, "spans": [span]} for span, sentence in zip(times, sentences, strict=True)]
 
 
-def _without(row: Any, *names: str) -> Fields:
+def without(row: Any, *names: str) -> Fields:
     if not isinstance(row, dict):
-        raise _Malformed(f"got {shorten(row)}; allowed: an object")
+        raise Malformed(f"got {shorten(row)}; allowed: an object")
     return {name: value for name, value in row.items() if name not in names}
 
 
-def _with_file_name(fields: Fields) -> Fields:
+def with_file_name(fields: Fields) -> Fields:
     """With the file's name for the path of the video."""
     video = fields.get("video")
     return {**fields, "video": PurePosixPath(video).name} if isinstance(video, str) else fields
 
 
-def _number(text: str | None) -> float | str | None:
+def parse_number(text: str | None) -> float | str | None:
     """The number that a text is; any other text stays, to be reported."""
     try:
         return float(text)
@@ -285,10 +286,10 @@ def _number(text: str | None) -> float | str | None:
 SOURCES = {
     "charades": Source(_charades_entries, _charades_rows, {"query": "sentence", "spans": "[start, end]"}),
     "activitynet": Source(_videos, _activitynet_rows, _TIMED_SENTENCES),
-    "qvhighlights": Source(_items, _benchmark_rows, BENCHMARK_NAMES | {"video": "vid"}),
-    "tvgbench": Source(_items, _tvgbench_rows, _TVGBENCH_NAMES),
+    "qvhighlights": Source(read_items, _benchmark_rows, BENCHMARK_NAMES | {"video": "vid"}),
+    "tvgbench": Source(read_items, _tvgbench_rows, _TVGBENCH_NAMES),
     "tacos": Source(_videos, _tacos_rows, _TIMED_SENTENCES),
     "ego4d_nlq": Source(_ego4d_annotations, _ego4d_rows, {"spans": "[clip_start_sec, clip_end_sec]"}),
-    "timer1": Source(_items, _timer1_rows, _TIMER1_NAMES),
-    "taro": Source(_items, _benchmark_rows, BENCHMARK_NAMES),
+    "timer1": Source(read_items, _timer1_rows, _TIMER1_NAMES),
+    "taro": Source(read_items, _benchmark_rows, BENCHMARK_NAMES),
 }

@@ -22,6 +22,7 @@ from taro.models.sharding import reshard
 from taro.prompts import policy_part
 from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import RolloutGroup
+from taro.tasks import find_task
 from taro.video.perturbation import Shuffle
 
 
@@ -119,8 +120,8 @@ def shuffled_videos(policy: QwenVL, group: Group, shuffle: Shuffle) -> Iterator[
 
 def _shuffles(group: Group, shuffle: Shuffle) -> Iterator[tuple[Tensor, Tensor]]:
     """One permutation after the other, without end, with the frames that it moves."""
-    timestamps = group.example.prompt.video.timestamps
-    boundaries = torch.tensor(group.example.sample.spans, dtype=torch.float64).flatten()
+    timestamps, sample = group.example.prompt.video.timestamps, group.example.sample
+    boundaries = torch.tensor(find_task(sample.task).boundaries(sample), dtype=torch.float64)
     generator = torch.Generator().manual_seed(group.example.shuffle_seed)
     while True:
         permutation = shuffle(timestamps, boundaries, generator)  # (F,)

@@ -47,6 +47,7 @@ class GRPOModule(PolicyModule):
         sampling: of training rollouts.
         evaluation_max_tokens: of the greedy completions of validation and test.
         rewards: by name, each with its weight, or with `weight` and its settings (docs/rewards.md).
+        task_rewards: by task, in the same form, in place of `rewards` for its samples.
         temporal_reward: the temporal-sensitivity reward, which is added; None trains without it.
         advantages: how rewards become advantages.
         loss: surrogate and KL.
@@ -88,8 +89,9 @@ class GRPOModule(PolicyModule):
         vllm_server: VLLMServerSettings = VLLMServerSettings(),
         rollout_rows: PositiveInt = 128,
         feature_cache: DiskCacheSettings | None = None,
+        task_rewards: dict[str, dict[str, float | dict[str, Any]]] | None = None,
     ) -> None:
-        chosen = Rewards(rewards)  # before a model is loaded
+        chosen = Rewards(rewards, task_rewards)  # before a model is loaded
         super().__init__(
             name_or_path,
             dtype,
@@ -126,7 +128,8 @@ class GRPOModule(PolicyModule):
 
     def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
         seed_step(self.trainer.datamodule.seed, steps_done(self.trainer), self.global_rank)
-        log, strategy = StepLog(self.device), self.trainer.strategy
+        by_task = len(self.trainer.datamodule.train_tasks) > 1
+        log, strategy = StepLog(self.device, by_task), self.trainer.strategy
         groups = self.rollout(batch, log)
         terms = sum(gather(sum(self.count_terms(group) for group in groups)))  # what the step's loss is divided by
         packs = make_packs(groups, self.pack_tokens)

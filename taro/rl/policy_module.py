@@ -12,14 +12,13 @@ from torch import nn
 
 from taro.cache import DiskCacheSettings, TensorCache
 from taro.data.examples import GroundingExample
-from taro.evaluation.metrics import GroundingMetrics
+from taro.evaluation.metrics import TaskMetrics
 from taro.models.adapters import LoRASettings
 from taro.models.feature_cache import FeatureCache
 from taro.models.loading import load_policy, reload_policy
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import ShardedStrategy, gathered
-from taro.prompts import parse_answer
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, SyncedEngine
 
 
@@ -47,7 +46,7 @@ class PolicyModule(L.LightningModule):
         self.name_or_path, self.dtype_name, self.lora, self.attention = name_or_path, dtype, lora, attention
         self.with_reference, self.gradient_checkpointing = with_reference, gradient_checkpointing
         self.feature_cache = feature_cache
-        self.validation_metrics, self.test_metrics = GroundingMetrics(), GroundingMetrics()
+        self.validation_metrics, self.test_metrics = TaskMetrics(), TaskMetrics()
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
         self.engine: SyncedEngine | None = None
@@ -126,7 +125,7 @@ class PolicyModule(L.LightningModule):
 
     on_train_start = on_validation_start = on_test_start = forget_sync
 
-    def evaluate_batch(self, batch: list[GroundingExample], metrics: GroundingMetrics) -> None:
+    def evaluate_batch(self, batch: list[GroundingExample], metrics: TaskMetrics) -> None:
         """Answer the batch greedily and count it; what has no prompt counts as failed."""
         examples = [example for example in batch if example.prompt is not None]
         with torch.no_grad(), gathered(self.policy):
@@ -134,15 +133,11 @@ class PolicyModule(L.LightningModule):
         requests = [
             RolloutPrompt(example.prompt, ((),), (0,), feature) for example, feature in zip(examples, features, strict=True)
         ]
-        texts = [self.builder.decode(group.completions[0]) for group in self.engine.generate(requests, self.greedy)]
-        metrics.update(
-            [parse_answer(text) for text in texts],
-            [example.sample.spans for example in examples],
-            texts,
-            failed=len(batch) - len(examples),
-        )
+        texts = iter([self.builder.decode(group.completions[0]) for group in self.engine.generate(requests, self.greedy)])
+        answered = [None if example.prompt is None else next(texts) for example in batch]
+        metrics.update([example.sample for example in batch], answered)
 
-    def log_metrics(self, metrics: GroundingMetrics, prefix: str) -> None:
+    def log_metrics(self, metrics: TaskMetrics, prefix: str) -> None:
         for name, value in metrics.compute().items():
             self.log(f"{prefix}/{name}", value.float(), prog_bar=False, sync_dist=True)  # the same on all ranks already
         metrics.reset()

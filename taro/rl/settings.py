@@ -24,7 +24,8 @@ class TemporalRewardSettings:
             where what is seen stays the same and its order does not.
         radius: near a boundary are the frames within this many seconds.
         tokens: what the gap averages over: all of the `response` (released code), the `think` block (paper), the
-            numbers of its time ranges (`timestamps`), or its lines about the span that is answered (`answered`).
+            numbers of its time ranges (`timestamps`), or its lines about the span that is answered (`answered`). What was
+            constructed of a completion counts as the rest does.
         permutation: one shuffled video for the `group` (its gaps compare like with like), or one for each `completion`.
         measured: the gaps of which groups are measured: of `payable` ones, in which a completion reaches the gate, since the
             others' change no reward; or of `all`, for the log. The shuffled passes are left out for the rest.

@@ -22,6 +22,7 @@ from taro.rl.group_rewards import GroupRewards
 from taro.rl.importance import Mismatch
 from taro.rl.update import Gradient
 from taro.rl.usage import read_clock
+from taro.tasks import DEFAULT
 
 
 class StepLog:
@@ -29,10 +30,11 @@ class StepLog:
 
     Args:
         device: that the step's work is queued on: the time of a part ends when that is done.
+        by_task: log rewards by task, too.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, by_task: bool = False) -> None:
+        self.device, self.by_task = device, by_task
         self.sums: dict[str, float] = defaultdict(float)
         self.weights: dict[str, float] = defaultdict(float)
         self.seconds: dict[str, float] = defaultdict(float)
@@ -60,12 +62,13 @@ class StepLog:
 
     def add_group(self, group: Group, rewards: GroupRewards, entropy: Tensor) -> None:
         """Log a group and keep a record of each of its completions."""
-        total, mask = rewards.total, group.packed.response_mask
-        self.add_mean("reward", total.mean(), 1)
-        self.add_mean("reward_std", total.std(), 1)
-        self.add_mean("frac_reward_zero_std", float(total.max() == total.min()), 1)
-        for name, values in rewards.by_name.items():
-            self.add_mean(f"rewards/{name}/mean", values.mean(), 1)
+        mask = group.packed.response_mask
+        self._add_rewards(rewards)
+        if self.by_task:
+            prefix = f"tasks/{group.example.sample.task}/"
+            self._add_rewards(rewards, prefix)
+            self.add_mean(f"{prefix}IoU", rewards.ious.mean(), 1)
+            self.add_sum(f"{prefix}prompts", 1)
         self.add_mean("completions/mean_length", mask.sum(1).float().mean(), 1)
         self.add_mean("completions/clipped_ratio", 1 - sum(group.rollout.finished) / len(mask), 1)
         self.add_mean("entropy", entropy.sum() / mask.sum(), mask.sum())
@@ -79,6 +82,14 @@ class StepLog:
         self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
         self.records += list(_records(group, rewards))
         self.tokens += len(group.packed)
+
+    def _add_rewards(self, rewards: GroupRewards, prefix: str = "") -> None:
+        total = rewards.total
+        self.add_mean(f"{prefix}reward", total.mean(), 1)
+        self.add_mean(f"{prefix}reward_std", total.std(), 1)
+        self.add_mean(f"{prefix}frac_reward_zero_std", float(total.max() == total.min()), 1)
+        for name, values in rewards.by_name.items():
+            self.add_mean(f"{prefix}rewards/{name}/mean", values.mean(), 1)
 
     def add_mismatch(self, mismatch: Mismatch) -> None:
         """Log how far the engine's log-probs of a group are from the policy's."""
@@ -141,4 +152,4 @@ def _records(group: Group, rewards: GroupRewards) -> Iterator[dict[str, Any]]:
             "rewards": {name: float(values[row]) for name, values in rewards.by_name.items()},
             "reward": total[row],
             "weight": float(rewards.advantages[row]),
-        }
+        } | ({} if sample.task == DEFAULT else {"task": sample.task})

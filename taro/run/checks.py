@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
 
 from taro.errors import TaroError
-from taro.evaluation.metrics import GroundingMetrics
+from taro.evaluation.metrics import GroundingMetrics, metric_names
 from taro.files import PART
 from taro.models.adapters import peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
@@ -22,6 +22,7 @@ from taro.rl.rewards.choose import RewardError, Rewards
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
+from taro.tasks import DEFAULT, TASKS, find_task
 from taro.video.load import VideoSettings
 
 ALLOWED = {
@@ -43,15 +44,19 @@ def list_problems(config: Namespace) -> list[str]:
     return [problem for part in parts for problem in part(config)]
 
 
-def list_plan_problems(config: Namespace, plan: Plan) -> list[str]:
-    """What can't work with so many steps, known when the samples are read."""
-    warmup = config.model.optimizer.warmup_steps
-    if not 0 < warmup >= plan.steps > 0:
-        return []
-    return [
-        f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
-        "or raise trainer.max_epochs or trainer.max_steps"
-    ]
+def list_plan_problems(config: Namespace, plan: Plan, validated: Collection[str] = (DEFAULT,)) -> list[str]:
+    """What can't work with so many steps, or with validation samples of these tasks, known when the samples are read."""
+    warmup, monitor = config.model.optimizer.warmup_steps, config.checkpoint.monitor
+    problems, found = [], [] if set(validated) == {DEFAULT} else [f"vtg/{task}/" for task in dict.fromkeys(validated)]
+    if 0 < warmup >= plan.steps > 0:
+        problems.append(
+            f"model.optimizer.warmup_steps = {warmup}: the run has {plan.steps} steps and would not get beyond them; lower it, "
+            "or raise trainer.max_epochs or trainer.max_steps"
+        )
+    if monitor.count("/") > 1 and not monitor.startswith(tuple(found)):
+        there = f"vtg/NAME, {', '.join(f'{prefix}NAME' for prefix in found)}" if found else "vtg/NAME"
+        problems.append(f"checkpoint.monitor = {monitor}: no validation sample is of this task; a validation has {there}")
+    return problems
 
 
 def list_notes(config: Namespace) -> list[str]:
@@ -131,11 +136,16 @@ def _conflicts(config: Namespace) -> Iterator[str]:
 def _rewards(config: Namespace) -> Iterator[str]:
     if not config.model.rewards and config.model.temporal_reward is None:
         yield "model.rewards = {} with model.temporal_reward = null: nothing is rewarded; name a reward"
-    for name, value in config.model.rewards.items():
-        try:
-            Rewards({name: value})
-        except RewardError as error:
-            yield f"model.rewards: {error}"
+    chosen = {"model.rewards": (config.model.rewards, {})}
+    chosen |= {f"model.task_rewards.{task}": (own, {task: {}}) for task, own in (config.model.task_rewards or {}).items()}
+    for setting, (rewards, by_task) in chosen.items():
+        for weights in ({}, *({name: value} for name, value in rewards.items())):
+            try:
+                Rewards(weights, {} if weights else by_task)
+            except RewardError as error:
+                yield f"{setting}: {error}"
+        if by_task and not rewards and config.model.temporal_reward is None:
+            yield f"{setting} = {{}} with model.temporal_reward = null: nothing is rewarded; name a reward"
 
 
 def _vllm(config: Namespace, ranks: int) -> Iterator[str]:
@@ -173,6 +183,7 @@ def _parts(config: Namespace) -> Iterator[str]:
         "model.dtype": lambda: torch_dtype(model.dtype),
         "model.name_or_path": lambda: load_config(model.name_or_path),
         "data.grounding.prompt": lambda: build_request("check", grounding.prompt),
+        "data.grounding.instructions": lambda: list(map(find_task, grounding.instructions or ())),
         "data.grounding.video": lambda: VideoSettings(**vars(grounding.video)),
     }
     if grounding.evaluation_video is not None:
@@ -233,8 +244,10 @@ def _monitor(config: Namespace) -> Iterator[str]:
     metrics = GroundingMetrics()
     metrics.update([None], [[(0.0, 1.0)]], [""])
     allowed = [f"vtg/{name}" for name in metrics.compute() if name not in ("failed", "samples")]  # more must be better
-    if config.checkpoint.monitor not in allowed:
-        yield f"checkpoint.monitor = {config.checkpoint.monitor}: a validation has {', '.join(allowed)}"
+    of_tasks = [f"vtg/{name}/{metric}" for name, task in TASKS.items() for metric in metric_names(task)]
+    if config.checkpoint.monitor not in [*allowed, *of_tasks]:
+        others = "and, of samples of several tasks, vtg/TASK/NAME (docs/tasks.md)"
+        yield f"checkpoint.monitor = {config.checkpoint.monitor}: a validation has {', '.join(allowed)}, {others}"
 
 
 def _cache_folders(config: Namespace) -> Iterator[str]:

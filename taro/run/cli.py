@@ -135,8 +135,9 @@ class TaroCLI(LightningCLI):
         return Plan.of(self.trainer, self.datamodule, self.model)
 
     def check_plan(self) -> None:
-        """Raises ConfigError where settings do not fit the number of steps."""
-        refuse(list_plan_problems(self.config, self.plan))
+        """Raises ConfigError where settings do not fit the number of steps, or the tasks of the samples."""
+        validated = [sample.task for sample in self.datamodule.samples["validation"]]
+        refuse(list_plan_problems(self.config, self.plan, validated))
 
     @cached_property
     def resume_point(self) -> ResumePoint | None:

@@ -36,6 +36,7 @@ from taro.command_line import Parser
 from taro.data.samples import Caption, Sample, load_samples
 from taro.errors import clean_exit
 from taro.spans import temporal_iou
+from taro.tasks import DEFAULT
 
 SHORTEST = 0.5  # seconds of a caption
 
@@ -102,10 +103,11 @@ class CaptionerErrors:
 
 
 def measure(samples: Iterable[Sample]) -> CaptionerErrors:
-    """From samples of the synthetic world, one for each event, with a captioner's captions."""
+    """From samples of the synthetic world, one for each event, with a captioner's captions; other questions are left out."""
     videos: dict[str, list[Sample]] = {}
     for sample in samples:
-        videos.setdefault(sample.video, []).append(sample)
+        if sample.task == DEFAULT:
+            videos.setdefault(sample.video, []).append(sample)
     missing, invented, starts, ends, ious = 0, 0, [], [], []
     for rows in videos.values():
         truth = {sample.query: sample.spans[0] for sample in rows}

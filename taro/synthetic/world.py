@@ -9,7 +9,7 @@ writes real H.264 files and `train.jsonl`, `validation.jsonl`, `test.jsonl`. The
 machine, with one version of the encoder). True spans are exact; captions are a captioner's (`--captions`, see
 `taro.synthetic.captions`). With `--lookalikes` each target has a twin of its colour and shape that does the opposite, and
 mostly the earlier one is asked for: any single frame of either looks like the target, and a guess that never looks at time is
-often right. F frames, H and W pixels.
+often right. With `--tasks` there are questions of other tasks, too (`taro.synthetic.questions`). F frames, H and W pixels.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,8 @@ from taro.command_line import Parser
 from taro.data.samples import Caption, Sample, save_samples
 from taro.files import whole_file
 from taro.synthetic.captions import CAPTIONERS, CaptionNoise, describe
+from taro.synthetic.questions import ask
+from taro.tasks import DEFAULT, TASKS
 
 COLORS = {
     "red": (225, 40, 40),
@@ -68,6 +71,7 @@ class WorldSettings:
     max_event: float = 9.0
     captions: CaptionNoise = CAPTIONERS["exact"]
     lookalikes: bool = False  # two of the events differ in the order of their frames alone, and one of them is asked for
+    tasks: tuple[str, ...] = (DEFAULT,)  # of the questions
 
     def __post_init__(self) -> None:
         problems = []
@@ -77,6 +81,7 @@ class WorldSettings:
             problems.append(f"event counts are 1 <= min <= max, got {self.min_events} and {self.max_events}")
         if not TIME_STEP <= self.min_event <= self.max_event:
             problems.append(f"event lengths are {TIME_STEP} <= min <= max, got {self.min_event} and {self.max_event}")
+        problems += [f"there is no task {task!r}: {', '.join(TASKS)}" for task in self.tasks if task not in TASKS]
         if self.lookalikes and self.min_events < 2:
             problems.append(f"look-alikes are two events, got min_events {self.min_events}")
         if self.max_events * self.min_event > self.min_duration:
@@ -139,6 +144,10 @@ class Scene:
     prop: tuple[float, float, float, str] | None  # a grey object that never does anything: x, y, radius, shape
     asked: tuple[int, ...]  # places of the events that there are queries for
 
+    def absent(self, rng: random.Random) -> str:
+        """What doesn't happen, half of the time to something that looks like what is there."""
+        return "the {} {} {}".format(*_draw_look(rng, [(event.color, event.shape, event.action) for event in self.events]))
+
     @property
     def frame_count(self) -> int:
         return round(self.duration * self.fps)
@@ -193,11 +202,13 @@ def draw_scene(seed: int, settings: WorldSettings | None = None) -> Scene:
     duration = float(rng.randint(settings.min_duration, settings.max_duration))
     width, height = rng.choice(SIZES)
     looks: list[Look] = []
-    for _ in range(rng.randint(settings.min_events, settings.max_events)):
-        looks.append(_draw_look(rng, looks))
-    asked = list(range(len(looks)))
+    count = rng.randint(settings.min_events, settings.max_events)
     if settings.lookalikes:
-        looks, asked = _make_lookalikes(rng, looks)
+        looks, asked = _draw_lookalikes(rng, count)
+    else:
+        asked = list(range(count))
+        for _ in asked:
+            looks.append(_draw_look(rng, looks))
     spans = _draw_spans(rng, len(looks), duration, settings)
     events = tuple(
         Event(
@@ -233,18 +244,16 @@ def _draw_look(rng: random.Random, taken: list[Look]) -> Look:
             return color, shape, action
 
 
-def _make_lookalikes(rng: random.Random, looks: list[Look]) -> tuple[list[Look], list[int]]:
-    """Two of the looks are twins with opposite actions, in places drawn at random; and the places that are asked for: one of
-    the twins, and all others."""
-    color, shape, _ = looks[0]
-    action = rng.choice(list(OPPOSITES))
+def _draw_lookalikes(rng: random.Random, count: int) -> tuple[list[Look], list[int]]:
+    """Looks of `count` events, two of which are twins with opposite actions; and the place of the twin that is asked for."""
+    color, shape, action = rng.choice(list(COLORS)), rng.choice(SHAPES), rng.choice(list(OPPOSITES))
     twins = [(color, shape, action), (color, shape, OPPOSITES[action])]
-    others = [look for look in looks[2:] if look not in twins]
-    places = sorted(rng.sample(range(len(others) + 2), 2))
-    made = iter(others)
-    mixed = [twins[places.index(place)] if place in places else next(made) for place in range(len(others) + 2)]
-    left_out = places[1] if rng.random() < EARLIER else places[0]
-    return mixed, [place for place in range(len(mixed)) if place != left_out]
+    looks = list(twins)
+    while len(looks) < count:
+        looks.append(_draw_look(rng, looks))
+    rng.shuffle(looks)
+    earlier, later = sorted(looks.index(twin) for twin in twins)
+    return looks, [earlier if rng.random() < EARLIER else later]
 
 
 def _draw_spans(rng: random.Random, count: int, duration: float, settings: WorldSettings) -> list[tuple[float, float]]:
@@ -266,11 +275,14 @@ def _draw_spans(rng: random.Random, count: int, duration: float, settings: World
     return spans
 
 
-def scene_samples(scene: Scene, video: str, noise: CaptionNoise = CAPTIONERS["exact"]) -> list[Sample]:
-    """One sample for each event of the scene that is asked for, all with the same dense captions."""
+def scene_samples(
+    scene: Scene, video: str, noise: CaptionNoise = CAPTIONERS["exact"], tasks: Sequence[str] = (DEFAULT,)
+) -> list[Sample]:
+    """One sample for each event of the scene that is asked for, and the questions of other tasks, all with the same dense
+    captions."""
     truth = [Caption(event.start, event.end, event.text) for event in scene.events]
     captions = describe(truth, scene.duration, noise, scene.seed)
-    return [
+    samples = [
         Sample(
             id=f"{Path(video).stem}_{number}",
             video=video,
@@ -279,8 +291,10 @@ def scene_samples(scene: Scene, video: str, noise: CaptionNoise = CAPTIONERS["ex
             duration=scene.duration,
             captions=captions,
         )
-        for number in scene.asked
+        for number in (scene.asked if DEFAULT in tasks else ())
     ]
+    others = (ask(task, scene, video, Path(video).stem, captions) for task in tasks if task != DEFAULT)
+    return samples + [sample for of_task in others for sample in of_task]
 
 
 def write_video(scene: Scene, path: Path, crf: int = 20) -> None:
@@ -304,7 +318,7 @@ def _make_video(job: tuple[int, str, WorldSettings]) -> list[Sample]:
     seed, path, settings = job
     scene = draw_scene(seed, settings)
     write_video(scene, Path(path))
-    return scene_samples(scene, path, settings.captions)
+    return scene_samples(scene, path, settings.captions, settings.tasks)
 
 
 def make_split(
@@ -332,9 +346,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--captions", choices=CAPTIONERS, default="loose", help="how good they are; true spans are exact")
     parser.add_argument("--lookalikes", action="store_true", help="each target has a twin that does the opposite")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[DEFAULT], help="of the questions (docs/tasks.md)")
     parser.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")
     args = parser.parse_args(arguments)
-    settings = WorldSettings(captions=CAPTIONERS[args.captions], lookalikes=args.lookalikes)
+    settings = WorldSettings(captions=CAPTIONERS[args.captions], lookalikes=args.lookalikes, tasks=tuple(args.tasks))
     counts = {"train": args.videos, "validation": args.validation_videos, "test": args.test_videos}
     for split, videos in counts.items():
         if videos > 0:

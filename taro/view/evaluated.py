@@ -14,7 +14,7 @@ from taro.evaluation.predictions import Prediction, load_predictions
 from taro.jsonl import read_config
 from taro.view.timeline import ViewError
 
-OWN_BREAKDOWNS = ("video_length", "moment_length")  # which every report has
+OWN_BREAKDOWNS = ("video_length", "moment_length", "task")  # which every report has
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _find_samples(
     predictions: Sequence[Prediction], about: dict[str, Any], annotations: Path | None, video_root: Path | None
 ) -> tuple[list[Sample], str | None]:
     """The samples of the predictions, and why they are without durations and videos, if they are."""
-    bare = [Sample(one.id, "", one.query, one.spans, math.nan) for one in predictions]
+    bare = [Sample(one.id, "", one.query, one.spans, math.nan, task=one.task) for one in predictions]
     without = "positions in the video and frames are left out"
     file = annotations or (Path(about["annotations"]) if about.get("annotations") else None)
     if file is None or not file.is_file():

@@ -22,7 +22,7 @@ def export(runs: Sequence[Evaluated], folder: Path) -> list[str]:
     """Write `data.json`, `truth.json`, and `predictions.json` of each run; returns the lines of Python that load them.
 
     A detection's label is its query; its sample and an answer's IoU are attributes. Of a span that ends before it starts,
-    FiftyOne has no notion: such an answer is left out, as is one that isn't there. Times are seconds of the file's clock.
+    FiftyOne has no notion: such a one is left out, as is one that isn't there. Times are seconds of the file's clock.
 
     Raises:
         ViewError: the videos aren't known, or the folder can't be written to.
@@ -37,8 +37,7 @@ def export(runs: Sequence[Evaluated], folder: Path) -> list[str]:
         found = []
         for sample in samples:
             one = answers[sample.id]
-            valid = one.answer is not None and one.answer[0] <= one.answer[1]
-            found.append([(one.answer, {"iou": one.iou})] if valid else [])
+            found.append([(span, {"iou": one.iou}) for span in one.reading.spans or () if span[0] <= span[1]])
         labels["predictions" if place == 0 else f"predictions_{place + 1}"] = _labels(samples, names, found)
     files = {VIDEOS: {name: os.path.abspath(video) for video, name in names.items()}}
     files |= {f"{field}.json": {"labels": rows} for field, rows in labels.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 from taro.data.samples import Sample
 from taro.evaluation.predictions import Prediction
+from taro.tasks import find_task
 from taro.view.evaluated import Evaluated
 from taro.view.timeline import axis_length, find_times
 
@@ -18,11 +19,11 @@ SEED = 0
 
 def gallery_rows(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
     """One for each sample, in the order of the first run; the answers of each run, short keys: there are thousands."""
-    rows = []
+    rows, mixed = [], len({sample.task for sample in runs[0].samples}) > 1
     others = [{one.id: one for one in run.predictions} for run in runs]
     for sample in runs[0].samples:
         answers = [run[sample.id] for run in others]
-        spans = [*sample.spans, *(one.answer for one in answers if one.answer)]
+        spans = [*sample.spans, *(span for one in answers for span in one.reading.spans or ())]
         rows.append(
             {
                 "id": sample.id,
@@ -31,6 +32,7 @@ def gallery_rows(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
                 "d": round(axis_length(sample.duration, spans), 3),
                 "known": int(not math.isnan(sample.duration)),
                 "runs": [_answer(one) for one in answers],
+                **({"k": sample.task} if mixed else {}),
             }
         )
     return rows
@@ -43,7 +45,19 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
         "c": prediction.completion,
         "n": [end for time in find_times(prediction.completion) for end in (time.start, time.end)],
     }
-    return row | ({"f": prediction.failure, "r": prediction.reason} if prediction.failure else {})
+    return row | shown_spans(prediction.task, prediction.completion) | _failure(prediction)
+
+
+def _failure(prediction: Prediction) -> dict[str, Any]:
+    return {"f": prediction.failure, "r": prediction.reason} if prediction.failure else {}
+
+
+def shown_spans(task: str, completion: str | None) -> dict[str, Any]:
+    """All spans that a completion answers, where the task asks for more than one and they can be read."""
+    if find_task(task).single or completion is None:
+        return {}
+    spans = find_task(task).read(completion).spans
+    return {} if spans is None else {"s": [list(span) for span in spans]}
 
 
 def gallery_orders(runs: Sequence[Evaluated]) -> dict[str, list[int]]:
@@ -75,7 +89,7 @@ def _distance(prediction: Prediction) -> float:
     """Seconds between the middles of the answer and of the nearest true span."""
     if prediction.answer is None:
         return math.inf
-    return min(abs(sum(prediction.answer) - sum(span)) / 2 for span in prediction.spans)
+    return min((abs(sum(prediction.answer) - sum(span)) / 2 for span in prediction.spans), default=math.inf)
 
 
 def shown_first(samples: Sequence[Sample], orders: dict[str, list[int]], page: int = PAGE) -> list[Sample]:

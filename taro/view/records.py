@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -16,6 +16,7 @@ from taro.evaluation.predictions import Answer, Iou
 from taro.jsonl import NotJSON, parse_lines
 from taro.messages import list_lines
 from taro.rows import Number, Pair, String, read_fields
+from taro.tasks import DEFAULT, TASKS
 from taro.view.timeline import ViewError
 
 _NAME = re.compile(r"step_(\d+)(?:_rank\d+)?\.jsonl")
@@ -32,11 +33,12 @@ class Record:
         temporal_gap: nats per token; None where it wasn't measured.
         constructed: whether it starts with a constructed path.
         finished: whether it ended before max_tokens.
+        task: the sample's.
     """
 
     id: String
     query: String
-    spans: Annotated[tuple[Pair, ...], Field(min_length=1, description="[[start, end], ...], one or more (seconds)")]
+    spans: Annotated[tuple[Pair, ...], Field(description="[[start, end], ...] (seconds)")]
     completion: String
     answer: Answer
     iou: Iou
@@ -46,6 +48,7 @@ class Record:
     finished: Annotated[bool, Field(description="true or false")] = True
     temporal_gap: Annotated[Number | None, Field(description="a number, or null")] = None
     reward: Annotated[Number | None, Field(description="a number")] = None
+    task: Annotated[Literal[tuple(TASKS)], Field(description=f"one of {', '.join(TASKS)}")] = DEFAULT
 
     def __post_init__(self) -> None:
         if self.reward is None:

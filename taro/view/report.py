@@ -33,6 +33,7 @@ GROUPS = {
     "position": "where in the video the moment is",
     "moment_length": "length of the moment",
     "video_length": "length of the video",
+    "task": "task",
 }
 
 
@@ -58,6 +59,7 @@ def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: in
         "orders": orders,
         "page": PAGE,
         "failures": FAILURES,
+        "tasks": list(dict.fromkeys(sample.task for sample in runs[0].samples)),
         "pictures": found.pictures,
         "strips": found.of_sample,
     }
@@ -66,6 +68,7 @@ def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: in
         [
             *_head(runs, names, statistics),
             _metrics(runs, names, statistics, strict) if comparison is None else _comparison(comparison, names, strict),
+            *_tasks(names, statistics),
             *_charts(names, statistics),
             _failures(runs, names),
             _GALLERY,
@@ -120,6 +123,19 @@ def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> s
     ]
     columns = ["metric", *names, "change", f"{COVERAGE:.0%} interval", "p"]
     return "".join(lines) + table(columns, rows, "means over all samples; change: second minus first")
+
+
+def _tasks(names: Sequence[str], statistics: Sequence[Statistics]) -> list[str]:
+    """A table of the metrics of each task; none for the default task alone."""
+    metrics = {(task, name): None for one in statistics for task, found in one.tasks.items() for name in found}
+    if not metrics:
+        return []
+    rows = [(f"{task} {name}", *(_number(one.tasks.get(task, {}).get(name)) for one in statistics)) for task, name in metrics]
+    return ["<h2>Tasks</h2>" + table(["metric", *names], rows, "means over the samples of each task, by its own measures, too")]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _score(value: float | None) -> str:

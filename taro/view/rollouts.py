@@ -19,6 +19,7 @@ from taro.data.samples import Sample
 from taro.errors import clean_exit
 from taro.messages import first_names
 from taro.view.charts import Series, line_chart, number, percent
+from taro.view.gallery import shown_spans
 from taro.view.html import escape, make_page, write_page
 from taro.view.records import Record, RecordedGroup, find_samples, list_steps, read_groups
 from taro.view.strips import Strips, make_strips
@@ -178,6 +179,7 @@ def _group(group: RecordedGroup, number_of: dict[str, int], names: Sequence[str]
 def _row(record: Record, names: Sequence[str]) -> dict[str, Any]:
     return {
         "a": record.answer and list(record.answer),
+        **shown_spans(record.task, record.completion),
         "i": round(record.iou, 4),
         "r": [round(record.rewards.get(name, 0.0), 4) for name in names],
         "t": round(record.reward, 4),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taro.data.samples import Sample
-from taro.evaluation.report import Summary, group_samples, score_matrix, summarise
+from taro.evaluation.report import Summary, group_samples, score_matrix, summarise, task_metrics
 from taro.evaluation.scores import METRICS
 from taro.view.evaluated import Evaluated
 
@@ -29,6 +29,7 @@ class Statistics:
     histogram: tuple[int, ...]  # samples whose IoU is 0, then in each tenth above, the upper end in it
     recall: tuple[float, ...]  # share of samples that reach each of THRESHOLDS
     groups: dict[str, dict[str, Summary]]  # by what, then by its value
+    tasks: dict[str, dict[str, float]]  # by task, METRICS where there are several, and its own metrics
 
 
 def measure(evaluated: Evaluated, strict: bool) -> Statistics:
@@ -40,7 +41,10 @@ def measure(evaluated: Evaluated, strict: bool) -> Statistics:
     scores = score_matrix(evaluated.predictions, strict)  # (N, K)
     ious = scores[:, METRICS.index("mIoU")]
     groups = {**_positions(evaluated.samples), **group_samples(evaluated.samples, evaluated.breakdowns)}
+    own = task_metrics(evaluated.predictions)
+    by_task = {name: summarise(scores[places], resamples=1).metrics for name, places in groups.get("task", {}).items()}
     return Statistics(
+        tasks={name: by_task.get(name, {}) | own.get(name, {}) for name in {**by_task, **own}},
         summary=summarise(scores),
         ious=ious,
         histogram=count_ious(ious),
@@ -63,7 +67,7 @@ def _positions(samples: Sequence[Sample]) -> dict[str, dict[str, list[int]]]:
     """Places of the samples by where in its video the middle of the moment is."""
     groups: dict[str, list[int]] = {}
     for place, sample in enumerate(samples):
-        if not math.isnan(sample.duration):
+        if sample.spans and not math.isnan(sample.duration):
             middle = sum(start + end for start, end in sample.spans) / (2 * len(sample.spans)) / sample.duration
             part = min(POSITIONS - 1, max(0, int(POSITIONS * middle)))
             groups.setdefault(f"{100 * part // POSITIONS}-{100 * (part + 1) // POSITIONS} %", []).append(place)

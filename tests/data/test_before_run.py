@@ -128,3 +128,16 @@ def test_train_says_what_is_odd(arguments, synthetic, tmp_path, caplog, monkeypa
         train.main([*arguments, f"--data.validation_file={synthetic}/train.jsonl"])
     [line] = [record.getMessage() for record in caplog.records if record.name == "taro.run.cli"]
     assert "6 of the 6 samples of the latter are in both" in line
+
+
+def test_tasks_without_constructed_paths(splits):
+    """Their samples need no captions; those that can have a path still do."""
+    splits["train"] = [replace(sample, task="highlights", captions=()) for sample in splits["train"][:3]] + splits["train"][3:]
+    [line] = check(splits)
+    assert "3 of 5 samples are of a task without constructed paths (highlights); in the warm-up" in line
+    assert check(splits, warmup_epochs=0) == []
+    splits["train"][3:] = [replace(sample, captions=()) for sample in splits["train"][3:]]
+    with pytest.raises(SampleError, match="not one of its samples has captions"):
+        check(splits)
+    with pytest.raises(SampleError, match=r"3 of 3 samples are of a task .* asks for such paths; set it to 0"):
+        check(splits | {"train": splits["train"][:3]})

@@ -9,6 +9,7 @@ import torch
 from taro.cache import DiskCacheSettings
 from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
 from taro.data.dataset import GroundingDataset
+from taro.data.mixture import MixtureError
 from taro.data.rows import durations_agree
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
 from taro.models.settings import GroundingSettings
@@ -224,6 +225,11 @@ def test_a_path_leaves_room_for_the_answer(tiny_builder):
     assert len({len(path) for path in paths}) > 1
     long = replace(sample, captions=(Caption(0.0, 1.0, "the red square " * 60),))
     assert data.draw_path(long, random.Random(0)) == ()
+    highlights, several = replace(sample, task="highlights"), replace(sample, task="multi_span", spans=sample.spans * 2)
+    assert data.draw_path(highlights, random.Random(0)) == ()
+    data.max_completion_tokens = 250
+    paths = [data.draw_path(several, random.Random(seed)) for seed in range(40)]
+    assert all(0 < len(path) <= 250 - 2 * ROOM_FOR_ANSWER for path in paths)
 
 
 def test_frames_are_decoded_once_and_the_oldest_are_dropped(tiny_builder, synthetic, monkeypatch):
@@ -301,3 +307,23 @@ def test_a_clips_duration_is_the_clips(make):
     dataset = data.train_dataloader().dataset
     assert dataset[0].failure is None
     assert "duration is 16 s, the clip from 2 to 8 s has 6.00 s" in dataset[1].failure
+
+
+def test_tasks_have_shares(make, synthetic, tmp_path):
+    """A sample that comes again is rolled out anew; without weights nothing is as it wasn't."""
+    samples = load_samples(synthetic / "train.jsonl")
+    mixed = [replace(sample, task="actions") if place < 2 else sample for place, sample in enumerate(samples)]
+    file = str(tmp_path / "mixed.jsonl")
+    save_samples(mixed, file)
+    data = make(train_file=file, task_weights={"actions": 2, "grounding": 1}, prompts_per_step=6)
+    assert data.train_tasks == ["actions", "grounding"]
+    [batch] = data.train_dataloader()
+    assert sorted(example.sample.task for example in batch) == ["actions"] * 4 + ["grounding"] * 2
+    seeds = [seed for example in data.on_after_batch_transfer(batch, 0) for seed in example.seeds]
+    assert len(set(seeds)) == 4 * 6
+    plain = make(train_file=file, prompts_per_step=6)
+    [batch] = plain.train_dataloader()
+    first = plain.on_after_batch_transfer(batch, 0)[0]
+    assert first.seeds[0] == stable_seed("rollout", 0, 0, first.sample.id, 0)
+    with pytest.raises(MixtureError, match="grounding: has 4 training samples and no weight"):
+        make(train_file=file, task_weights={"actions": 1})

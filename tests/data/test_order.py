@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+import torch
 
 from taro.data.order import EpochSampler, EvaluationBatches
 
@@ -42,3 +43,17 @@ def test_ranks_share_the_epoch(length, world_size):
     assert max(together.values()) == 1 and len(together) == length // world_size * world_size
     whole = order(length)[: len(together)]
     assert sorted(together) == sorted(whole)
+
+
+def test_another_order_is_drawn():
+    """From the epoch's generator, and shared by ranks and resumed like a permutation."""
+    drawn = []
+
+    def draw(generator):
+        drawn.append(torch.randint(10, (10,), generator=generator).tolist())
+        return drawn[-1]
+
+    whole = list(EpochSampler(10, 3, 2, lambda: 5, draw=draw))
+    assert whole == drawn[0]
+    ranks = [list(EpochSampler(10, 3, 1, lambda: 7, rank, 2, draw)) for rank in range(2)]
+    assert ranks == [drawn[1][4::2], drawn[1][5::2]] and drawn[0] == drawn[1]

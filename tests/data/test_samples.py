@@ -1,11 +1,12 @@
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
+from taro.data.samples import Caption, Sample, SampleError, load_samples, query_key, save_samples
 
 ANNOTATIONS = Path(__file__).resolve().parents[3] / "shared" / "annotations"
 
@@ -48,7 +49,7 @@ def annotation_file(name):
 
 def test_a_full_row_is_read(tmp_path):
     caption = {"start": 0, "end": 3.5, "text": "a dog runs"}
-    row = {**GOOD, "clip": [5, 15], "captions": [caption], "task": "other", "source": {"name": "x"}}
+    row = {**GOOD, "clip": [5, 15], "captions": [caption], "task": "multi_span", "source": {"name": "x"}}
     [sample] = load_samples(write(tmp_path, row))
     assert sample == Sample(
         id="a",
@@ -58,7 +59,7 @@ def test_a_full_row_is_read(tmp_path):
         duration=10.0,
         clip=(5.0, 15.0),
         captions=(Caption(0.0, 3.5, "a dog runs"),),
-        task="other",
+        task="multi_span",
         extra={"source": {"name": "x"}},
     )
     assert isinstance(sample.clip[0], float) and isinstance(sample.captions[0].start, float)
@@ -107,6 +108,8 @@ BAD_FIELDS = [
     ("query", "  ", 'query: got "  "'),
     ("query", "half \ud83d", 'query: got "half \\ud83d"'),
     ("task", None, "task: got null"),
+    ("task", "tracking", 'task: got "tracking"; allowed: grounding, multi_span, dense, highlights, grounded_qa, actions'),
+    ("task", ["dense"], 'task: got ["dense"]'),
     ("duration", 0, "duration: got 0"),
     ("duration", -1.5, "duration: got -1.5"),
     ("duration", "10", 'duration: got "10"'),
@@ -114,7 +117,7 @@ BAD_FIELDS = [
     ("duration", math.nan, "duration: got NaN"),
     ("duration", 10**400, "duration: got 1000"),
     ("duration", 1e15, "duration: got 1000000000000000.0; allowed: a number above 0 and at most 604800 (seconds, a week)"),
-    ("spans", [], "spans: got []"),
+    ("spans", [], "spans: got []; allowed: [[start, end], ...], one or more (seconds)"),
     ("spans", [1.0, 2.0], "spans[0]: got 1.0"),
     ("spans", [[1.0, 2.0], [3.0]], "spans[1]: got [3.0]"),
     ("spans", [[1.0, math.inf]], "spans[0]: got [1.0, Infinity]"),
@@ -259,7 +262,7 @@ def full_sample(folder):
         duration=10.0,
         clip=(5.0, 15.0),
         captions=(Caption(0.0, 3.5, "a dog runs"),),
-        task="other",
+        task="multi_span",
         extra={"source": "x", "relevant_windows": [[1, 2]]},
     )
 
@@ -313,3 +316,11 @@ def test_tvgbench_windows_of_clips_are_in_the_clips_own_clock():
 def test_a_file_that_is_one_json_list_is_refused():
     with pytest.raises(SampleError, match="one JSON object a line"):
         load_samples(annotation_file("timer1_tvgbench.json"), limit=50)
+
+
+def test_the_key_of_a_query_tells_tasks_apart():
+    plain = Sample("a", "v.mp4", "q", ((0.0, 1.0),), 9.0)
+    other = replace(plain, task="multi_span")
+    one, two = (replace(plain, task="dense", extra={"queries": [query]}) for query in "xy")
+    assert len({query_key(sample) for sample in (plain, other, one, two)}) == 4
+    assert query_key(plain) == query_key(replace(plain, id="b", query="q."))

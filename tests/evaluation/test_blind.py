@@ -60,7 +60,7 @@ def test_constants_are_the_best_of_the_grid_where_they_are_fitted(fit):
 def test_the_other_rows():
     rows = by_name(blind_rows([sample(0, 10.0, (2.4, 6.0)), sample(1, 10.0, (0.0, 10.0))]))
     assert rows["the whole video"].miou == pytest.approx((0.36 + 1) / 2)
-    assert rows["truth in whole seconds"].miou == pytest.approx((3.6 / 4 + 1) / 2)
+    assert rows["truth, rounded to seconds"].miou == pytest.approx((3.6 / 4 + 1) / 2)
     even = by_name(blind_rows([sample(number, 10.0, (0.0, 10.0)) for number in range(500)]))["a random span"]
     assert even.miou == pytest.approx(1 / 3, abs=0.01)  # the mean distance of two points
 
@@ -85,7 +85,7 @@ def test_real_sets(file, by_r1, by_miou, rounded, capsys):
     rows = by_name(main([str(path)]))
     for name, expected in (("best constant by R1@0.5", by_r1), ("best constant by mIoU", by_miou)):
         assert [round(100 * value, 1) for value in (*rows[name].r1, rows[name].miou)] == list(expected)
-    assert round(100 * rows["truth in whole seconds"].miou, 1) == rounded
+    assert round(100 * rows["truth, rounded to seconds"].miou, 1) == rounded
     assert "an upper bound" in capsys.readouterr().out
 
 

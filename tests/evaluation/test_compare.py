@@ -110,3 +110,14 @@ def test_an_error_of_the_command_is_one_line(tmp_path):
     command = [python(), "-m", "taro.evaluation.compare", str(tmp_path), str(tmp_path / "nowhere")]
     failed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+
+
+def test_own_metrics_of_tasks(tmp_path, capsys):
+    sample = Sample("x", "v.mp4", "q", ((0.0, 10.0),), 20.0, task="actions")
+    folders = write_run(tmp_path / "a", [answer_to(sample, 4.0)]), write_run(tmp_path / "b", [answer_to(sample, 8.0)])
+    comparison = main(list(folders))
+    assert comparison.tasks["actions F1@0.5"] == (0.0, 1.0) and comparison.tasks["actions count_accuracy"] == (1.0, 1.0)
+    assert "actions F1@0.5" in capsys.readouterr().out
+    other = write_run(tmp_path / "c", [answer_to(Sample("x", "v.mp4", "q", ((0.0, 10.0),), 20.0), 4.0)])
+    with pytest.raises(EvaluationError, match="has another query"):
+        compare_runs(folders[0], other)

@@ -4,7 +4,9 @@ import random
 import pytest
 import torch
 
-from taro.evaluation.metrics import GroundingMetrics, temporal_iou
+from taro.data.samples import Sample
+from taro.evaluation.metrics import GroundingMetrics, TaskMetrics, temporal_iou
+from taro.prompts import parse_answer
 
 GOOD = "<think>From 1.0s to 2.0s, x.</think><answer>1.0s to 2.0s</answer>"
 SILENT = "<think>no times</think><answer>1.0s to 2.0s</answer>"
@@ -167,3 +169,40 @@ def test_strict_levels_are_exclusive(strict, hit):
     metrics.update([(0.0, 7.0), (0.0, 8.0)], [[(0.0, 10.0)]] * 2)
     values = metrics.compute()
     assert values["R1@0.7"] == (1 + hit) / 2 and values["R1@0.5"] == 1.0
+
+
+def sample_of(task, spans=((1.0, 2.0),)):
+    return Sample("x", "v.mp4", "q", spans, 10.0, task=task)
+
+
+def test_metrics_of_one_task_are_those_of_grounding():
+    texts, truths = [GOOD, SILENT, BROKEN, None], [((0.0, 2.0),), ((5.0, 6.0), (1.0, 2.5)), ((3.0, 4.0),), ((0.0, 1.0),)]
+    plain, by_task = GroundingMetrics(), TaskMetrics()
+    plain.update([parse_answer(text) for text in texts[:3]], truths[:3], texts[:3], failed=1)
+    by_task.update([sample_of("grounding", spans) for spans in truths], texts)
+    expected, found = plain.compute(), by_task.compute()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_metrics_by_task():
+    metrics = TaskMetrics()
+    metrics.update([sample_of("grounding"), sample_of("multi_span", ()), sample_of("multi_span")], [GOOD, GOOD, None])
+    metrics.update([sample_of("multi_span", ())], ["<answer>none</answer>"])
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    assert (values["mIoU"], values["samples"], values["failed"]) == (0.5, 4, 1)
+    assert values["grounding/mIoU"] == 1.0 and values["grounding/format_rate"] == 1.0
+    assert values["multi_span/mIoU"] == pytest.approx(1 / 3) and values["multi_span/parse_rate"] == pytest.approx(2 / 3)
+    assert values["multi_span/refusal_precision"] == 1.0 and values["multi_span/refusal_recall"] == 0.5
+    assert values["multi_span/refusal_joint"] == 0.0 and not any(name.startswith("dense/") for name in values)
+
+
+def test_states_of_ranks_add_up():
+    ranks, whole = [TaskMetrics(), TaskMetrics()], TaskMetrics()
+    samples, texts = [sample_of("grounding"), sample_of("actions")], [GOOD, SILENT]
+    whole.update(samples, texts)
+    for metrics, sample, text in zip(ranks, samples, texts, strict=True):
+        metrics.update([sample], [text])
+    for name in ("sums", "texts", "failed", "samples", "task_sums", "task_samples"):  # what torchmetrics reduces
+        setattr(ranks[0], name, getattr(ranks[0], name) + getattr(ranks[1], name))
+    assert ranks[0].compute() == whole.compute()

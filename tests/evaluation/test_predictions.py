@@ -12,6 +12,7 @@ from taro.evaluation.predictions import (
     count_failures,
     list_failures,
     load_predictions,
+    read_predictions,
 )
 from taro.jsonl import ResumableFolder
 from taro.messages import MISSING
@@ -52,10 +53,28 @@ def test_rows_come_back(prediction):
     assert read_objects(Prediction, {"7": row}, "prediction") == {"7": prediction}
 
 
+def test_predictions_of_another_task():
+    """The default one's rows are as they were before there were others."""
+    plain = Prediction.answered(SAMPLE, GOOD, True, 0.1)
+    assert "task" not in plain.to_row() and list(read_predictions({"7": plain.to_row()}).values()) == [plain]
+    absent = Sample("8", "v.mp4", "a man waves", (), 20.0, task="multi_span")
+    refused = Prediction.answered(absent, "<answer>none</answer>", True, 0.1)
+    assert refused.iou == 1.0 and refused.failure is None and refused.readable and refused.answer is None
+    assert refused.scores["rightly_refused"] == 1.0 and Prediction.answered(absent, "no", True, 0.1).failure == "no_answer"
+    choices = {"choices": ["x", "y"], "answer": "B"}
+    question = Sample("9", "v.mp4", "why?", ((2.0, 4.0),), 20.0, task="grounded_qa", extra=choices)
+    told = Prediction.answered(question, "<answer>B, 1.0s to 2.0s, 3.0s to 4.0s</answer>", True, 0.1)
+    assert (told.right_choice, told.scores["accuracy"], told.answer, told.iou) == ("B", 1.0, (3.0, 4.0), pytest.approx(1 / 3))
+    failed = Prediction.failed(question, MISSING_VIDEO, "gone")
+    rows = {one.id: json.loads(json.dumps(one.to_row())) for one in (refused, told)}
+    assert list(read_predictions(rows).values()) == [refused, told]
+    assert failed.scores["accuracy"] == 0.0 and not failed.readable
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("spans", MISSING, "spans: got nothing (the field is missing); allowed: [[start, end], ...], one or more (seconds)"),
+        ("spans", MISSING, "spans: got nothing (the field is missing); allowed: [[start, end], ...] (seconds)"),
         ("iou", 1.5, "iou: got 1.5; allowed: a number from 0 to 1"),
         ("answer", [1], "answer: got [1]; allowed: null, or [start, end]"),
         ("spans", [[0, "1"]], 'spans[0]: got [0, "1"]; allowed: [start, end]'),

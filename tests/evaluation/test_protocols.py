@@ -6,9 +6,10 @@ import pytest
 
 from taro.data.samples import load_samples
 from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.protocols import PROTOCOLS, Text, load_texts, main, score
+from taro.evaluation.protocols import PROTOCOLS, Text, load_cut, load_texts, main, score
 
-CHARADES = Path(__file__).parents[3] / "shared" / "annotations" / "charades_sta_test.jsonl"
+ROOT = Path(__file__).parents[2]
+CHARADES = ROOT.parent / "shared" / "annotations" / "charades_sta_test.jsonl"
 BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
 REASONED = "<think>\nFrom 1.0s to 2.0s, a cat.\n</think>\n<answer>3.0s to 5.0s</answer>"
 
@@ -69,7 +70,7 @@ def test_all_spans_count_together_for_tempr1():
 
 def test_lmms_eval_cuts_a_reasoning_before_its_answer():
     one = Text("a", " so" * 60 + " 3 to 5", ((3.0, 5.0),))
-    cut = score(BY_NAME["lmms_eval"], [one], lambda text: [f" {word}" for word in text.split()])
+    cut = score(BY_NAME["lmms_eval"], [one], load_cut(str(ROOT / "assets" / "tiny-qwen2.5-vl")))
     assert cut.cut and cut.miou == 0 and not score(BY_NAME["lmms_eval"], [one]).cut
     assert score(BY_NAME["lmms_eval"], [one]).miou == 1
 
@@ -112,6 +113,7 @@ def test_files_of_other_tools(tmp_path, capsys):
         ('{"a": "1 to 2"}', "no predictions that are known"),
         ('{"qid": 1, "output_text": "x", "target": [1]}', "no predictions that are known"),
         ('{"a>>>b>>>[1, x]": ""}', "no predictions that are known"),
+        ("{}", "no predictions in it"),
         (2 * '{"qid": 1, "output_text": "x", "target": [1, 2]}\n', "1 ids come more than once, the first is 1"),
     ],
 )

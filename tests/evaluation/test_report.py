@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -122,3 +123,25 @@ def test_what_is_printed(capsys):
     assert "so far: 6 were asked for, other shards have the rest" in shown
     print_report(make_report(SAMPLES, PREDICTIONS), PREDICTIONS, 4)
     assert "so far" not in capsys.readouterr().out
+
+
+def test_tasks_have_metrics_of_their_own(capsys):
+    absent = Sample("a", "v.mp4", "q", (), 20.0, task="multi_span")
+    plain = make_report(SAMPLES, PREDICTIONS)
+    assert plain.tasks == {} and "tasks" not in plain.to_json() and "task" not in plain.breakdowns
+    predictions = [*PREDICTIONS, Prediction.answered(absent, "<answer>none</answer>", True, 0.5)]
+    report = make_report([*SAMPLES, absent], predictions)
+    assert report.metrics["mIoU"] == pytest.approx((1 + 2 / 3 + 1) / 5)
+    by_task = report.breakdowns["task"]
+    assert by_task["grounding"].metrics == plain.metrics and by_task["multi_span"].metrics["mIoU"] == 1.0
+    assert sum(one.samples for one in report.breakdowns["moment_length"].values()) == 4  # it has no moment
+    assert report.tasks["multi_span"]["refusal_recall"] == 1.0
+    assert report.to_json()["tasks"]["multi_span"]["refusal_joint"] is None  # no event that occurs was asked for
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["tasks"]
+    print_report(report, predictions, 5)
+    shown = capsys.readouterr().out
+    table = [[cell.strip() for cell in line.split("│")] for line in shown.splitlines() if line.count("│") == 6]
+    assert {row[1]: row[2:4] for row in table if row[1]} == {"grounding": ["4", "0.417"], "multi_span": ["1", "1.000"]}
+    assert "refusal_recall 1.000" in " ".join(row[5] for row in table)
+    print_report(make_report([absent], predictions[-1:]), predictions[-1:], 1)
+    assert re.search("refusal_recall +│ 1.000", capsys.readouterr().out)

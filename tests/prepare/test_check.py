@@ -15,6 +15,8 @@ GOOD = {"id": "a", "video": "a.mp4", "query": "a dog jumps", "spans": [[1.0, 2.5
 CAPTIONS = [{"start": 0, "end": 3, "text": "x"}, {"start": 2, "end": 5, "text": "y"}]
 # What of a row makes it have a fault, and what the fixed row has instead; None: it is left out.
 FAULTY = {
+    "unknown_task": ({"task": "tracking"}, None),
+    "task_field": ({"spans": []}, None),
     "empty_query": ({"query": " "}, None),
     "zero_length_span": ({"spans": [[3.0, 3.0]]}, None),
     "reversed_span": ({"spans": [[4.0, 3.0]]}, {"spans": ((3.0, 4.0),)}),
@@ -374,3 +376,17 @@ def test_a_real_video_has_the_length_that_its_rows_say():
     root = shared_file("videos", "OHOFG.mp4").parent
     checked = check_file(shared_file("annotations", "charades_one_video.jsonl"), video_root=root, videos=True, workers=1)
     assert not checked.bad and checked.videos == 1 and list(checked.durations.values()) == [pytest.approx(35.14, abs=0.1)]
+
+
+def test_a_span_that_is_left_out_makes_no_other_question(tmp_path):
+    """None of dense queries is without its span, and no event that occurs becomes one that doesn't."""
+    spans = [[1.0, 2.0], [3.0, 3.0]]
+    rows = [
+        {**GOOD, "id": "dense", "task": "dense", "queries": ["x", "y"], "spans": spans},
+        {**GOOD, "id": "several", "task": "multi_span", "spans": spans},
+        {**GOOD, "id": "lost", "task": "multi_span", "spans": spans[1:]},
+        {**GOOD, "id": "none", "task": "multi_span", "query": "another", "spans": []},
+    ]
+    assert main([str(write(tmp_path, *rows)), "--fix"]) == 0
+    samples = {sample.id: sample.spans for sample in load_samples(tmp_path / "rows.fixed.jsonl")}
+    assert samples == {"several": ((1.0, 2.0),), "none": ()}

@@ -5,9 +5,9 @@ import torch
 from tolerances import LOG_PROBS
 
 from taro.rl.group import shuffled_log_probs
-from taro.rl.group_rewards import compute_gaps
+from taro.rl.group_rewards import compute_gaps, needs_gaps
 from taro.rl.settings import TemporalRewardSettings
-from taro.video.perturbation import FrameShuffle
+from taro.video.perturbation import FrameShuffle, SpanShuffle
 
 
 def test_texts_and_the_characters_of_each_token(group):
@@ -101,6 +101,14 @@ def test_a_shuffle_moves_nothing_but_pixels(policy, group, monkeypatch, permutat
         assert not torch.equal(features.embeds, group.features.embeds)
     one, other = calls[0][3].embeds, calls[-1][3].embeds
     assert torch.equal(one, other) == (permutation == "group")
+
+
+def test_an_event_that_does_not_occur_has_no_gap(group):
+    shuffles = (FrameShuffle(3.0), SpanShuffle())
+    assert all(map(group.moves_frames, shuffles))
+    absent = replace(group.example.sample, task="multi_span", spans=())
+    group = replace(group, example=replace(group.example, sample=absent))
+    assert not any(map(group.moves_frames, shuffles)) and not needs_gaps(group, TemporalRewardSettings(measured="all"))
 
 
 def test_the_same_seed_gives_the_same_shuffle(policy, group):

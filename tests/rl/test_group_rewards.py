@@ -188,8 +188,8 @@ def test_chosen_rewards_are_weighted(group_of, builder, monkeypatch):
 
 
 def test_a_reward_that_fails_stops_the_run(group):
-    example = replace(group.example, sample=replace(group.example.sample, task="tracking"))
-    with pytest.raises(RewardError, match=r"^reward tempr1 raised ValueError: .* 'tracking'.*; sample 'one', the text '<th"):
+    example = replace(group.example, sample=replace(group.example.sample, task="grounded_qa"))
+    with pytest.raises(RewardError, match=r"^reward tempr1 raised ValueError: .* 'answer'.*; sample 'one', the text '<th"):
         reward_group(replace(group, example=example), None, None, AdvantageSettings(), Rewards({"tempr1": 1.0}))
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -34,14 +35,38 @@ def test_the_time_of_a_part_is_that_of_its_own_work(monkeypatch):
     assert values["timing_s/step"] == pytest.approx(7)
 
 
-def test_a_record_has_its_rewards_before_their_weights_and_the_sum_after():
-    sample = Sample("x", "v.mp4", "q", ((1.0, 3.0),), 10.0)
+def group_of(sample):
+    """Two completions, the second of which starts with a constructed path."""
     example = SimpleNamespace(sample=sample, constructed=torch.tensor([False, True]))
     packed = type("Packed", (), {"response_mask": torch.ones(2, 3), "__len__": lambda self: 6})()
-    group = SimpleNamespace(example=example, texts=("a", "b"), rollout=SimpleNamespace(finished=(True, False)), packed=packed)
-    by_name = {"format": torch.tensor([1.0, 0.0]), "iou": torch.tensor([0.0, 1.0])}
-    weights, zeros = {"format": 1.0, "iou": -2.0}, torch.zeros(2)
+    return SimpleNamespace(example=example, texts=("a", "b"), rollout=SimpleNamespace(finished=(True, False)), packed=packed)
+
+
+def rewards_of(**by_name):
+    by_name = {name: torch.tensor(values) for name, values in by_name.items()}
+    weights, zeros = {name: -2.0 if name == "iou" else 1.0 for name in by_name}, torch.zeros(2)
+    return GroupRewards((None, None), zeros + 0.5, None, by_name, weights, zeros)
+
+
+SAMPLE = Sample("x", "v.mp4", "q", ((1.0, 3.0),), 10.0)
+
+
+def test_a_record_has_its_rewards_before_their_weights_and_the_sum_after():
     log = StepLog(torch.device("cpu"))
-    log.add_group(group, GroupRewards((None, None), zeros, None, by_name, weights, zeros), torch.ones(2, 3))
+    log.add_group(group_of(SAMPLE), rewards_of(format=[1.0, 0.0], iou=[0.0, 1.0]), torch.ones(2, 3))
     assert [record["reward"] for record in log.records] == [1.0, -2.0]
     assert [record["rewards"] for record in log.records] == [{"format": 1.0, "iou": 0.0}, {"format": 0.0, "iou": 1.0}]
+    assert not any("task" in record for record in log.records) and not any("tasks/" in name for name in log.values())
+
+
+def test_rewards_by_task():
+    log = StepLog(torch.device("cpu"), by_task=True)
+    log.add_group(group_of(SAMPLE), rewards_of(format=[1.0, 0.0]), torch.ones(2, 3))
+    other = rewards_of(format=[1.0, 1.0], answer=[0.0, 1.0])
+    log.add_group(group_of(replace(SAMPLE, task="grounded_qa")), other, torch.ones(2, 3))
+    values = log.values()
+    assert values["rewards/format/mean"] == 0.75 and values["rewards/answer/mean"] == 0.5
+    assert values["tasks/grounding/rewards/format/mean"] == 0.5 and values["tasks/grounded_qa/rewards/format/mean"] == 1.0
+    assert values["tasks/grounded_qa/reward"] == 1.5 and values["tasks/grounding/IoU"] == 0.5
+    assert values["tasks/grounding/prompts"] == 1 and values["tasks/grounding/frac_reward_zero_std"] == 0
+    assert [record.get("task") for record in log.records] == [None, None, "grounded_qa", "grounded_qa"]

@@ -34,6 +34,11 @@ def test_answered_takes_the_lines_about_the_answered_span():
     assert chosen("answered", offsets, text) == ["From 3s to 5s, a cat.\n", "A cat 3s to 5s.\n"]
 
 
+def test_numbers_that_are_no_times_answer_nothing():
+    text = "<think>\n2 to 3 people stand.\nFrom 2s to 4s, a dog.\n</think>\n<answer>2s to 3.2s</answer>"
+    assert "".join(chosen("answered", [(i, i + 1) for i in range(len(text))], text)) == "From 2s to 4s, a dog.\n"
+
+
 def test_nothing_is_answered_without_an_answer_or_a_time_near_it():
     for answer in ("", "<answer>soon</answer>", "<answer>7s to 9s</answer>"):
         text = "<think>\nFrom 3s to 5s, a cat.\n</think>\n" + answer

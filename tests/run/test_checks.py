@@ -12,8 +12,9 @@ import yaml
 from prepared_python import python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from taro.progress import Plan
 from taro.run import train
-from taro.run.checks import ConfigError
+from taro.run.checks import ConfigError, list_plan_problems
 from taro.run.cli import BASE_CONFIG, CONFIGS, parse, resolved_config
 from taro.run.commands import TRAIN
 from taro.seeds import stable_seed
@@ -231,3 +232,29 @@ def test_rewards_are_chosen_before_anything_is_loaded(arguments, tmp_path, monke
     with pytest.raises(ConfigError, match=r"model.rewards = {} with model.temporal_reward = null: nothing is rewarded"):
         parse([*arguments, "--model.rewards={}", "--model.temporal_reward=null"])
     assert not chosen("--model.rewards={}")
+
+
+def test_rewards_of_tasks_are_checked_before_a_model_is_loaded(arguments):
+    given = parse([*arguments, "--model.task_rewards={grounded_qa: {iou: 1, answer: 0.5}}", "--data.task_weights={dense: 1}"])
+    assert [one.name for one in given.model.rewards.by_task["grounded_qa"]] == ["iou", "answer"]
+    assert given.datamodule.task_weights == {"dense": 1.0}
+    with pytest.raises(ConfigError, match=r"model.task_rewards.dens: there is no task 'dens'; did you mean dense\?; there are"):
+        parse([*arguments, "--model.task_rewards={dens: {iou: 1}}"])
+    with pytest.raises(ConfigError, match=r"model.task_rewards.dense: there is no reward 'iuo'"):
+        parse([*arguments, "--model.task_rewards={dense: {iuo: 1}}"])
+    with pytest.raises(ConfigError, match=r"data.grounding.instructions: there is no task 'dens'; did you mean dense\?"):
+        parse([*arguments, "--data.grounding.instructions={dens: Write it.}"])
+    with pytest.raises(ConfigError, match=r"model.task_rewards.dense = {} with model.temporal_reward = null"):
+        parse([*arguments, "--model.task_rewards={dense: {}}", "--model.temporal_reward=null"])
+
+
+def test_the_best_step_may_be_that_of_a_task(arguments):
+    config = parse([*arguments, "--checkpoint.monitor=vtg/actions/mF1"]).config
+    plan = Plan(10, 1, -1)
+    assert list_plan_problems(config, plan, ["grounding", "actions"]) == []
+    [problem] = list_plan_problems(config, plan)
+    assert problem == "checkpoint.monitor = vtg/actions/mF1: no validation sample is of this task; a validation has vtg/NAME"
+    [problem] = list_plan_problems(config, plan, ["grounding", "dense", "dense"])
+    assert problem.endswith("a validation has vtg/NAME, vtg/grounding/NAME, vtg/dense/NAME")
+    with pytest.raises(ConfigError, match=r"checkpoint.monitor = vtg/actions/IoP: a validation has vtg/mIoU.*vtg/TASK/NAME"):
+        parse([*arguments, "--checkpoint.monitor=vtg/actions/IoP"])

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from dataclasses import asdict
 
 import pytest
 
@@ -40,10 +39,12 @@ def write_evaluation(samples, tmp_path):
     """Makes the folder of an evaluation whose answers are off by `shift` seconds, more and more."""
     save_samples(samples, tmp_path / "samples.jsonl")
 
-    def write(name="base", shift=0.1, finish=True):
+    def write(name="base", shift=0.1, finish=True, again=False):
         predictions = []
+        if again:
+            save_samples(samples, tmp_path / "samples.jsonl")
         for k, sample in enumerate(samples[:-2]):
-            start, end = sample.spans[0]
+            start, end = sample.spans[-1] if sample.spans else (k / 2, k / 2 + 5.0)
             text = completion(start + shift * k, end + shift * k, MARKUP)
             predictions.append(Prediction.answered(sample, text, True, 0.1))
         predictions.append(Prediction.answered(samples[-2], f"<think>{MARKUP}", False, 0.1))
@@ -51,7 +52,7 @@ def write_evaluation(samples, tmp_path):
         folder = ResumableFolder(
             tmp_path / name, {"dataset": f"Set{MARKUP}", "model": f"{name}{MARKUP}", "samples": {"count": len(samples)}}
         )
-        folder.append(asdict(one) for one in predictions)
+        folder.append(one.to_row() for one in predictions)
         if finish:
             about = {"annotations": str(tmp_path / "samples.jsonl"), "video_root": None}
             metrics = about | make_report(samples, predictions, resamples=10).to_json()

@@ -67,3 +67,25 @@ def test_runs_of_other_samples_are_refused(write_evaluation, samples):
 def test_fiftyone_comes_with_the_lines_that_load_it(write_evaluation, tmp_path, capsys):
     main([str(write_evaluation()), "--fiftyone", str(tmp_path / "fo"), "--strips", "0"])
     assert "label_field='truth'" in capsys.readouterr().out and (tmp_path / "fo" / "predictions.json").is_file()
+
+
+@pytest.fixture
+def of_two_tasks(write_evaluation, samples):
+    """Every third event has several spans, or doesn't occur."""
+    for k in range(0, 30, 3):
+        samples[k] = replace(samples[k], task="multi_span", spans=() if k % 2 else ((1.0, 2.0), *samples[k].spans))
+    return write_evaluation("mixed", again=True)
+
+
+def test_tasks(write_evaluation, of_two_tasks):
+    page = make_report_page([read_evaluation(of_two_tasks)], strips=0)
+    data = data_of(page)
+    assert data["tasks"] == ["multi_span", "grounding"] and [row["k"] for row in data["rows"][:2]] == data["tasks"]
+    assert data["rows"][0]["runs"][0]["s"] == [[0.0, 5.0]] and "s" not in data["rows"][1]["runs"][0]
+    assert '<th scope="row">multi_span refusal_recall</th><td>0.000</td>' in page
+    assert '<th scope="row">grounding mIoU</th>' in page and "R1@0.5 by task" in page
+
+
+def test_one_task_is_as_it_was(write_evaluation):
+    page = make_report_page([read_evaluation(write_evaluation())], strips=0)
+    assert "<h2>Tasks</h2>" not in page and not any("k" in row for row in data_of(page)["rows"])

@@ -28,7 +28,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 def make_parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["explain"])
-    parser.add_argument("--task", default="grounding", help="of the sample (grounding)")
+    parser.add_argument("--task", default="grounding", help="of the sample (grounding); docs/tasks.md lists them")
     parser.add_argument("--truth", nargs="+", required=True, help="start and end of each true span in seconds, or none")
     parser.add_argument("--text", required=True, help="the completion; - reads it from the input")
     parser.add_argument("--duration", type=float, help="of the video in seconds; the largest time there is unless given")
@@ -78,13 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from taro.prompts import numbers_in
     from taro.rl.rewards import Completion
     from taro.rl.rewards.choose import REWARDS
+    from taro.tasks import find_task
 
+    task = find_task(given.task)
     text = sys.stdin.read() if given.text == "-" else given.text
     times = [*numbers_in(text), *(time for span in spans for time in span)]
     duration = max(filter(math.isfinite, times), default=0.0) or 1.0 if given.duration is None else given.duration
     sample = Sample("explained", "", "", tuple(spans), duration, task=given.task, extra=given.columns)
     completion = Completion(text, sample)
+    answer = task.read(text)
     said = "none that can be read" if completion.spans is None else _listed(completion.spans)
+    said += f"; choice: {answer.choice or 'none'}" if task.has_choices else ""
     print(f"truth: {_listed(spans)} of {duration:g} s; answer: {said}; IoU {completion.iou:.3f}")
     print_table(
         ("reward", "form", "sum", "parts"),

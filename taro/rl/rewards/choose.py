@@ -28,12 +28,14 @@ from taro.command_line import did_you_mean
 from taro.errors import TaroError
 from taro.messages import shorten
 from taro.rl.rewards.completion import Completion
+from taro.tasks import TASKS
 
 HOME = "taro.rl.rewards"
 REWARDS = {  # short names
     "format": f"{HOME}.parts.has_format",
     "timestamp_iou": f"{HOME}.parts.timestamp_iou",
     "iou": f"{HOME}.parts.iou",
+    "answer": f"{HOME}.parts.answer",
     "taro": f"{HOME}.parts.taro",
     "time_r1": f"{HOME}.time_r1.TimeR1",
     "tempr1": f"{HOME}.tempr1.TempR1",
@@ -61,15 +63,25 @@ TARO = {"format": 1.0, "timestamp_iou": 1.0}
 
 
 class Rewards:
-    """The rewards of a run. Raises RewardError where one is not there, or not with such settings."""
+    """The rewards of a run. Raises RewardError where one is not there, or not with such settings.
 
-    def __init__(self, weights: Weights = TARO) -> None:
+    Args:
+        weights: of all tasks that have none of their own.
+        by_task: those of a task, in place of the others.
+    """
+
+    def __init__(self, weights: Weights = TARO, by_task: Mapping[str, Weights] | None = None) -> None:
         self.chosen = [ChosenReward.make(name, value) for name, value in weights.items()]
+        self.by_task = {}
+        for task, own in (by_task or {}).items():
+            if task not in TASKS:
+                raise RewardError(f"there is no task {task!r}{did_you_mean(task, TASKS)}; there are {', '.join(TASKS)}")
+            self.by_task[task] = [ChosenReward.make(name, value) for name, value in own.items()]
 
     def __call__(self, group: Sequence[Completion]) -> tuple[dict[str, list[float]], dict[str, float]]:
         """Each reward, or each part of one as `name/part`, (G) numbers; and the weight of each. Raises RewardError."""
         values, weights = {}, {}
-        for reward in self.chosen:
+        for reward in self.by_task.get(group[0].task, self.chosen):
             for part, numbers in reward(group).items():
                 name = f"{reward.name}/{part}" if part else reward.name
                 values[name], weights[name] = numbers, reward.weight

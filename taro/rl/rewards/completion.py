@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from taro.data.rows import Sample
-from taro.prompts import answer_text, parse_answer, parse_spans
+from taro.prompts import answer_text, choice, parse_answer, parse_spans
 from taro.rl.rewards.taro import best_truth
-from taro.spans import Span, temporal_iou
+from taro.spans import Span
+from taro.tasks import Answer, Task, find_task
 
-_CHOICE = re.compile(r"(?<![\w'’])([A-HJ-Z]|I(?!\s+[a-z]))(?![\w'’])")  # a letter that stands alone; `I think` is none
 _SMALL = re.compile(r"\W*([a-z])\W*")
 
 
@@ -61,8 +61,8 @@ class Completion:
 
     @cached_property
     def iou(self) -> float:
-        """Of `span` with the nearest truth."""
-        return 0.0 if self.nearest is None else temporal_iou(self.span, self.nearest)
+        """How well the answer fits, as the sample's task compares them; in grounding that of `span` with the nearest truth."""
+        return self.kind.iou(self.kind.read(self.text), Answer(self.truth))
 
     @cached_property
     def answer(self) -> str | None:
@@ -83,6 +83,11 @@ class Completion:
     def task(self) -> str:
         return self.sample.task
 
+    @property
+    def kind(self) -> Task:
+        """The task itself. Raises TaskError where there is no such task."""
+        return find_task(self.sample.task)
+
     def column(self, name: str) -> Any:
         """A key of the sample's row that only some tasks have. Raises ValueError where it is missing."""
         if name not in self.sample.extra:
@@ -101,12 +106,6 @@ class Completion:
                 "it must have a capital letter that stands alone, or be one letter"
             )
         return float(choice((self.answer or "") if answer is None else answer) == letter)
-
-
-def choice(text: str) -> str | None:
-    """The first capital letter that stands alone (`B`, `(B)`, `B. a dog`), or None."""
-    found = _CHOICE.search(text)
-    return found and found[1]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ empty span counts as one and agrees with none.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -17,21 +16,14 @@ from taro.matching import match_freely, match_in_order
 from taro.rl.rewards.completion import Completion, Method
 from taro.rl.rewards.taro import format_reward
 from taro.spans import Span, temporal_iou, union_iou
+from taro.tasks.measures import mean_paired_iou
 
 MATCHINGS: dict[str, Callable] = {"monotone": match_in_order, "hungarian": match_freely}
-TASKS = {  # and how the spans of their answers correspond to the truth
-    "grounding": "one_to_one", "dense": "one_to_one", "highlights": "many_to_one", "grounded_qa": "many_to_one",
-    "actions": "many_to_many",
-}  # fmt: skip
 
 
 def one_to_one(predicted: Sequence[Span], truth: Sequence[Span]) -> float:
     """Mean IoU of the pairs in their order; what the longer list has more is a pair with IoU 0. In [0, 1]."""
-    if not predicted and not truth:
-        return 1.0
-    nothing = (0.0, 0.0)
-    ious = [temporal_iou(span, true) for span, true in zip_longest(predicted, truth, fillvalue=nothing)]
-    return sum(ious) / len(ious)
+    return mean_paired_iou(predicted, truth)
 
 
 def many_to_one(predicted: Sequence[Span], truth: Sequence[Span]) -> float:
@@ -89,11 +81,8 @@ class TempR1(Method):
 
     def __call__(self, completion: Completion) -> dict[str, float]:
         parts = {"format": format_reward(completion.text)}
-        predicted, truth, task = completion.spans, completion.truth, completion.task
-        kind = TASKS.get(task)
-        if kind is None:
-            raise ValueError(f"TempR1 has no reward for the task {task!r}; it has one for {', '.join(TASKS)}")
-        if task == "grounding" and completion.span is not None and truth:  # one is asked for; several truths are alternatives
+        predicted, truth, kind = completion.spans, completion.truth, completion.kind.correspondence
+        if completion.kind.single and completion.span is not None and truth:  # several truths are alternatives
             predicted, truth = (completion.span,), (completion.nearest,)
         if kind == "many_to_many":
             parts["count"] = 0.0 if predicted is None else count_reward(len(predicted), len(truth), sigma=self.sigma)
@@ -101,6 +90,6 @@ class TempR1(Method):
         else:
             compare = one_to_one if kind == "one_to_one" else many_to_one
             parts["iou"] = 0.0 if predicted is None else compare(predicted, truth)
-        if task == "grounded_qa":
+        if completion.kind.has_choices:
             parts["answer"] = completion.chose_rightly()
         return parts

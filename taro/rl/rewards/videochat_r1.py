@@ -26,7 +26,7 @@ class VideoChatR1(Method):
     form: Form = "published"
 
     def __call__(self, completion: Completion) -> dict[str, float]:
-        if completion.task == "grounded_qa":
+        if completion.kind.has_choices:
             return self._question(completion)
         if self.form == "published":
             return {"format": has_format(completion), "iou": completion.iou}

@@ -9,7 +9,7 @@
     random: "at random", file: "as in the file",
   };
   const last = data.names.length - 1;
-  const state = {order: Object.keys(data.orders)[0], failure: "", words: "", page: 0};
+  const state = {order: Object.keys(data.orders)[0], failure: "", task: "", words: "", page: 0};
 
   function select(name, key, options) {
     const node = el("select", {onchange: (event) => change(key, event.target.value)},
@@ -27,6 +27,7 @@
   controls.append(
     select("order", "order", Object.keys(data.orders).map((order) => [order, ORDERS[order]])),
     select("failure", "failure", failureOptions()),
+    ...(data.tasks.length > 1 ? [select("task", "task", [["", "all"], ...data.tasks.map((task) => [task, task])])] : []),
     el("label", {}, "query, id or answer has", el("input", {type: "search", oninput: (event) => change("words", event.target.value.toLowerCase())})));
   controls.addEventListener("submit", (event) => event.preventDefault());
 
@@ -37,7 +38,8 @@
   }
 
   function matches(row) {
-    if (state.failure === "answered" ? row.runs.some((run) => !run.a) : state.failure && row.runs.every((run) => run.f !== state.failure)) return false;
+    if (state.failure === "answered" ? row.runs.some((run) => !run.a && !run.s) : state.failure && row.runs.every((run) => run.f !== state.failure)) return false;
+    if (state.task && row.k !== state.task) return false;
     if (!state.words) return true;
     return [row.id, row.q, ...row.runs.map((run) => run.c || "")].some((text) => text.toLowerCase().includes(state.words));
   }
@@ -47,7 +49,7 @@
     const timeline = {
       duration: row.d, truths: row.t,
       tracks: row.runs.map((run, k) => ({
-        label: label(k), span: run.a, score: run.i, note: run.a ? `IoU ${run.i.toFixed(2)}` : "", times: readTimes(run.c, run.n)})),
+        label: label(k), span: run.a, spans: run.s, score: run.i, note: run.a || run.s ? `IoU ${run.i.toFixed(2)}` : "", times: readTimes(run.c, run.n)})),
     };
     const strip = data.strips[row.id];
     const drawing = drawTimeline(timeline, strip === undefined ? null : data.pictures[strip]);

@@ -82,7 +82,7 @@
     const timeline = {
       duration: prompt.d, truths: prompt.t,
       tracks: group.rows.map((row, k) => ({
-        label: `#${k + 1}`, span: row.a, score: data.most > 0 ? row.t / data.most : 0,
+        label: `#${k + 1}`, span: row.a, spans: row.s, score: data.most > 0 ? row.t / data.most : 0,
         note: `reward ${row.t.toFixed(2)}`, times: readTimes(row.c, row.n)})),
     };
     const strip = data.strips[prompt.id];

@@ -51,7 +51,8 @@
     });
   }
 
-  // {duration, truths, tracks: [{label, span, score, note, times}]}, and the address of a strip of frames or null
+  // {duration, truths, tracks: [{label, span, score, note, times}]}, and the address of a strip of frames or null. A track may
+  // have several spans, or none because it says so, as its spans.
   function drawTimeline(timeline, strip = null) {
     const length = timeline.duration;
     const at = (time) => `${100 * Math.min(1, Math.max(0, time / length))}%`;
@@ -77,15 +78,16 @@
     for (const track of timeline.tracks) {
       const bands = timeline.truths.map((span) => el("div", {
         class: "band", style: {left: at(Math.min(...span)), width: `calc(${at(Math.max(...span))} - ${at(Math.min(...span))})`}}));
-      const name = track.span ? [...new Set([track.label, spanText(track.span), track.note])].join(", ") : "";
-      const node = lane(...bands, track.span ? bar(track.span, length, name, "", {"--colour": colour(track.score)}) : null);
+      const spans = track.spans || (track.span ? [track.span] : []);
+      const name = (span) => [...new Set([track.label, spanText(span), track.note])].join(", ");
+      const node = lane(...bands, ...spans.map((span) => bar(span, length, name(span), "", {"--colour": colour(track.score)})));
       const times = [...new Set(track.times.map((time) => time[0]))].filter((time) => time <= length);
       if (times.length) node.classList.add("named");
       node.append(...times.map((time) => el("span", {class: "tick", style: {left: at(time)}})));
       if (times.length) node.title = `the reasoning names ${times.map(seconds).join(", ")} s`;
       root.append(
         el("span", {class: "label", title: track.label}, track.label), node,
-        el("span", {class: "note"}, track.span ? track.note : `no answer; ${track.note}`.replace(/; $/, "")));
+        el("span", {class: "note"}, spans.length ? track.note : `${track.spans ? "does not occur" : "no answer"}; ${track.note}`.replace(/; $/, "")));
     }
     const axis = el("div", {class: "axis", "aria-hidden": "true"});
     for (const time of ticks(length)) {

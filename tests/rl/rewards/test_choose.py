@@ -129,7 +129,7 @@ def test_what_goes_wrong_names_the_sample_and_the_text(complete, own, body, prob
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("temp1", 1, "there is no reward 'temp1'; did you mean tempr1? (there are format, timestamp_iou, iou, taro"),
+        ("temp1", 1, "there is no reward 'temp1'; did you mean tempr1? (there are format, timestamp_iou, iou, answer, taro"),
         ("no_module_of_this_name.f", 1, "there is no module 'no_module_of_this_name'"),
         ("taro.rl.rewards.tempr1.Temp", 1, "has no attribute 'Temp'"),
         ("tempr1", {"sigmas": 1}, "can't be made with the settings {'sigmas': 1}"),
@@ -181,3 +181,22 @@ def test_no_text_breaks_a_reward(complete):
         for reward in rewards:
             reward([complete(piece * (4000 // len(piece)), **COLUMNS)])
     assert time.process_time() - started < 60
+
+
+def test_rewards_of_a_task(complete):
+    rewards = Rewards({"format": 1.0}, {"grounded_qa": {"iou": 1.0, "answer": 0.5}})
+    text = "<think>a</think><answer>B, 2 to 6</answer>"
+    assert rewards([complete(text)]) == ({"format": [1.0]}, {"format": 1.0})
+    values, weights = rewards([complete(text, task="grounded_qa", answer="B"), complete("B", task="grounded_qa", answer="B")])
+    assert values == {"iou": [1.0, 0.0], "answer": [1.0, 0.0]} and weights == {"iou": 1.0, "answer": 0.5}
+    with pytest.raises(RewardError, match=r"there is no task 'dens'; did you mean dense\?; there are grounding, "):
+        Rewards({}, {"dens": {"iou": 1.0}})
+
+
+def test_the_default_rewards_reward_every_task(complete):
+    """Where there are no two ends to compare, the IoU is the task's."""
+    text = "<think>a</think><answer>4 to 6, 0 to 2</answer>"
+    for task, iou in {"dense": 0.0, "highlights": 1.0, "actions": 1.0, "multi_span": 1.0, "grounding": 1.0}.items():
+        values, _ = Rewards()([complete(text, ((0, 2), (4, 6)), task)])
+        assert values["timestamp_iou"] == [iou], task
+    assert Rewards()([complete("<answer>none</answer>", (), "multi_span")])[0]["timestamp_iou"] == [1.0]

@@ -36,8 +36,8 @@ def test_every_part_of_every_reward(explain):
 def test_what_a_task_lacks_is_said_in_its_row(explain):
     arguments = ("--task", "grounded_qa", "--truth", "none", "--text", "<answer>none</answer>", "--rewards", "tempr1", "iou")
     rows = explain(*arguments)
-    assert rows[""] == "truth: it doesn't occur of 1 s; answer: it doesn't occur; IoU 0.000"
-    assert rows["tempr1", ""] == ("-", "the sample needs the key 'answer' for this reward") and rows["iou", ""] == ("0.000", "")
+    assert rows[""] == "truth: it doesn't occur of 1 s; answer: it doesn't occur; choice: none; IoU 1.000"
+    assert rows["tempr1", ""] == ("-", "the sample needs the key 'answer' for this reward") and rows["iou", ""] == ("1.000", "")
     assert explain(*arguments, "--columns", '{"answer": "B"}')["tempr1", ""][1] == "format 0.000, iou 1.000, answer 0.000"
 
 

@@ -110,7 +110,8 @@ def test_the_task_decides(complete):
     assert reward(complete(choice, two, "grounded_qa", answer="(B) a dog")) == {"format": 1.0, "iou": 1.0, "answer": 1.0}
     with pytest.raises(ValueError, match="the sample needs the key 'answer'"):
         reward(complete(choice, two, "grounded_qa"))
-    with pytest.raises(ValueError, match="no reward for the task 'tracking'; it has one for grounding, dense"):
+    assert reward(complete(ANSWER.format("none"), (), "multi_span")) == {"format": 1.0, "count": 1.0, "matching": 1.0}
+    with pytest.raises(ValueError, match="there is no task 'tracking'; there are grounding, multi_span, dense"):
         reward(complete(text, two, "tracking"))
 
 

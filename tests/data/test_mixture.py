@@ -1,0 +1,56 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from taro.data.mixture import MixtureError, TaskMixture
+
+TASKS = ["grounding"] * 6 + ["dense"] * 2 + ["actions"] * 2
+
+
+def draw(weights, seed=0, tasks=TASKS):
+    return TaskMixture(tasks, weights)(torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [
+        ({"grounding": 6, "dense": 2, "actions": 2}, (6, 2, 2)),  # as they are
+        ({"grounding": 1, "dense": 1, "actions": 0}, (5, 5, 0)),
+        ({"grounding": 0.1, "dense": 0.7, "actions": 0.2}, (1, 7, 2)),
+        ({"grounding": 1, "dense": 1, "actions": 1}, (4, 3, 3)),  # 10 / 3 each
+    ],
+)
+def test_shares(weights, counts):
+    drawn = draw(weights)
+    found = Counter(TASKS[place] for place in drawn)
+    assert len(drawn) == 10 and tuple(found[task] for task in weights) == counts
+    for task in weights:  # none comes round twice more often than another
+        often = Counter(place for place in drawn if TASKS[place] == task)
+        own = [often[place] for place, name in enumerate(TASKS) if name == task]
+        assert max(own) - min(own) <= 1
+
+
+def test_the_generator_decides():
+    weights = {"grounding": 1, "dense": 1, "actions": 1}
+    assert draw(weights, 1) == draw(weights, 1) != draw(weights, 2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"grounding": 1, "dense": 1}, "actions: has 2 training samples and no weight; 0 leaves them out"),
+        ({"grounding": 1, "dense": 1, "actions": 1, "highlights": 1}, "highlights: no training sample is of this task; there"),
+        ({"grounding": -1, "dense": 1, "actions": 1}, "grounding: -1; must be a number of at least 0"),
+        ({"grounding": float("nan"), "dense": 1, "actions": 1}, "grounding: nan; must be"),
+        ({"grounding": 0, "dense": 0, "actions": 0}, "all are 0: nothing would be drawn"),
+    ],
+)
+def test_weights_that_do_not_fit(weights, message):
+    with pytest.raises(MixtureError, match=message):
+        draw(weights)
+
+
+def test_all_problems_at_once():
+    with pytest.raises(MixtureError, match=r"(?s)task_weights can't be used:.*highlights.*grounding.*dense"):
+        draw({"highlights": 1, "actions": 1})
