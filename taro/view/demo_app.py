@@ -180,10 +180,13 @@ def make_app(grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> An
         asked = [event(ask, [video, query, sample], [shown, answer, again], **busy) for event in (button.click, query.submit)]
         asked.append(again.click(shuffle, [answer, radius, sample], shown, **busy))
         # What is said of one video must not come when another is shown, and questions that wait must not keep anyone from it.
-        other = {"cancels": asked, "queue": False, **private}
+        # The browser does one after the other: questions end first.
+        direct = {"queue": False, **private}
+        for event in (video.upload, video.clear, offer.input):
+            event(None, cancels=asked)
         for event in (video.upload, video.clear):
-            event(receive, video, [video, shown, answer, sample, again], **other)
-        offer.input(pick, offer, [video, query, shown, answer, sample, again], **other)
+            event(receive, video, [video, shown, answer, sample, again], **direct)
+        offer.input(pick, offer, [video, query, shown, answer, sample, again], **direct)
         app.unload(leave)
     return app.queue(max_size=settings.max_waiting)
 
