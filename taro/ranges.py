@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse.typing import register_type
 
@@ -28,6 +31,7 @@ def _range(name: str, base: type, said: str, least: float, *, included: bool = T
             raise ValueError(f"{value} must be {said}")
         return number
 
+    kind.said, kind.fits = said, staticmethod(fits)
     register_type(kind, serializer=lambda value: value, deserializer=parse, type_check=fits)
     return kind
 
@@ -43,3 +47,17 @@ FiniteNonNegativeFloat = _range(
 AboveOne = _range("AboveOne", float, "a number above 1", 1, included=False)
 Share = _range("Share", float, "a share, from 0 to 1", 0, most=1)
 PositiveShare = _range("PositiveShare", float, "a share, above 0 and at most 1", 0, included=False, most=1)
+
+
+def range_problems(settings: Any, prefix: str = "") -> Iterator[str]:
+    """What no command would take, of a dataclass that no command has read: numbers and names, also of dataclasses in it."""
+    for name, kind in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if isinstance(kind, UnionType) and value is not None:  # `PositiveInt | None`
+            kind = get_args(kind)[0]
+        if is_dataclass(value):
+            yield from range_problems(value, f"{prefix}{name}.")
+        elif get_origin(kind) is Literal and value not in get_args(kind):
+            yield f"{prefix}{name}: {value!r} must be {' or '.join(map(repr, get_args(kind)))}"
+        elif hasattr(kind, "fits") and not kind.fits(value):
+            yield f"{prefix}{name}: {value!r} must be {kind.said}"

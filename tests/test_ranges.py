@@ -1,9 +1,19 @@
 import pickle
+from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 from jsonargparse import ArgumentParser
 
-from taro.ranges import FiniteNonNegativeFloat, GroupSize, PositiveFloat, PositiveInt, PositiveShare, Share
+from taro.ranges import (
+    FiniteNonNegativeFloat,
+    GroupSize,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Share,
+    range_problems,
+)
 
 
 class Ranged:
@@ -49,3 +59,28 @@ def test_limits(kind, value):
     parser.add_argument("--x", type=kind)
     with pytest.raises(Exception, match=f"{value} must be a "):
         parser.parse_args([f"--x={value}"])
+
+
+@dataclass
+class Inner:
+    part: Share = 0.5
+
+
+@dataclass
+class Outer:
+    size: GroupSize = 8
+    most: PositiveInt | None = None
+    name: Literal["a", "b"] = "a"
+    inner: Inner = field(default_factory=Inner)
+    other: Inner | None = None
+
+
+def test_settings_that_no_parser_has_read():
+    assert not list(range_problems(Outer())) and not list(range_problems(Outer(2, 1, "b", Inner(1), Inner())))
+    assert list(range_problems(Outer(None, 0, "c", Inner(2.0), Inner(-1.0)))) == [
+        "size: None must be a whole number, at least 2",
+        "most: 0 must be a whole number, at least 1",
+        "name: 'c' must be 'a' or 'b'",
+        "inner.part: 2.0 must be a share, from 0 to 1",
+        "other.part: -1.0 must be a share, from 0 to 1",
+    ]

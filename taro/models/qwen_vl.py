@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoTokenizer, Cache, PreTrainedModel
+from transformers import AutoModelForImageTextToText, Cache, PreTrainedModel
 
 from taro.distributed import global_rank
 from taro.models.attention import FLEX, SHARED_PREFIX, leave_out_cudnn
-from taro.models.families import Family, Mask, load_config, load_geometry, placeholder_ids, torch_dtype
+from taro.models.families import Family, Mask, load_config, load_geometry, load_tokenizer, placeholder_ids, torch_dtype
 from taro.models.packing import PackedGroup
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
 from taro.video.geometry import PatchGeometry, frames_to_patches
@@ -66,10 +66,10 @@ class QwenVL(nn.Module):
             weights: False: parameters are on the meta device, where they take no memory.
 
         Raises:
-            ModelError: it is not a Qwen2.5-VL or Qwen3-VL model.
+            ModelError: it is not a Qwen2.5-VL or Qwen3-VL model, or its tokenizer is not there.
         """
         config, family = load_config(name_or_path)
-        suppressed = placeholder_ids(AutoTokenizer.from_pretrained(name_or_path))
+        suppressed = placeholder_ids(load_tokenizer(name_or_path))
         # The tower never sees a group.
         attentions = {"text_config": attention, "vision_config": "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention}
         settings = {"dtype": torch_dtype(dtype), "attn_implementation": attentions}

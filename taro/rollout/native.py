@@ -1,5 +1,5 @@
 """Rollouts by the policy itself: each prompt is prefilled once, its keys and values are shared out to its group, constructed
-prefixes are read in one pass, and all rows of all groups are decoded together.
+prefixes are read some columns at a time, and all rows of all groups are decoded together.
 
 R rows (completions of all prompts), P prompt tokens (of the longest), L tokens of the longest prefix, V vocabulary, D hidden.
 """
@@ -21,6 +21,7 @@ from taro.models.qwen_vl import QwenVL
 from taro.models.weights import Weight
 from taro.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings, require_room
 
+PREFIX_TOKENS = 8192  # of all rows, in one pass: its mask and its activations grow with them
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows goes on
 
 
@@ -175,14 +176,17 @@ class NativeEngine:
         return shared, *(state.repeat_interleave(repeats, 0) for state in (mask, following, torch.cat(last)))
 
     def _read_prefixes(self, rows: list[_Row], cache: Cache, mask: Tensor, positions: Tensor, hidden: Tensor) -> _State:
-        """Run the prefixes of all rows in one pass. They are left-padded, too: the last column is the last token of each."""
+        """Run the prefixes of all rows. They are left-padded, too: the last column is the last token of each."""
         lengths = torch.tensor([len(row.tokens) for row in rows], device=mask.device)  # (R,)
         longest = int(lengths.max())
         ids = torch.tensor([[0] * (longest - len(row.tokens)) + row.tokens for row in rows], device=mask.device)  # (R, L)
         place = torch.arange(longest, device=mask.device) - (longest - lengths)[:, None]  # (R, L), below 0 in the padding
         mask = torch.cat([mask, place >= 0], dim=1)  # (R, P + L)
         after = positions[:, None] + place.clamp(min=0)  # (R, L)
-        last = self.policy.hidden_states(ids, after.expand(3, -1, -1), attention_mask=mask, cache=cache)[:, -1]
+        columns = max(1, PREFIX_TOKENS // len(rows))
+        for some, where in zip(ids.split(columns, dim=1), after.split(columns, dim=1), strict=True):
+            so_far = mask[:, : cache.get_seq_length() + some.shape[1]]
+            last = self.policy.hidden_states(some, where.expand(3, -1, -1), attention_mask=so_far, cache=cache)[:, -1]
         return cache, mask, positions + lengths, torch.where(lengths[:, None] > 0, last, hidden)
 
     def _choose(self, rows: list[_Row], logits: Tensor, sampling: SamplingSettings) -> Tensor:

@@ -18,8 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if settings.output is None:
         serve(grounder, settings)
         return
-    answer = write_answer(grounder, settings)
-    print(answer.text, f"the answer and its timeline are in {settings.output}", sep="\n")
+    answer, missing = write_answer(grounder, settings)
+    said = [missing] if missing else []
+    print(answer.text, *said, f"the answer and its timeline are in {settings.output}", sep="\n")
 
 
 def parse(arguments: Sequence[str] | None = None) -> DemoSettings:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from taro.distributed import gather
 from taro.progress import steps_done
@@ -32,6 +34,7 @@ class TrainingPictures(L.Callback):
     def __init__(self, every: int = 20) -> None:
         self.every = every
         self.most = 0.0  # the largest reward so far: the colour of its bar
+        self.failed = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Any], batch: Any, batch_idx: int
@@ -44,9 +47,24 @@ class TrainingPictures(L.Callback):
                 ranks = gather([record[key] for record in outputs["rollouts"] if record[key] is not None])
                 values = np.array([value for rank in ranks for value in rank])
                 for writer in writers if len(values) else ():
-                    writer.add_histogram(name, values, step - 1)
+                    with self._going_on(step):
+                        writer.add_histogram(name, values, step - 1)
         if self.every and step % self.every == 0 and groups and trainer.is_global_zero:
-            self._show(most_telling(groups), writers, step)
+            with self._going_on(step):
+                self._show(most_telling(groups), writers, step)
+
+    @contextmanager
+    def _going_on(self, step: int) -> Iterator[None]:
+        """A picture that can't be drawn is no reason to end a run: the first one is said."""
+        try:
+            yield
+        except Exception as error:
+            if not self.failed:
+                rank_zero_warn(
+                    f"a picture of step {step} can't be drawn ({type(error).__name__}: {error}); training goes on, and others "
+                    "that can't be drawn are left out without a word"
+                )
+            self.failed = True
 
     def _show(self, chosen: TrainingGroup, writers: Sequence[Any], step: int) -> None:
         group = chosen.group

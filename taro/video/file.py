@@ -18,6 +18,11 @@ import av
 from taro.errors import TaroError
 
 MOST_PIXELS = 2**26  # of a picture; damage in a header can ask for so much memory that the system kills the process
+# Containers, by libav's names. Others are none of videos, have no times, or tell libav to read other files, here or in a
+# network, as playlists do. All of these are known by their first bytes, so that decord's older libav takes them for no other,
+# but for those of MPEG, which decord does not get.
+CONTAINERS = ("mov", "matroska", "avi", "flv", "mpeg", "mpegts", "ogg", "asf", "gif", "ivf", "yuv4mpegpipe", "rm")
+KINDS = "mp4, mov, mkv, webm, avi, flv, mpg, ts, ogv, wmv, gif, ivf, y4m and rm"
 GRACE = 1.0  # seconds for reading that sees by itself that its time is over
 
 Result = TypeVar("Result")
@@ -84,12 +89,19 @@ class VideoFile:
         av.logging.set_level(None)
         try:
             self._check_kind()
-            name = str(self.path.absolute())  # what is before a colon in another one counts as a protocol
-            with av.open(name, metadata_errors="ignore", timeout=self.seconds_left) as container:
+            with self._open() as container:
                 yield container, self._picture_stream(container)
         except (av.FFmpegError, OSError) as error:
             self.check_time()
             raise self.error(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+    def _open(self) -> av.container.InputContainer:
+        name = str(self.path.absolute())  # what is before a colon in another one counts as a protocol
+        options = {"format_whitelist": ",".join(CONTAINERS)}  # libav looks there before it does what a file tells it to
+        try:
+            return av.open(name, options=options, metadata_errors="ignore", timeout=self.seconds_left)
+        except av.ArgumentError as error:
+            raise self.error(f"is not a video file of a kind that is read ({KINDS}; no pictures, no playlists)") from error
 
     def packets(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[int, av.Packet]]:
         """The stream's packets that hold a picture, with its pts."""
@@ -114,8 +126,6 @@ class VideoFile:
             raise self.error("is empty")
 
     def _picture_stream(self, container: av.container.InputContainer) -> av.VideoStream:
-        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
-            raise self.error("is a picture, not a video")
         attached = av.stream.Disposition.attached_pic  # the cover of an audio file is a video stream, too
         moving = [stream for stream in container.streams.video if not stream.disposition & attached]
         if not moving:

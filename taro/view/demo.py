@@ -6,8 +6,10 @@ import base64
 import importlib.util
 import mimetypes
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,7 @@ from taro.command_line import CONFIGS
 from taro.data.samples import Sample, load_samples
 from taro.messages import list_problems
 from taro.models.settings import GroundingSettings
-from taro.ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from taro.ranges import PositiveFloat, PositiveInt
 from taro.rollout import VLLMSettings
 from taro.synthetic.world import draw_scene, scene_samples, write_video
 from taro.video.file import VideoError
@@ -72,7 +74,7 @@ class DemoSettings:
     share: bool = False
     max_upload_mb: PositiveInt = 200
     max_minutes: PositiveFloat = 10.0
-    max_waiting: NonNegativeInt = 16
+    max_waiting: PositiveInt = 16
     radius: PositiveFloat = 3.0
     max_tokens: PositiveInt = 1024
     repetition_penalty: PositiveFloat = 1.0
@@ -132,11 +134,11 @@ def explain(error: Exception) -> str:
 
 
 def offer_videos(settings: DemoSettings, folder: Path) -> list[Sample]:
-    """Samples to pick from; their videos lie in `folder`.
+    """Samples to pick from; their videos lie in `folder`, which is there.
 
     Raises:
         SampleError: rows of `--annotations` that can't be read.
-        ViewError: not one of their videos is there.
+        ViewError: not one of their videos can be asked about.
     """
     if settings.annotations is None:
         samples = []
@@ -146,30 +148,65 @@ def offer_videos(settings: DemoSettings, folder: Path) -> list[Sample]:
             samples += scene_samples(scene, str(folder / f"synthetic_{number}.mp4"))
         return samples
     found = load_samples(settings.annotations, video_root=settings.video_root, bad_rows="keep")
-    there = [sample for sample in found if sample.clip is None and Path(sample.video).is_file()][:MOST_OFFERED]
-    if not there:
-        raise ViewError(f"--annotations {settings.annotations}: not one video is there; name their folder with --video_root")
-    return [_copied(sample, folder / str(number)) for number, sample in enumerate(there)]
+    unfit = cache(lambda video: _unfit(video, settings.max_minutes))
+    offered, reasons = [], Counter()
+    for sample in found:
+        reason = "are clips of longer videos, which are not cut out here" if sample.clip is not None else unfit(sample.video)
+        if reason is None:
+            offered.append(sample)
+        else:
+            reasons[reason] += 1
+        if len(offered) == MOST_OFFERED:
+            break
+    if not offered:
+        said = "; ".join(f"{count} {reason}" for reason, count in reasons.items()) or "it names none"
+        raise ViewError(f"--annotations {settings.annotations}: none of its videos can be offered: {said}")
+    copies = {}
+    for sample in offered:
+        if sample.video not in copies:
+            copies[sample.video] = _copy(sample.video, folder / str(len(copies)))
+    return [replace(sample, video=copies[sample.video]) for sample in offered]
 
 
-def _copied(sample: Sample, folder: Path) -> Sample:
-    """With a video of its own: the folder that it comes from is nobody's to read."""
+def _unfit(video: str, most_minutes: float) -> str | None:
+    """Why this video of several is not offered."""
+    if not Path(video).is_file():
+        return "are not there: name their folder with --video_root"
+    try:
+        check_video(video, most_minutes)
+    except VideoError:
+        return "can't be read"
+    except ViewError:
+        return "are longer than --max_minutes"
+    return None
+
+
+def _copy(video: str, folder: Path) -> str:
+    """In a folder of its own: the one that it comes from is nobody's to read."""
     folder.mkdir()
-    return replace(sample, video=str(shutil.copy2(sample.video, folder)))
+    return str(shutil.copy2(video, folder))
 
 
-def write_answer(grounder: Grounder, settings: DemoSettings) -> Answer:
-    """Ask once, and write the page. Raises as `Grounder.ask`, and ViewError where it can't be written."""
-    answer = grounder.ask(settings.video, settings.query)
+def write_answer(grounder: Grounder, settings: DemoSettings) -> tuple[Answer, str]:
+    """Ask once, and write the page. The answer, and why it says nothing of shuffled frames where it should.
+
+    Raises as `Grounder.ask`, and ViewError where it can't be written.
+    """
+    answer, missing = grounder.ask(settings.video, settings.query), ""
     if settings.shuffle:
-        answer = grounder.gap(answer, radius=settings.radius)
-    write_page(Path(settings.output), answer_page(answer))
-    return answer
+        try:
+            answer = grounder.gap(answer, radius=settings.radius)
+        except ViewError as error:
+            missing = f"not asked with shuffled frames: {error}"
+    write_page(Path(settings.output), answer_page(answer, missing))
+    return answer, missing
 
 
-def answer_page(answer: Answer) -> str:
-    """The player, the timeline and the text, in one file."""
+def answer_page(answer: Answer, missing: str = "") -> str:
+    """The player, the timeline and the text, in one file, and what is `missing` there."""
     body = f"<h1>{escape(answer.query)}</h1>{_player(Path(answer.video))}{answer_part(answer)}"
+    if missing:
+        body += f'<p class="faint">{escape(missing)}</p>'
     return make_page(answer.query, body, {}, "demo")
 
 

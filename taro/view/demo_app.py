@@ -4,14 +4,19 @@ Annotations are not strings here: Gradio reads `gr.Request` from them, in functi
 """
 
 import os
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from taro.data.samples import Sample
 from taro.errors import TaroError
+from taro.spans import Span
+from taro.view.answer import Answer
 from taro.view.demo import DemoSettings, answer_part, check_video, explain, offer_videos, scripts
 from taro.view.grounder import Grounder
 from taro.view.html import asset, escape
@@ -25,11 +30,20 @@ HOUR = 3600
 
 
 def serve(grounder: Grounder, settings: DemoSettings) -> None:
-    """Until Ctrl-C. Raises as `served`."""
-    with served(grounder, settings) as address:
+    """Until Ctrl-C, or SIGTERM, which does the same. Raises as `served`."""
+    with _terminated_as_interrupted(), served(grounder, settings) as address:
         print(f"the demo of {grounder.model.settings.model} is at {address}; Ctrl-C ends it", flush=True)
         while True:
             time.sleep(HOUR)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    earlier = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 @contextmanager
@@ -42,8 +56,12 @@ def served(grounder: Grounder, settings: DemoSettings) -> Iterator[str]:
     """
     import gradio as gr
 
-    with tempfile.TemporaryDirectory(prefix="taro-demo-") as folder, _gradio_files(Path(folder, "uploads")):
-        app = make_app(grounder, settings, Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="taro-demo-") as folder,
+        _gradio_files(Path(folder, "uploads")) as files,
+    ):
+        uploads = Uploads(files, kept=files / "offered")
+        app = make_app(grounder, settings, uploads)
         look = {"theme": gr.themes.Base(**FONTS), "css": asset("timeline.css") + asset("demo.css"), "head": scripts()}
         try:
             _, local, shared = app.launch(
@@ -61,18 +79,19 @@ def served(grounder: Grounder, settings: DemoSettings) -> Iterator[str]:
         except OSError as error:
             raise ViewError(f"--host {settings.host} --port {settings.port}: can't listen there ({error})") from None
         try:
-            yield shared or local
+            with uploads.swept():
+                yield shared or local
         finally:
             app.close(verbose=False)
 
 
 @contextmanager
-def _gradio_files(folder: Path) -> Iterator[None]:
+def _gradio_files(folder: Path) -> Iterator[Path]:
     """Have Gradio keep files here: it reads this from the environment alone."""
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     try:
-        yield
+        yield folder
     finally:
         if before is None:
             del os.environ["GRADIO_TEMP_DIR"]
@@ -80,12 +99,15 @@ def _gradio_files(folder: Path) -> Iterator[None]:
             os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def make_app(grounder: Grounder, settings: DemoSettings, folder: Path) -> Any:
-    """The page and what its parts do, as Gradio's Blocks; videos that are offered are put into `folder`."""
+def make_app(grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> Any:
+    """The page and what its parts do, as Gradio's Blocks. Videos that are offered are among the files that Gradio has already:
+    it would copy others for who picks them."""
     import gradio as gr
 
-    offered = {f"{Path(one.video).stem}: {one.query}": one for one in offer_videos(settings, folder)}
-    uploads = Uploads()
+    uploads.kept.mkdir(parents=True)
+    videos = enumerate(offer_videos(settings, uploads.kept), start=1)
+    offered = {f"{number}. {Path(one.video).stem}: {one.query}": one for number, one in videos}
+    model = threading.Lock()  # a question that is given up still ends its step, and vLLM's whole answer is one
 
     def receive(video: str | None, request: gr.Request) -> tuple:
         """A file that was uploaded, or none any more."""
@@ -111,9 +133,11 @@ def make_app(grounder: Grounder, settings: DemoSettings, folder: Path) -> Any:
             if video is None:
                 raise ViewError("there is no video: upload one, or pick one")
             yield _text("reading the video"), None, off
-            stream, text, shown = grounder.stream(video, query), "", 0.0
+            check_video(video, settings.max_minutes)  # offered ones, too, and those of who left `receive` out
+            with model:
+                stream, text, shown = grounder.stream(video, query), "", 0.0
             yield _text("" if grounder.streams else "vLLM shows a text when it is whole"), None, off
-            for piece in stream:
+            for piece in _each_within(model, stream):
                 text += piece
                 if time.monotonic() - shown > BETWEEN:
                     yield _text(text), None, off
@@ -121,21 +145,22 @@ def make_app(grounder: Grounder, settings: DemoSettings, folder: Path) -> Any:
         except TaroError as error:
             yield _problem(error), None, off
             return
-        truths = sample.spans if sample is not None and sample.query == query else ()
         answer = stream.answer
-        yield answer_part(answer, truths), answer, gr.update(interactive=bool(answer.spans))
+        yield answer_part(answer, _truths(sample, answer)), answer, gr.update(interactive=bool(answer.spans))
 
     def shuffle(answer: Any, radius: float, sample: Any) -> str:
-        truths = sample.spans if sample is not None and sample.query == answer.query else ()
+        truths = _truths(sample, answer)
         try:
-            return answer_part(grounder.gap(answer, radius=radius), truths)
+            with model:
+                scored = grounder.gap(answer, radius=radius)
+            return answer_part(scored, truths)
         except TaroError as error:
             return _problem(error) + answer_part(answer, truths)
 
     def leave(request: gr.Request) -> None:
-        uploads.release(request.session_hash)
+        uploads.leave(request.session_hash)
 
-    with gr.Blocks(title="TaRO", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as app:
+    with gr.Blocks(title="TaRO", analytics_enabled=False) as app:
         gr.Markdown("## When does it happen?\n" + _about(grounder, settings))
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -152,14 +177,35 @@ def make_app(grounder: Grounder, settings: DemoSettings, folder: Path) -> Any:
         answer, sample = gr.State(None, time_to_live=HOUR), gr.State(None)
         private = {"api_visibility": "private"}
         busy = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal", **private}
-        for happened in (video.upload, video.clear):
-            happened(receive, video, [video, shown, answer, sample, again], **private)
-        offer.input(pick, offer, [video, query, shown, answer, sample, again], **private)
-        for asked in (button.click, query.submit):
-            asked(ask, [video, query, sample], [shown, answer, again], **busy)
-        again.click(shuffle, [answer, radius, sample], shown, **busy)
+        asked = [event(ask, [video, query, sample], [shown, answer, again], **busy) for event in (button.click, query.submit)]
+        asked.append(again.click(shuffle, [answer, radius, sample], shown, **busy))
+        # What is said of one video must not come when another is shown, and questions that wait must not keep anyone from it.
+        # The browser does one after the other: questions end first.
+        direct = {"queue": False, **private}
+        for event in (video.upload, video.clear, offer.input):
+            event(None, cancels=asked)
+        for event in (video.upload, video.clear):
+            event(receive, video, [video, shown, answer, sample, again], **direct)
+        offer.input(pick, offer, [video, query, shown, answer, sample, again], **direct)
         app.unload(leave)
-    return app.queue(max_size=settings.max_waiting + 1)
+    return app.queue(max_size=settings.max_waiting)
+
+
+def _each_within(lock: threading.Lock, pieces: Iterable[str]) -> Iterator[str]:
+    """Make each of them with the lock held, which is free in between."""
+    rest = iter(pieces)
+    while True:
+        with lock:
+            piece = next(rest, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def _truths(sample: Sample | None, answer: Answer) -> Sequence[Span]:
+    """Those of the sample that was picked, where it is the one that was asked about."""
+    asked = sample is not None and (sample.video, sample.query) == (answer.video, answer.query)
+    return sample.spans if asked else ()
 
 
 def _about(grounder: Grounder, settings: DemoSettings) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from taro.view.frames import decode_jpeg
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TRUTH, BAND, LOW, MID, HIGH, TEXT, FAINT = "#1d7a3e", "#d6e7db", "#c2410c", "#8f6a00", "#0f6fae", "#1b2430", "#4c5866"
 WIDTH = 9.0  # inches
 LANE, LINE = 0.3, 0.17  # inches
+MOST_ROWS = 60  # of one completion: one of line breaks alone would make a picture of hundreds of MB
 STRENGTH = 0.4  # of the strongest colour of a token
 MONOSPACE = 0.602  # width of a character of DejaVu Sans Mono, of its size
 
@@ -26,7 +27,7 @@ def draw_timeline(timeline: Timeline, title: str = "", texts: int = 1) -> Figure
     Args:
         timeline: what is drawn.
         title: above it.
-        texts: the completions of so many tracks, from the top, stand below it.
+        texts: the completions of so many tracks, from the top, stand below it, the first MOST_ROWS rows of each.
 
     Raises:
         ViewError: matplotlib is not installed.
@@ -37,7 +38,7 @@ def draw_timeline(timeline: Timeline, title: str = "", texts: int = 1) -> Figure
         raise ViewError("figures need matplotlib: pip install matplotlib") from None
     said = [track for track in timeline.tracks if track.text is not None][:texts]
     columns = int(WIDTH * 0.96 * 72 / (8 * MONOSPACE))
-    lines = [list(_wrap(track, columns)) for track in said]
+    lines = [_first_rows(track, columns) for track in said]
     picture = None if timeline.strip is None else decode_jpeg(timeline.strip)
     plot = WIDTH * 0.74
     heights = [
@@ -100,6 +101,11 @@ def _draw_lanes(axes: Axes, timeline: Timeline) -> None:
 
 
 Piece = tuple[int, str, "TokenGap | None"]  # column, text, gap
+
+
+def _first_rows(track: Track, columns: int) -> list[list[Piece]]:
+    rows = list(islice(_wrap(track, columns), MOST_ROWS + 1))
+    return rows if len(rows) <= MOST_ROWS else [*rows[:MOST_ROWS], [(0, "... (the rest is not drawn)", None)]]
 
 
 def _wrap(track: Track, columns: int) -> Iterator[list[Piece]]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from taro.messages import list_problems
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
+from taro.ranges import PositiveFloat, PositiveInt, range_problems
 from taro.rl.group import group_log_probs, make_group, shuffled_log_probs
 from taro.rl.group_rewards import compute_gaps
 from taro.rl.settings import TemporalRewardSettings
@@ -49,11 +50,11 @@ class GrounderSettings:
     """
 
     model: str
-    engine: str = "native"
-    max_tokens: int = 1024
-    repetition_penalty: float = 1.0
+    engine: Literal["native", "vllm"] = "native"
+    max_tokens: PositiveInt = 1024
+    repetition_penalty: PositiveFloat = 1.0
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     vllm: VLLMSettings = field(default_factory=lambda: VLLMSettings(gpu_memory_utilization=0.9))
     grounding: GroundingSettings | None = None
 
@@ -63,7 +64,7 @@ class Grounder:
 
     Args:
         model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
-        settings: others of `GrounderSettings`, as `engine="vllm"`.
+        settings: others of `GrounderSettings`, as `engine="vllm"`; checked as a command's.
 
     Raises:
         ModelError: not a Qwen-VL model, or not a whole one.
@@ -73,7 +74,7 @@ class Grounder:
 
     def __init__(self, model: str, **settings: Any) -> None:
         own = GrounderSettings(model, **settings)
-        if problems := list(engine_problems(own.engine, own.device)):
+        if problems := [*range_problems(own), *engine_problems(own.engine, own.device)]:
             raise ViewError(list_problems("can't ask:", problems))
         self.model = AskedModel.load(own, evaluating=True)
         self.engine = self.model.start()

@@ -1,7 +1,10 @@
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from taro.models.families import ModelError
 from taro.models.qwen_vl import QwenVL
 from taro.video.geometry import frames_to_patches
 
@@ -29,6 +32,12 @@ def test_cudnn_makes_no_plans(model_folder):
     torch.backends.cuda.enable_cudnn_sdp(True)
     QwenVL.from_pretrained(model_folder, weights=False)
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_a_folder_without_its_tokenizer_says_what_to_copy(model_folder, tmp_path):
+    shutil.copy2(f"{model_folder}/config.json", tmp_path)
+    with pytest.raises(ModelError, match=r"has no tokenizer of a Qwen-VL model .*: copy tokenizer\.json"):
+        QwenVL.from_pretrained(str(tmp_path), weights=False)
 
 
 def test_features_are_transformers_own(policy):

@@ -8,7 +8,7 @@ from tolerances import LOG_PROBS
 from taro.models.families import PLACEHOLDERS
 from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import pack_group
-from taro.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings
+from taro.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings, native
 from taro.video.geometry import frames_to_patches
 
 NEVER = -1  # an end token that is never drawn
@@ -160,6 +160,41 @@ def test_prefixes_are_read_in_one_pass(policy, prompts, monkeypatch):
     monkeypatch.setattr(policy, "hidden_states", lambda ids, *a, **k: shapes.append(tuple(ids.shape)) or forward(ids, *a, **k))
     generate(policy, [request(prompts[0], (0, 1), ((5, 6, 7), (5,)))], max_tokens=5)
     assert shapes[1:] == [(2, 3), (2, 1), (1, 1), (1, 1)]  # the shorter prefix leaves more to be drawn
+
+
+def test_prefixes_of_many_tokens_are_read_some_columns_at_a_time(policy, prompts, monkeypatch):
+    """The same in other blocks, and every row has all of its prefix before it."""
+    requests = [request(prompts[0], range(4), PREFIXES), request(prompts[1], range(4, 8), PREFIXES[::-1])]
+    whole = generate(policy, requests, max_tokens=9)
+    monkeypatch.setattr(native, "PREFIX_TOKENS", 16)
+    shapes, forward = [], policy.hidden_states
+    with monkeypatch.context() as patched:
+        patched.setattr(policy, "hidden_states", lambda ids, *a, **k: shapes.append(tuple(ids.shape)) or forward(ids, *a, **k))
+        groups = generate(policy, requests, max_tokens=9)
+    assert shapes[2:5] == [(8, 2), (8, 2), (8, 1)] and tokens(groups) == tokens(whole)
+    for one, group in zip(requests, groups, strict=True):
+        assert_equal_to_teacher_forcing(policy, one.prompt, group, 1.0, one.prefixes)
+    monkeypatch.setattr(native, "PREFIX_TOKENS", 1)  # fewer than rows
+    assert tokens(generate(policy, requests, max_tokens=9)) == tokens(whole)
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.6])
+def test_a_repetition_penalty_is_that_of_a_slow_loop(policy, prompts, plain_logits, penalty):
+    """Of all tokens of the prompt, of the prefix and of the completion so far, once each; rows of other lengths beside it."""
+    prefixes = ((5, 6, 7), (), (8,))
+    requests = [request(prompt, (0, 1, 2), prefixes) for prompt in prompts[:2]]
+    groups = generate(policy, requests, temperature=0.0, max_tokens=8, repetition_penalty=penalty)
+    for one, group in zip(requests, groups, strict=True):
+        for prefix, completion, log_probs in zip(prefixes, group.completions, group.log_probs, strict=True):
+            row = list(prefix)
+            while len(row) < 8:
+                logits = plain_logits(policy, one.prompt, row)[-1].clone()
+                for token in {*one.prompt.input_ids.tolist(), *row}:
+                    logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+                row.append(int(logits.argmax()))
+                expected = float(torch.log_softmax(logits, dim=-1)[row[-1]])
+                assert float(log_probs[len(row) - 1]) == pytest.approx(expected, abs=LOG_PROBS)
+            assert completion.tolist() == row
 
 
 def test_an_end_token_within_a_prefix_does_not_end(policy, prompts):

@@ -1,9 +1,13 @@
 import re
+from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from taro.run import train
+from taro.run import pictures, train
 from taro.run.pictures import as_markdown
 from taro.view.timeline import Timeline, Track
 
@@ -24,6 +28,21 @@ def test_a_run_shows_its_groups(arguments, scripted, tmp_path):
     assert len(rewards) == 3 and rewards == sorted(rewards, reverse=True)
     (figure,) = logged.Images("rollout/group")
     assert figure.step == 1 and figure.width > figure.height > 100
+
+
+def test_what_can_not_be_drawn_is_said_once_and_ends_nothing(monkeypatch):
+    """Whatever it is: values without a range in a histogram, or a group that no figure can show."""
+    logger = create_autospec(TensorBoardLogger, instance=True)
+    logger.experiment.add_histogram.side_effect = ValueError("no finite range")
+    trainer = SimpleNamespace(loggers=[logger], log_every_n_steps=1, is_global_zero=True)
+    monkeypatch.setattr(pictures, "steps_done", lambda trainer: 2)
+    group = SimpleNamespace(rewards=SimpleNamespace(total=torch.tensor([0.0, 1.0])), shuffled_log_probs=None)
+    outputs = {"groups": [group], "rollouts": [{"iou": 0.5, "temporal_gap": None}]}
+    callback = pictures.TrainingPictures(every=1)
+    with pytest.warns(UserWarning, match=r"a picture of step 2 can't be drawn \(ValueError: no finite range\)") as said:
+        for _ in range(2):
+            callback.on_train_batch_end(trainer, None, outputs, None, 0)
+    assert len(said) == 1
 
 
 def test_what_a_model_says_is_no_markup():

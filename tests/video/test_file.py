@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from made_videos import BACKENDS, load, numbers, overwrite, steady, write_video
 
+from taro.prepare.convert import VIDEO_ENDINGS
 from taro.video import file
 from taro.video.file import VideoError, VideoFile
 
@@ -50,6 +51,14 @@ def below_a_file(path):
 
 
 def sound_only(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux([*stream.encode(frame), *stream.encode()])
+
+
+def wave_file(path):
     with wave.open(str(path), "wb") as sound:
         sound.setparams((1, 2, 8000, 8000, "NONE", ""))
         sound.writeframes(bytes(16000))
@@ -75,7 +84,7 @@ BAD_FILES = {
     "pipe": (os.mkfifo, "is not a file"),
     "loop": (lambda path: path.symlink_to(path), "cannot be decoded"),
     "below a file": (below_a_file, "does not exist"),
-    "picture": (picture, "is a picture, not a video"),
+    "picture": (picture, r"is not a video file of a kind that is read \(mp4, .* no pictures"),
     "playlist": (playlist, "cannot be decoded"),
     "device": (lambda path: Path("/dev/zero"), "is not a file"),
     "no path": (lambda path: Path("no\0path.mp4"), "does not exist"),
@@ -90,6 +99,7 @@ BAD_FILES = {
     "matroska cut short": (cut(-1200, ".mkv"), "is truncated: its pictures end at"),
     "garbled": (garbled, "cannot be decoded|damaged|cannot read it"),
     "sound only": (sound_only, "has no picture stream"),
+    "wave": (wave_file, "is not a video file of a kind that is read"),
 }
 BY_DECODERS = ("last picture cut", "garbled")  # the others are found before a backend is asked
 
@@ -104,6 +114,31 @@ def test_bad_file(tmp_path, name, backend):
         load(path, backend=backend)
     error = pickle.loads(pickle.dumps(caught.value))  # as workers send it
     assert (error.path, str(error)) == (str(path), f"{path}: {caught.value.reason}")
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n"
+LISTS = {"a.m3u8": HLS, "b.m3u8": HLS.replace("{}", "file://{}"), "a.ffconcat": "ffconcat version 1.0\nfile {}\n"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_other_files_is_not_followed(tmp_path, name, backend):
+    """Who uploads one would see files of the server's, and let it ask others."""
+    path, part = tmp_path / name, write_video(tmp_path / "part.ts", steady(50))
+    path.write_text(LISTS[name].format(part.name if name == "a.ffconcat" else part))
+    with av.open(str(path)) as container:  # libav itself would
+        assert next(container.decode(video=0)).width == 64
+    with pytest.raises(VideoError, match="no playlists"):
+        load(path, backend=backend)
+
+
+@pytest.mark.parametrize("ending", [*VIDEO_ENDINGS, ".wmv", ".3gp", ".m2ts", ".ivf", ".rm"])
+def test_every_kind_of_video_is_opened(tmp_path, ending):
+    mpeg = dict.fromkeys((".mpg", ".mpeg"), "mpeg2video")
+    codec = mpeg | {".webm": "libvpx-vp9", ".ivf": "libvpx-vp9", ".rm": "rv10", ".flv": "flv"}
+    path = write_noise(tmp_path / f"v{ending}", codec=codec.get(ending, "mpeg4"), size=(176, 144))
+    with VideoFile(path, 60.0).opened() as (container, stream):
+        assert next(container.decode(stream)).width == 176
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")

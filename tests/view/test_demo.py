@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def alone(video_file, scenes, tmp_path):
 
 
 def test_an_answer_as_a_page_moves_its_player(alone, browse):
-    answer = write_answer(start_grounder(alone), replace(alone, shuffle=True, radius=2.0))
+    answer, missing = write_answer(start_grounder(alone), replace(alone, shuffle=True, radius=2.0))
+    assert not missing
     page = Path(alone.output).read_text()
     assert answer.gaps and "with shuffled frames a token of the reasoning is" in page
     script = """const player = document.querySelector('video');
@@ -43,6 +45,15 @@ setTimeout(() => {
     assert json.loads(dom[dom.index("<title>") + 7 : dom.index("</title>")]) == {
         "bar": start, "gaps": True, "time": end, "wide": False
     }
+
+
+@pytest.mark.parametrize(("change", "message"), [({"max_tokens": 8}, "names no span"), ({"radius": 0.01}, "raise the radius")])
+def test_an_answer_is_written_even_where_nothing_can_be_shuffled(alone, change, message):
+    settings = replace(alone, shuffle=True, **change)
+    answer, missing = write_answer(start_grounder(settings), settings)
+    page = Path(alone.output).read_text()
+    assert message in missing and not answer.gaps
+    assert f"not asked with shuffled frames: {missing.partition(': ')[2][:20]}" in unescape(page)
 
 
 def test_what_is_asked_and_said_is_text(alone, browse, markup):
@@ -90,10 +101,18 @@ def test_videos_that_are_offered(synthetic, tmp_path):
     assert len({one.video for one in offered}) == 3 and all(Path(one.video).is_file() for one in offered)
     samples = load_samples(synthetic / "train.jsonl")
     gone, clip = replace(samples[0], video="gone.mp4"), replace(samples[1], clip=(0.0, samples[1].duration))
+    settings = DemoSettings(annotations=str(tmp_path / "samples.jsonl"))
     save_samples([gone, clip, *samples[2:]], tmp_path / "samples.jsonl")
-    own = offer_videos(DemoSettings(annotations=str(tmp_path / "samples.jsonl")), tmp_path)
+    own = offer_videos(settings, tmp_path)
     assert [one.query for one in own] == [one.query for one in samples[2:]]
     assert all(Path(one.video).is_relative_to(tmp_path) for one in own)
-    save_samples([gone], tmp_path / "samples.jsonl")
-    with pytest.raises(ViewError, match="not one video is there; name their folder with --video_root"):
-        offer_videos(DemoSettings(annotations=str(tmp_path / "samples.jsonl")), tmp_path)
+    assert len(list(tmp_path.glob("*/*.mp4"))) == 3 + len({one.video for one in samples[2:]})  # each once
+    (tmp_path / "fake.mp4").write_text("no video")
+    other, fake = replace(gone, id="other"), replace(gone, id="fake", video=str(tmp_path / "fake.mp4"))
+    save_samples([gone, other, clip, fake, samples[2]], tmp_path / "samples.jsonl")
+    with pytest.raises(ViewError) as error:
+        offer_videos(replace(settings, max_minutes=0.01), tmp_path)
+    assert str(error.value).endswith(
+        "none of its videos can be offered: 2 are not there: name their folder with --video_root; 1 are clips of longer "
+        "videos, which are not cut out here; 1 can't be read; 1 are longer than --max_minutes"
+    )

@@ -1,29 +1,38 @@
 """The demo's server, and what people do with it in a real browser."""
 
 import os
+import signal
 import socket
+import threading
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from taro.data.samples import Sample, save_samples
+from taro.rollout import RolloutGroup
 from taro.synthetic.world import draw_scene, write_video
+from taro.view import demo_app
 from taro.view.demo import DemoSettings, start_grounder
-from taro.view.demo_app import _problem, _text, served
+from taro.view.demo_app import _each_within, _problem, _text, _truths, make_app, served
 from taro.view.timeline import ViewError
+from taro.view.uploads import Uploads
 from view.chromium import CHROMIUM, Chromium
 
 pytest.importorskip("gradio", reason="gradio is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Gradio's own
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Gradio's own
 
 SHOWN = "document.querySelector('#shown').innerText"
 PROBLEM = "document.querySelector('#shown [role=alert]')?.innerText"
 ANSWERED = "!!document.querySelector('#shown .taro-timeline')"
 REMOVE = "#video [aria-label='Clear']"
 AT = "document.querySelector('video').currentTime"
+
+
+def in_a_browser(test):
+    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")(test))
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +58,7 @@ def address(grounder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tempfile.tempdir", str(folder))
         with served(grounder, DemoSettings(max_upload_mb=1)) as found:
+            assert any(thread.name == "uploads" for thread in threading.enumerate())  # it sweeps
             yield found
     assert not list(folder.iterdir()) and "GRADIO_TEMP_DIR" not in os.environ
 
@@ -82,6 +92,13 @@ def ask(page, query):
     page.click("#ask")
 
 
+def pick(page, number):
+    page.run("document.querySelector('#offer input').focus()")
+    page.wait("!!document.querySelector('[role=option]')")
+    chosen = f"[...document.querySelectorAll('[role=option]')].at({number})"
+    page.run(f"{chosen}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
+
+
 @pytest.fixture
 def slowly(grounder, monkeypatch):
     """The model takes its time, however fast the machine is: a browser draws no more than some states a second."""
@@ -94,6 +111,7 @@ def slowly(grounder, monkeypatch):
     monkeypatch.setattr(grounder, "follow", follow)
 
 
+@in_a_browser
 def test_upload_ask_stream_and_seek(page, files, slowly):
     page.resize(390, 844)
     upload(page, files / "scene1.mp4")
@@ -119,16 +137,44 @@ def test_upload_ask_stream_and_seek(page, files, slowly):
     assert page.run("performance.getEntriesByType('resource').every((one) => one.name.startsWith(origin))")  # no network
 
 
+@in_a_browser
 def test_a_video_that_is_offered_has_its_truth(page):
-    page.run("document.querySelector('#offer input').focus()")
-    page.wait("!!document.querySelector('[role=option]')")
-    page.run("document.querySelector('[role=option]').dispatchEvent(new MouseEvent('mousedown', {bubbles: true}))")
+    pick(page, 0)
     page.wait(f"!({ANSWERED}) && document.querySelector('video')?.readyState >= 1")
     page.click("#ask")
     page.wait(ANSWERED)
     assert page.run("[...document.querySelectorAll('.bar')].map((node) => node.classList.contains('truth'))") == [True, False]
 
 
+@in_a_browser
+def test_another_video_ends_the_question_about_the_last_one(page, grounder, monkeypatch):
+    ended = threading.Event()
+
+    def endless(prompt):
+        ids = grounder.model.builder.encode("a ")
+        try:
+            for count in range(1, 3000):
+                time.sleep(0.03)
+                yield RolloutGroup((torch.tensor(ids * count),), (torch.zeros(len(ids) * count),), (False,))
+        finally:
+            if count < 2999:
+                ended.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(grounder, "follow", endless)
+        page.click("#ask")
+        page.wait("document.querySelector('.taro-text')?.innerText.includes('a a a')")
+        before = page.run("document.querySelector('video').src")
+        pick(page, -1)
+        page.wait(f"document.querySelector('video')?.src !== '{before}' && document.querySelector('video')?.readyState >= 1")
+        assert ended.wait(60)
+    assert not page.run(SHOWN)
+    page.click("#ask")
+    page.wait(ANSWERED)
+    assert page.run("document.querySelectorAll('.bar.truth').length") == 1
+
+
+@in_a_browser
 def test_what_can_not_be_asked_leaves_the_server_running(page, files):
     page.click(REMOVE)
     page.wait("!document.querySelector('video')")
@@ -150,6 +196,7 @@ def test_what_can_not_be_asked_leaves_the_server_running(page, files):
     page.wait(ANSWERED)
 
 
+@in_a_browser
 def test_two_users_at_once_get_their_own_answers(page, browser, address, files, grounder, tmp_path_factory):
     other = open_window(browser, address)
     pages, queries = {1: page, 2: other}, {seed: draw_scene(seed).events[0].text for seed in (1, 2)}
@@ -178,10 +225,85 @@ def test_what_a_model_or_a_file_name_says_is_no_markup(markup):
     assert markup not in _problem(ViewError(markup)) and "&lt;script" in _problem(ViewError(markup))
 
 
-def test_a_port_that_is_taken(grounder):
+class Mute:
+    """In place of a model: notes what it is asked."""
+
+    streams, model = True, SimpleNamespace(settings=SimpleNamespace(model="mute"))
+
+    def __init__(self):
+        self.asked = []
+
+    def stream(self, video, query):
+        self.asked.append((video, query))
+        return []
+
+
+def parts(grounder, settings, folder):
+    """What the parts of the page do, by name, and its uploads."""
+    uploads = Uploads(folder, kept=folder / "offered")
+    return {part.name: part for part in make_app(grounder, settings, uploads).fns.values()}, uploads
+
+
+def test_limits_hold_for_every_question(tmp_path, monkeypatch):
+    """Whatever video it is about, and whatever else was called before. Nor do questions keep anyone from another video."""
+    monkeypatch.setattr("taro.view.demo.SCENES", (1,))
+    mute = Mute()
+    found, uploads = parts(mute, DemoSettings(max_minutes=0.01), tmp_path)
+    *_, (shown, answer, _) = found["ask"].fn(str(next(uploads.kept.iterdir())), "the red square", None)
+    assert "minutes long, 0.01 are allowed" in shown and answer is None and mute.asked == []
+    assert {name: part.queue for name, part in found.items() if name in ("receive", "pick", "ask", "shuffle")} == {
+        "receive": False, "pick": False, "ask": True, "shuffle": True
+    }
+    found["leave"].fn(SimpleNamespace(session_hash="a"))
+    assert uploads.gone == {"a"}
+
+
+def test_samples_of_the_same_words_are_offered_each(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_video(draw_scene(1), tmp_path / folder / "v.mp4")
+    samples = [Sample(name, str(tmp_path / name / "v.mp4"), "it rains", ((1.0, 2.0),), 9.0) for name in ("a", "b")]
+    save_samples(samples, tmp_path / "samples.jsonl")
+    (tmp_path / "served").mkdir()
+    found, _ = parts(Mute(), DemoSettings(annotations=str(tmp_path / "samples.jsonl")), tmp_path / "served")
+    request = SimpleNamespace(session_hash="a")
+    first, second = (found["pick"].fn(f"{number}. v: it rains", request)[4] for number in (1, 2))
+    assert first.id == "a" and second.id == "b" and first.video != second.video
+
+
+def test_truths_are_those_of_the_video_that_was_asked_about():
+    sample = Sample("a", "a.mp4", "it rains", ((1.0, 2.0),), 9.0)
+    asked = [("a.mp4", "it rains"), ("b.mp4", "it rains"), ("a.mp4", "it snows")]
+    assert [_truths(sample, SimpleNamespace(video=video, query=query)) for video, query in asked] == [sample.spans, (), ()]
+    assert _truths(None, SimpleNamespace(video="a.mp4", query="it rains")) == ()
+
+
+def test_one_question_at_a_time_is_in_the_model():
+    lock = threading.Lock()
+    pieces = _each_within(lock, (lock.locked() for _ in range(2)))
+    assert next(pieces) and not lock.locked() and list(pieces) == [True] and not lock.locked()
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(monkeypatch, capsys):
+    @contextmanager
+    def served(grounder, settings):
+        try:
+            yield "there"
+        finally:
+            print("deleted")
+
+    monkeypatch.setattr(demo_app, "served", served)
+    monkeypatch.setattr(demo_app, "time", SimpleNamespace(sleep=lambda seconds: signal.raise_signal(signal.SIGTERM)))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        demo_app.serve(Mute(), DemoSettings())
+    assert capsys.readouterr().out.endswith("deleted\n") and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_port_that_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ViewError, match=f"--port {port}: can't listen there"), served(grounder, DemoSettings(port=port)):
+        with pytest.raises(ViewError, match=f"--port {port}: can't listen there"), served(Mute(), DemoSettings(port=port)):
             pass

@@ -1,6 +1,6 @@
 import pytest
 
-from taro.view.figure import HIGH, LOW, colour_of, draw_timeline
+from taro.view.figure import HIGH, LOW, MOST_ROWS, colour_of, draw_timeline
 from taro.view.timeline import Timeline, TokenGap, Track
 
 pytest.importorskip("matplotlib")
@@ -32,6 +32,15 @@ def test_a_strip_stands_above(video_file):
 
     figure = draw_timeline(Timeline(10.0, ((1.0, 5.0),), (), load_strip(str(video_file))), texts=0)
     assert len(figure.axes) == 2 and figure.axes[0].images
+
+
+@pytest.mark.parametrize("text", ["\n" * 2048, "\t" * 2048, "a" * 20_000])
+def test_a_long_text_is_cut(text):
+    figure = draw_timeline(Timeline(10.0, (), (Track("#1", None, 0.0, text=text),)))
+    drawn = [one.get_text() for one in figure.axes[1].texts]
+    assert figure.get_figheight() < 12 and len(drawn) <= MOST_ROWS + 2 and drawn[-1] == "... (the rest is not drawn)"
+    whole = draw_timeline(Timeline(10.0, (), (Track("#1", None, 0.0, text="\n" * (MOST_ROWS - 1) + "end"),)))
+    assert whole.axes[1].texts[-1].get_text() == "end"
 
 
 def test_colours_end_where_they_should():

@@ -11,7 +11,7 @@ from taro.evaluation.settings import EvaluationSettings
 from taro.models.families import ModelError
 from taro.models.prompt import PromptError
 from taro.prompts import think_span
-from taro.rollout import RolloutGroup
+from taro.rollout import RolloutGroup, VLLMSettings
 from taro.video.load import VideoError
 from taro.view.grounder import Grounder
 from taro.view.timeline import ViewError
@@ -111,8 +111,26 @@ def test_what_can_not_be_asked(grounder, video_file, video, query, error, messag
 
 
 def test_settings_that_can_not_work():
-    with pytest.raises(ViewError, match="--device gpu: must be"):
-        Grounder(str(TINY), device="gpu")
+    with pytest.raises(ViewError) as error:
+        Grounder(
+            str(TINY),
+            engine="VLLM",
+            device="gpu",
+            max_tokens=0,
+            repetition_penalty=-1.0,
+            dtype="int8",
+            vllm=VLLMSettings(gpu_memory_utilization=2.0),
+        )
+    for said in (
+        "engine: 'VLLM' must be 'native' or 'vllm'",
+        "--device gpu: must be",
+        "max_tokens: 0 must be a whole number, at least 1",
+        "repetition_penalty: -1.0 must be a number above 0",
+        "dtype: 'int8' must be 'auto' or",
+        "vllm.gpu_memory_utilization: 2.0 must be a share",
+    ):
+        assert said in str(error.value)
+    assert Grounder(str(TINY), repetition_penalty=1).streams  # a whole number is one, too
 
 
 @pytest.mark.parametrize("missing", ["tokenizer*", "chat_template.jinja"])
