@@ -10,6 +10,7 @@ from typing import Any
 
 from taro.data.samples import Sample
 from taro.evaluation.answers import still_to_ask
+from taro.evaluation.beside import Beside, put_beside
 from taro.evaluation.predictions import Prediction, read_predictions
 from taro.evaluation.probes import PROBES
 from taro.evaluation.questions import Questions
@@ -28,6 +29,7 @@ class Evaluation:
     report: Report
     predictions: list[Prediction]  # in the order of the samples; without those of shards that are not done
     asked: int  # samples
+    beside: Beside  # empty as long as shards are not done
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -69,11 +71,12 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     whole = len(samples) == len(questions.samples)
     official = _score_officially(samples, predictions, settings.strict, output) if whole and benchmark.scorer else {}
     report = make_report(samples, predictions, benchmark.breakdowns, settings.strict, settings.resamples, official)
+    beside = put_beside(samples, predictions) if whole else Beside()
     if output is not None and whole:
         about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
-        metrics = about | {"model": settings.model, "probe": settings.probe} | report.to_json()
-        write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return Evaluation(report, predictions, len(questions.samples))
+        about |= {"model": settings.model, "probe": settings.probe}
+        write_text(output / "metrics.json", json.dumps(about | report.to_json() | asdict(beside), indent=2) + "\n")
+    return Evaluation(report, predictions, len(questions.samples), beside)
 
 
 def _configuration(questions: Questions, benchmark: Benchmark) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class ProtocolScores:
     cut: bool  # whether texts were cut where the rule says so
 
 
-def score(protocol: Protocol, texts: Sequence[Text], cut: Cut | None = None) -> ProtocolScores:
+def score_protocol(protocol: Protocol, texts: Sequence[Text], cut: Cut | None = None) -> ProtocolScores:
     """
     Args:
         protocol: the rule.
@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the matrix there, too")
     args = parser.parse_args(arguments)
     texts, cut = load_texts(args.predictions), args.tokenizer and load_cut(args.tokenizer)
-    rows = [score(protocol, texts, cut) for protocol in PROTOCOLS]
+    rows = [score_protocol(protocol, texts, cut) for protocol in PROTOCOLS]
     print_protocols(rows)
     if cut is None:
         print(f"lmms_eval cuts answers at {LMMS_EVAL_TOKENS} tokens; with --tokenizer, the model, they are cut here, too")

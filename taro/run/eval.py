@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from taro.command_line import parse_settings
 from taro.errors import clean_exit
+from taro.evaluation.blind import print_blind
 from taro.evaluation.evaluate import Evaluation, evaluate
+from taro.evaluation.protocols import print_protocols
 from taro.evaluation.report import print_report
 from taro.evaluation.settings import EvaluationSettings
 from taro.run.commands import EVAL
@@ -27,6 +29,11 @@ def command() -> None:
         settings = parse()
         evaluation = evaluate(settings)
     print_report(evaluation.report, evaluation.predictions, evaluation.asked)
+    if evaluation.beside.blind:
+        print("The same answers by every rule in use (taro/evaluation/protocols.py):")
+        print_protocols(evaluation.beside.protocols)
+        print("And answers that never saw the video, the constant ones fitted on these samples:")
+        print_blind(evaluation.beside.blind)
     print_next(settings, evaluation)
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from taro.command_line import Parser
 from taro.errors import clean_exit
+from taro.evaluation.beside import put_beside
 from taro.evaluation.bootstrap import COVERAGE
 from taro.evaluation.compare import Comparison, compare_runs
 from taro.evaluation.predictions import FAILURES, count_failures
 from taro.evaluation.report import Summary
+from taro.evaluation.scores import IOU_LEVELS
 from taro.messages import shorten
 from taro.view.charts import Series, bar_chart, line_chart, percent, table
 from taro.view.evaluated import Evaluated, read_evaluation
@@ -69,6 +71,7 @@ def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: in
             *_head(runs, names, statistics),
             _metrics(runs, names, statistics, strict) if comparison is None else _comparison(comparison, names, strict),
             *_tasks(names, statistics),
+            *_beside(runs, names),
             *_charts(names, statistics),
             _failures(runs, names),
             _GALLERY,
@@ -132,6 +135,25 @@ def _tasks(names: Sequence[str], statistics: Sequence[Statistics]) -> list[str]:
         return []
     rows = [(f"{task} {name}", *(_number(one.tasks.get(task, {}).get(name)) for one in statistics)) for task, name in metrics]
     return ["<h2>Tasks</h2>" + table(["metric", *names], rows, "means over the samples of each task, by its own measures, too")]
+
+
+def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
+    """Tables of the same answers by every rule in use, and of blind answers."""
+    found = [put_beside(run.samples, run.predictions) for run in runs]
+    columns = [f"{name}: {metric}" if len(names) > 1 else metric for name in names for metric in ("R1@0.5", "mIoU")]
+    rules = [
+        (rows[0].protocol, *(f"{value:.3f}" for row in rows for value in (row.r1[IOU_LEVELS.index(0.5)], row.miou)))
+        for rows in zip(*(one.protocols for one in found), strict=True)
+    ]
+    lines = []
+    if rules:
+        caption = "the same answers, by the rule of each tool (taro/evaluation/protocols.py)"
+        lines.append("<h2>By other rules</h2>" + table(["rule", *columns], rules, caption))
+    if found[0].blind and not math.isnan(sum(sample.duration for sample in runs[0].samples)):
+        blind = [(row.name, f"{row.r1[IOU_LEVELS.index(0.5)]:.3f}", f"{row.miou:.3f}") for row in found[0].blind]
+        caption = "constant answers were fitted on these samples; the last row is not blind"
+        lines.append("<h2>Answers that never saw the video</h2>" + table(["answer", "R1@0.5", "mIoU"], blind, caption))
+    return lines
 
 
 def _number(value: float | None) -> str:

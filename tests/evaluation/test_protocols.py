@@ -6,7 +6,7 @@ import pytest
 
 from taro.data.samples import load_samples
 from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.protocols import PROTOCOLS, Text, load_cut, load_texts, main, score
+from taro.evaluation.protocols import PROTOCOLS, Text, load_cut, load_texts, main, score_protocol
 
 ROOT = Path(__file__).parents[2]
 CHARADES = ROOT.parent / "shared" / "annotations" / "charades_sta_test.jsonl"
@@ -50,29 +50,29 @@ def test_nothing_breaks_a_reader():
 
 def test_time_r1_wants_more_than_the_level():
     half = [Text("a", "<answer>0 to 5</answer>", ((0.0, 10.0),))]
-    assert score(BY_NAME["time_r1"], half).r1 == (1, 0, 0)
-    assert score(BY_NAME["videochat_r1"], half).r1 == score(BY_NAME["taro"], half).r1 == (1, 1, 0)
+    assert score_protocol(BY_NAME["time_r1"], half).r1 == (1, 0, 0)
+    assert score_protocol(BY_NAME["videochat_r1"], half).r1 == score_protocol(BY_NAME["taro"], half).r1 == (1, 1, 0)
 
 
 def test_what_was_not_asked_is_left_out_by_some():
     said, truth = ("<answer>0 to 5</answer>", None, "no"), ((0.0, 5.0),)
     texts = [Text(name, text, truth) for name, text in zip("abc", said, strict=True)]
     for name, counted, unread in (("taro", 3, 2), ("time_r1", 3, 2), ("taro_release", 2, 1), ("lmms_eval", 2, 1)):
-        scores = score(BY_NAME[name], texts)
+        scores = score_protocol(BY_NAME[name], texts)
         assert (scores.counted, scores.unread) == (counted, unread) and scores.miou == pytest.approx(1 / counted)
 
 
 def test_all_spans_count_together_for_tempr1():
     one = Text("a", "<answer>0 to 2, 6 to 8</answer>", ((0.0, 4.0), (6.0, 8.0)))
-    assert score(BY_NAME["tempr1"], [one]).miou == pytest.approx(4 / 6)
-    assert score(BY_NAME["taro"], [one]).miou == 1
+    assert score_protocol(BY_NAME["tempr1"], [one]).miou == pytest.approx(4 / 6)
+    assert score_protocol(BY_NAME["taro"], [one]).miou == 1
 
 
 def test_lmms_eval_cuts_a_reasoning_before_its_answer():
     one = Text("a", " so" * 60 + " 3 to 5", ((3.0, 5.0),))
-    cut = score(BY_NAME["lmms_eval"], [one], load_cut(str(ROOT / "assets" / "tiny-qwen2.5-vl")))
-    assert cut.cut and cut.miou == 0 and not score(BY_NAME["lmms_eval"], [one]).cut
-    assert score(BY_NAME["lmms_eval"], [one]).miou == 1
+    cut = score_protocol(BY_NAME["lmms_eval"], [one], load_cut(str(ROOT / "assets" / "tiny-qwen2.5-vl")))
+    assert cut.cut and cut.miou == 0 and not score_protocol(BY_NAME["lmms_eval"], [one]).cut
+    assert score_protocol(BY_NAME["lmms_eval"], [one]).miou == 1
 
 
 def test_made_answers_to_a_real_set():
@@ -85,14 +85,14 @@ def test_made_answers_to_a_real_set():
         return [Text(one.id, f"<answer>{write(one)}</answer>", one.spans) for one in samples]
 
     def miou(name, texts):
-        return round(100 * score(BY_NAME[name], texts).miou, 1)
+        return round(100 * score_protocol(BY_NAME[name], texts).miou, 1)
 
     exact = answers(lambda one: f"{one.spans[0][0]} to {one.spans[0][1]}")
     assert {name: miou(name, exact) for name in BY_NAME} == {**dict.fromkeys(BY_NAME, 100.0), "timelens": 93.8}
     rounded = answers(lambda one: f"{round(one.spans[0][0])} to {round(one.spans[0][1])}")
     assert {miou(name, rounded) for name in BY_NAME} == {93.8}
     constant = answers(lambda one: f"0 to {0.3 * one.duration:.6f}")
-    assert miou("taro", constant) == 28.1 and round(100 * score(BY_NAME["taro"], constant).r1[1], 1) == 30.6
+    assert miou("taro", constant) == 28.1 and round(100 * score_protocol(BY_NAME["taro"], constant).r1[1], 1) == 30.6
 
 
 def test_files_of_other_tools(tmp_path, capsys):

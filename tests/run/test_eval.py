@@ -58,6 +58,8 @@ def test_every_sample_counts(evaluate, damaged, tmp_path, capsys):
     assert all(row["completion"] and row["seconds"] > 0 for row in rows[3:])
     stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert stored["metrics"] | {"failed": 3, "samples": 6} == evaluation.metrics and stored["dataset"] == "Synthetic"
+    assert {row["protocol"]: row["counted"] for row in stored["protocols"]}.items() >= {"taro": 6, "lmms_eval": 3}.items()
+    assert [row["name"] for row in stored["blind"]] == [row.name for row in evaluation.beside.blind] != []
     assert stored["failures"]["unreadable_video"] == 2 and stored["failed"] == 3 and stored["samples"] == 6
     assert stored["intervals"].keys() == stored["metrics"].keys()
     print_report(evaluation.report, evaluation.predictions, evaluation.asked)

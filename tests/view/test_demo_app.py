@@ -99,6 +99,13 @@ def pick(page, number):
     page.run(f"{chosen}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
 
 
+def remove(page):
+    """The video that is there, if there is one: tests come in any order, and on pages of their own."""
+    if page.run("!!document.querySelector('video')"):
+        page.click(REMOVE)
+    page.wait("!document.querySelector('video')")
+
+
 @pytest.fixture
 def slowly(grounder, monkeypatch):
     """The model takes its time, however fast the machine is: a browser draws no more than some states a second."""
@@ -160,6 +167,8 @@ def test_another_video_ends_the_question_about_the_last_one(page, grounder, monk
             if count < 2999:
                 ended.set()
 
+    pick(page, 0)
+    page.wait("document.querySelector('video')?.readyState >= 1 && document.querySelector('#query textarea').value")
     with monkeypatch.context() as patched:
         patched.setattr(grounder, "follow", endless)
         page.click("#ask")
@@ -176,8 +185,7 @@ def test_another_video_ends_the_question_about_the_last_one(page, grounder, monk
 
 @in_a_browser
 def test_what_can_not_be_asked_leaves_the_server_running(page, files):
-    page.click(REMOVE)
-    page.wait("!document.querySelector('video')")
+    remove(page)
     page.click("#ask")
     assert page.wait(PROBLEM) == "there is no video: upload one, or pick one"
     for name, message in (("empty.mp4", "empty.mp4: is empty"), ("fake.mp4", "fake.mp4: cannot be decoded")):
@@ -201,9 +209,7 @@ def test_two_users_at_once_get_their_own_answers(page, browser, address, files, 
     other = open_window(browser, address)
     pages, queries = {1: page, 2: other}, {seed: draw_scene(seed).events[0].text for seed in (1, 2)}
     for seed, one in pages.items():
-        if one.run("!!document.querySelector('video')"):
-            one.click(REMOVE)
-            one.wait("!document.querySelector('video')")
+        remove(one)
         upload(one, files / f"scene{seed}.mp4")
         one.type("#query textarea", queries[seed])
     for one in pages.values():

@@ -1,0 +1,20 @@
+from taro.data.samples import Sample
+from taro.evaluation.beside import Beside, put_beside
+from taro.evaluation.predictions import Prediction
+
+
+def pair(name, task="grounding"):
+    sample = Sample(name, "a.mp4", "a dog", ((0.0, 5.0),), 10.0, task=task)
+    return sample, Prediction.answered(sample, "<answer>0 to 5</answer>", True, 0.0)
+
+
+def test_only_samples_that_ask_for_one_span_are_compared():
+    samples, predictions = zip(pair("a"), pair("b", "actions"), pair("c"), strict=True)
+    found = put_beside(samples, predictions)
+    assert [row.counted for row in found.protocols] == [2] * len(found.protocols) and found.protocols[0].miou == 1
+    assert found.blind[0].shares == (0.0, 0.5) and found.blind[0].miou == 1
+
+
+def test_nothing_stands_beside_other_tasks():
+    samples, predictions = zip(pair("b", "actions"), strict=True)
+    assert put_beside(samples, predictions) == Beside() == Beside((), ())
