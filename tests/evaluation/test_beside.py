@@ -12,7 +12,7 @@ def test_only_samples_that_ask_for_one_span_are_compared():
     samples, predictions = zip(pair("a"), pair("b", "actions"), pair("c"), strict=True)
     found = put_beside(samples, predictions)
     assert [row.counted for row in found.protocols] == [2] * len(found.protocols) and found.protocols[0].miou == 1
-    assert found.blind[0].shares == (0.0, 0.5) and found.blind[0].miou == 1
+    assert found.blind[1].shares == (0.0, 0.5) and found.blind[1].miou == 1
 
 
 def test_nothing_stands_beside_other_tasks():
