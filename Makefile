@@ -40,12 +40,9 @@ $(SYNTHETIC): taro/synthetic/world.py taro/synthetic/captions.py | $(INSTALLED)
 train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos with a tiny model, then its evaluation
 	$(RUN) train.py $(ARGS)
 
-# Processes with one thread: two with two threads each on two cores are several times slower. Two for each core, since the slow tests
-# wait for processes that they start.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
-
+# One process for each core, with one thread: two processes with two threads each on two cores are several times slower.
 test: $(INSTALLED)  ## all tests that need no vLLM
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist worksteal $(ARGS)
 
 test-fast: $(INSTALLED)  ## those that take no time, for the edit loop
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist worksteal -m "not slow and not distributed" $(ARGS)

@@ -48,7 +48,7 @@ def processor(builder):
 def processed(processor, builder, query, video):
     metadata = VideoMetadata(**builder.family.metadata(video.timestamps, video.fps))
     return processor(
-        text=[builder._chat_text(query)],
+        text=[builder._chat_text(query, "")],
         videos=[video.frames],
         videos_kwargs={"video_metadata": [metadata], "do_sample_frames": False, "do_resize": False},
         return_tensors="pt",
