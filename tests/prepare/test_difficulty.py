@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from prepared_python import python
+from prepared_python import Command
 
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.jsonl import ResumeError, read_config, read_rows
@@ -174,12 +173,12 @@ def test_a_killed_scoring_gives_the_same_file(score, model, synthetic, tmp_path)
     arguments = [f"--model={model}", f"--input={synthetic}/train.jsonl", f"--output={tmp_path}/killed.jsonl", *flags]
     path = tmp_path / "killed.difficulty" / "answers.jsonl"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [python(), "-m", "taro.prepare.difficulty", *arguments]
-    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
-        while not path.is_file() or path.read_bytes().count(b"\n") < 2:
-            assert process.poll() is None
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+    process = Command(["-m", "taro.prepare.difficulty", *arguments], env=environment)
+    while not path.is_file() or path.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert 2 <= len(read_rows(path)) < 6 and not (tmp_path / "killed.jsonl").exists()
     assert score(*flags, output="killed").read_bytes() == whole
 

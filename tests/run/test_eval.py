@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from prepared_python import python
+from prepared_python import Command, python
 
 from taro.data.samples import SampleError, load_samples, save_samples
 from taro.evaluation.predictions import EvaluationError, Prediction
@@ -143,13 +143,14 @@ def test_a_killed_evaluation_gives_the_same_file(model, damaged, tmp_path):
     arguments = ["--dataset=Synthetic", f"--model={model}", f"--annotations={damaged}", "--max_tokens=150", "--batch_size=1"]
     whole = command.main([*arguments, f"--output={tmp_path}/whole", "--workers=0"])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    started = [python(), str(ROOT / "eval.py"), *arguments, f"--output={tmp_path}/killed", "--workers=1"]
+    started = [str(ROOT / "eval.py"), *arguments, f"--output={tmp_path}/killed", "--workers=1"]
     path, metrics = tmp_path / "killed" / "predictions.jsonl", tmp_path / "killed" / "metrics.json"
-    with subprocess.Popen(started, env=environment, start_new_session=True) as process:
-        while not path.is_file() or path.read_bytes().count(b"\n") < 4:  # the first one has no video
-            assert process.poll() is None
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+    process = Command(started, env=environment)
+    while not path.is_file() or path.read_bytes().count(b"\n") < 4:  # the first one has no video
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert 4 <= len(read_rows(path)) < 6 and not metrics.exists()
     command.main([*arguments, f"--output={tmp_path}/killed", "--workers=0"])
     rows, expected = (read_rows(tmp_path / name / "predictions.jsonl") for name in ("killed", "whole"))

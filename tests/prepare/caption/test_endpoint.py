@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import threading
 from collections import Counter
 from dataclasses import asdict, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prepared_python import python
+from prepared_python import Command
 from stub_endpoint import OVERLAP, VIDEO, WINDOW, Endpoint, TrueEvents, pictures_of
 
 from taro.data.samples import load_samples
@@ -221,9 +220,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_files(caption, flags, endpoint,
     endpoint.asked.clear()
     endpoint.fault = lambda number, video: "hold" if number == windows - 1 else None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    command = [python(), "-m", "taro.prepare.caption", *flags, f"--output={tmp_path}/out.jsonl", "--batch_size=1"]
+    command = ["-m", "taro.prepare.caption", *flags, f"--output={tmp_path}/out.jsonl", "--batch_size=1"]
     with (tmp_path / "shown.txt").open("w") as shown:
-        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=shown, stderr=shown)
+        process = Command(command, env=environment, cwd=tmp_path, stdout=shown.fileno(), stderr=shown.fileno())
     try:
         assert endpoint.held.wait(120), (tmp_path / "shown.txt").read_text()
     finally:
