@@ -82,26 +82,8 @@ def check_samples(
             )
         except SampleError as error:
             problems.append(str(error))
-    of, warmup = f"data.train_file = {files['train']}", f"curriculum.warmup_epochs = {warmup_epochs}"
-    count = len(samples["train"])
-    pathless = [sample.task for sample in samples["train"] if find_task(sample.task).opening is None]
-    bare = [sample.id for sample in samples["train"] if not sample.captions and find_task(sample.task).opening is not None]
-    if warmup_epochs > 0 and pathless:
-        tasks = first_names(dict.fromkeys(pathless))
-        some = f"{len(pathless)} of {count} samples are of a task without constructed paths ({tasks})"
-        if len(pathless) == count:
-            problems.append(f"{of}: {some}, and {warmup} asks for such paths; set it to 0")
-        else:
-            remarks.append(f"{of}: {some}; in the warm-up ({warmup}) they are explored freely, too")
-    if warmup_epochs > 0 and bare:
-        if len(bare) + len(pathless) == count:
-            problems.append(
-                f"{of}: not one of its samples has captions, and {warmup} asks for reasoning paths that are made of them; set "
-                "it to 0, or make captions: python -m taro.prepare.caption --help"
-            )
-        else:
-            some = f"{len(bare)} of {count} samples have no captions, the first is {bare[0]}"
-            remarks.append(f"{of}: {some}; in the warm-up ({warmup}) they are explored freely, too")
+    if warmup_epochs > 0:
+        _check_paths(samples["train"], f"data.train_file = {files['train']}", warmup_epochs, problems, remarks)
     if problems:
         raise SampleError(list_problems("can't train:", problems))
     keys = {split: [_key(sample) for sample in own] for split, own in samples.items()}
@@ -112,6 +94,28 @@ def check_samples(
             count = f"{len(shared)} of the {len(samples[other])} samples of the latter"
             remarks.append(f"{names}: {count} are in both, with video, query and spans; the first: {shared[0]}")
     return remarks
+
+
+def _check_paths(train: Sequence[Sample], of: str, warmup_epochs: float, problems: list[str], remarks: list[str]) -> None:
+    """Add what is to be said of samples that constructed paths can't be made for, in a run that begins with such paths."""
+    warmup, count = f"curriculum.warmup_epochs = {warmup_epochs}", len(train)
+    pathless = [sample.task for sample in train if find_task(sample.task).opening is None]
+    bare = [sample.id for sample in train if not sample.captions and find_task(sample.task).opening is not None]
+    if pathless:
+        tasks = first_names(dict.fromkeys(pathless))
+        some = f"{len(pathless)} of {count} samples are of a task without constructed paths ({tasks})"
+        if len(pathless) == count:
+            problems.append(f"{of}: {some}, and {warmup} asks for such paths; set it to 0")
+        else:
+            remarks.append(f"{of}: {some}; in the warm-up ({warmup}) they are explored freely, too")
+    if bare and len(bare) + len(pathless) == count:
+        problems.append(
+            f"{of}: not one of its samples has captions, and {warmup} asks for reasoning paths that are made of them; set "
+            "it to 0, or make captions: python -m taro.prepare.caption --help"
+        )
+    elif bare:
+        some = f"{len(bare)} of {count} samples have no captions, the first is {bare[0]}"
+        remarks.append(f"{of}: {some}; in the warm-up ({warmup}) they are explored freely, too")
 
 
 def _key(sample: Sample) -> tuple:

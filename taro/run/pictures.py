@@ -46,24 +46,22 @@ class TrainingPictures(L.Callback):
             for key, name in HISTOGRAMS.items():
                 ranks = gather([record[key] for record in outputs["rollouts"] if record[key] is not None])
                 values = np.array([value for rank in ranks for value in rank])
-                for writer in writers if len(values) else ():
+                for writer in writers if len(values) and not self.failed else ():
                     with self._going_on(step):
                         writer.add_histogram(name, values, step - 1)
-        if self.every and step % self.every == 0 and groups and trainer.is_global_zero:
+        if self.every and step % self.every == 0 and groups and trainer.is_global_zero and not self.failed:
             with self._going_on(step):
                 self._show(most_telling(groups), writers, step)
 
     @contextmanager
     def _going_on(self, step: int) -> Iterator[None]:
-        """A picture that can't be drawn is no reason to end a run: the first one is said."""
+        """A picture that can't be drawn is no reason to end a run: it is said, and there are no more."""
         try:
             yield
         except Exception as error:
-            if not self.failed:
-                rank_zero_warn(
-                    f"a picture of step {step} can't be drawn ({type(error).__name__}: {error}); training goes on, and others "
-                    "that can't be drawn are left out without a word"
-                )
+            rank_zero_warn(
+                f"a picture of step {step} can't be drawn ({type(error).__name__}: {error}); training goes on without pictures"
+            )
             self.failed = True
 
     def _show(self, chosen: TrainingGroup, writers: Sequence[Any], step: int) -> None:

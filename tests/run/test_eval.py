@@ -138,7 +138,6 @@ def test_a_video_that_was_missing_is_asked_for_once_it_is_there(evaluate, synthe
     assert len(read_rows(tmp_path / "out" / "predictions.jsonl")) == 2
 
 
-@pytest.mark.slow
 def test_a_killed_evaluation_gives_the_same_file(model, damaged, tmp_path):
     arguments = ["--dataset=Synthetic", f"--model={model}", f"--annotations={damaged}", "--max_tokens=150", "--batch_size=1"]
     whole = command.main([*arguments, f"--output={tmp_path}/whole", "--workers=0"])
