@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PART = ".part"  # in the name of what is being written, or deleted
 
@@ -44,6 +46,11 @@ def write_text(path: Path, text: str) -> None:
     """A small file, whole or not at all, and on disk when it returns."""
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The same of what JSON can hold, to be read by people, too; dataclasses as their fields."""
+    write_text(path, json.dumps(value, indent=2, default=asdict) + "\n")
 
 
 def publish(part: Path, path: Path) -> None:

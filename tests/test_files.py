@@ -1,8 +1,10 @@
+import json
 import os
+from dataclasses import dataclass
 
 import pytest
 
-from taro.files import whole_file, write_text
+from taro.files import whole_file, write_json, write_text
 
 
 @pytest.mark.parametrize("replace", [True, False])
@@ -42,3 +44,14 @@ def test_two_writers_of_one_name_are_not_in_each_others_way(tmp_path):
         first.write(b"first")
         second.write(b"second")
     assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_dataclasses_become_objects_in_json(tmp_path):
+    @dataclass(frozen=True)
+    class Row:
+        name: str
+        shares: tuple[float, ...]
+
+    write_json(tmp_path / "rows.json", [Row("a", (0.5, 1.0))])
+    assert json.loads((tmp_path / "rows.json").read_text()) == [{"name": "a", "shares": [0.5, 1.0]}]
+    assert (tmp_path / "rows.json").read_text().endswith("]\n")

@@ -10,10 +10,9 @@ N samples, C candidates, L levels of IoU.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from taro.command_line import Parser
 from taro.data.samples import Sample, load_samples
 from taro.errors import clean_exit
 from taro.evaluation.scores import IOU_LEVELS
-from taro.files import write_text
+from taro.files import write_json
 from taro.messages import print_table
 from taro.seeds import stable_seed
 from taro.spans import Span, best_iou
@@ -127,7 +126,7 @@ def main(arguments: list[str] | None = None) -> list[BlindRow]:
     fitted = "on the scored samples themselves: an upper bound" if args.fit is None else f"on {args.fit}"
     print(f"{len(samples)} samples; constants were fitted {fitted}. The last row is not blind.")
     if args.json is not None:
-        write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        write_json(args.json, rows)
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, resolve
-from taro.files import write_text
+from taro.files import write_json
 from taro.jsonl import ResumableFolder, Shard, write_lines
 
 
@@ -75,7 +74,7 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     if output is not None and whole:
         about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
         about |= {"model": settings.model, "probe": settings.probe}
-        write_text(output / "metrics.json", json.dumps(about | report.to_json() | asdict(beside), indent=2) + "\n")
+        write_json(output / "metrics.json", about | report.to_json() | asdict(beside))
     return Evaluation(report, predictions, len(questions.samples), beside)
 
 

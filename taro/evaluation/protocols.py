@@ -15,14 +15,14 @@ import ast
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.predictions import EvaluationError, load_predictions
 from taro.evaluation.scores import IOU_LEVELS
-from taro.files import write_text
+from taro.files import write_json
 from taro.messages import print_table
 from taro.prompts import parse_answer, parse_spans
 from taro.spans import Span, best_iou, union_iou
@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
     if cut is None:
         print(f"lmms_eval cuts answers at {LMMS_EVAL_TOKENS} tokens; with --tokenizer, the model, they are cut here, too")
     if args.json is not None:
-        write_text(args.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        write_json(args.json, rows)
     return rows
 
 

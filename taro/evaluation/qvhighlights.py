@@ -11,7 +11,6 @@ Letters: `T` IoU levels, `N` predicted windows, `M` true windows, `K` clips of a
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from taro.evaluation.qvhighlights_rows import (
     read_queries,
     read_rows,
 )
-from taro.files import write_text
+from taro.files import write_json
 from taro.spans import Span, best_iou
 
 __all__ = ["SubmissionError", "main", "make_submission", "score_submission"]
@@ -201,7 +200,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if args.output is not None:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         values = {name: None if math.isnan(score) else score for name, score in scores.items()}
-        write_text(args.output, json.dumps(values, indent=2) + "\n")
+        write_json(args.output, values)
     return scores
 
 

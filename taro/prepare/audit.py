@@ -11,13 +11,12 @@ F frames that are looked at of a video.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 from taro.command_line import Parser
 from taro.data.samples import Sample, load_samples
 from taro.errors import clean_exit
-from taro.files import write_text
+from taro.files import write_json
 from taro.messages import first_names, print_table
 from taro.spans import Span
 from taro.video.file import VideoError
@@ -183,7 +182,7 @@ def main(arguments: list[str] | None = None) -> list[Overlap]:
         overlaps.append(compare(train, test, path, copies))
     print_overlaps(overlaps)
     if args.json is not None:
-        write_text(args.json, json.dumps([asdict(one) for one in overlaps], indent=2) + "\n")
+        write_json(args.json, overlaps)
     return overlaps
 
 

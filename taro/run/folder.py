@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from taro.command_line import program
 from taro.evaluation.registry import load_benchmarks
-from taro.files import write_text
+from taro.files import write_json, write_text
 from taro.jsonl import list_differences
 from taro.lock import lock_file
 from taro.messages import print_table
@@ -70,7 +70,7 @@ def prepare_folder(folder: Path, config: str, step: int | None) -> None:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     environment = {"git_commit": _git_commit(), "python": platform.python_version(), "packages": versions}
-    write_text(folder / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+    write_json(folder / ENVIRONMENT, environment)
     write_text(folder / "config.yaml", config)
 
 
@@ -114,7 +114,7 @@ def _git_commit() -> str | None:
 @rank_zero_only
 def write_before(folder: Path, about: dict, metrics: dict) -> None:
     """The base model's metrics on the test file, and what they follow from."""
-    write_text(folder / BEFORE, json.dumps({"metrics": metrics, "about": about}, indent=2) + "\n")
+    write_json(folder / BEFORE, {"metrics": metrics, "about": about})
 
 
 def read_before(folder: Path, about: dict) -> dict | None:
@@ -139,7 +139,7 @@ def write_summary(folder: Path, before: dict, after: dict, best: dict, steps: in
     counts = {when: len(ids) for when, ids in failed.items()}
     summary = named | {"best": best, "failed": counts, "steps": steps, "seconds": seconds}
     if rank_zero_only.rank == 0:
-        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        write_json(folder / SUMMARY, summary)
     return summary
 
 

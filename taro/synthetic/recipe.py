@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from taro.errors import TaroError
-from taro.files import write_text
+from taro.files import write_json
 from taro.synthetic.architecture import build_tokenizer
 
 FILE = "recipe.json"
@@ -60,7 +60,7 @@ def write_recipe(folder: str | Path, log: dict[str, Any]) -> None:
     Args:
         log: family, recipe, metrics and seconds of each stage.
     """
-    write_text(Path(folder, FILE), json.dumps(log, indent=2) + "\n")
+    write_json(Path(folder, FILE), log)
 
 
 def read_recipe(folder: str | Path) -> dict[str, Any]:
