@@ -2,7 +2,7 @@
 
     python -m taro.evaluation.compare outputs/eval/base outputs/eval/trained [--strict]
 
-Both folders are those of `eval.py --output`. `R` resamples, `K` metrics.
+Both folders are those of `eval.py --output`. `R` resamples, `K` metrics, `A` queries that both answered.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from taro.command_line import Parser
 from taro.errors import clean_exit
@@ -22,6 +24,7 @@ from taro.jsonl import list_differences, read_config
 from taro.messages import list_lines, print_table
 
 MAY_DIFFER = ("model", "model_files", "shards")  # without a warning
+ENDS = ("start", "end")  # of an answer
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Movement:
+    """How far the answers of the second run are from those of the first, on average, of the queries that both answered."""
+
+    answers: int
+    expected: float  # seconds that an answer moves which is read off the time labels
+    seconds: dict[str, float]  # of start and end; later is positive
+    intervals: dict[str, tuple[float, float]]  # 95 %
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two runs."""
 
@@ -48,6 +61,7 @@ class Comparison:
     failures: tuple[dict[str, int], dict[str, int]]  # by kind
     settings: dict[str, tuple[Any, Any]]  # that differ, the model apart
     tasks: dict[str, tuple[float, float]]  # own metrics of tasks, as `TASK NAME`
+    movement: Movement | None  # of runs with different probes, where there are answers
 
 
 def compare_runs(first: str | Path, second: str | Path, strict: bool = False) -> Comparison:
@@ -61,6 +75,10 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
         RowError: predictions that can't be read.
     """
     ordered = _same_samples(load_predictions(first), load_predictions(second))
+    configs = read_config(first), read_config(second)
+    (first_probe, first_shift), (second_probe, second_shift) = (
+        (config.get("probe"), config.get("label_shift", 0.0)) for config in configs
+    )
     scores = [score_matrix(predictions, strict) for predictions in ordered]  # (N, K) each
     first_own, second_own = (task_metrics(predictions) for predictions in ordered)
     differences = resample_means(scores[1] - scores[0])  # (R, K)
@@ -77,7 +95,7 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
         failures=tuple(count_failures(predictions) for predictions in ordered),
         settings={
             name: values
-            for name, values in list_differences(read_config(first), read_config(second)).items()
+            for name, values in list_differences(*configs).items()
             if name.partition(".")[0] not in MAY_DIFFER
         },
         tasks={
@@ -85,6 +103,21 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
             for task, metrics in first_own.items()
             for name, value in metrics.items()
         },
+        movement=None if first_probe == second_probe else _movement(*ordered, expected=second_shift - first_shift),
+    )
+
+
+def _movement(first: Sequence[Prediction], second: Sequence[Prediction], expected: float) -> Movement | None:
+    pairs = [(one.answer, other.answer) for one, other in zip(first, second, strict=True) if one.answer and other.answer]
+    if not pairs:
+        return None
+    moved = np.array([np.subtract(there, here) for here, there in pairs])  # (A, 2)
+    intervals = percentile_intervals(resample_means(moved)).tolist()
+    return Movement(
+        answers=len(pairs),
+        expected=expected,
+        seconds=dict(zip(ENDS, moved.mean(axis=0).tolist(), strict=True)),
+        intervals={end: tuple(interval) for end, interval in zip(ENDS, intervals, strict=True)},
     )
 
 
@@ -121,11 +154,24 @@ def print_comparison(comparison: Comparison) -> None:
     if comparison.tasks:
         own = [(name, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}") for name, (a, b) in comparison.tasks.items()]
         print_table(["metric of a task", "first", "second", "change"], own)
+    if comparison.movement is not None:
+        print_movement(comparison.movement)
     print(f"{comparison.samples} samples")
     first, second = comparison.failures
     for failure in first:
         if first[failure] or second[failure]:
             print(f"{failure}: {first[failure]} and {second[failure]}")
+
+
+def print_movement(movement: Movement) -> None:
+    """How far the answers moved, beside the shift of the labels where there is one."""
+    rows = []
+    for end, value in movement.seconds.items():
+        low, high = movement.intervals[end]
+        rows.append((f"{end} of the answer", f"{value:+.2f}", f"{low:+.2f} to {high:+.2f}"))
+    if movement.expected:
+        rows.append(("time labels", f"{movement.expected:+.2f}", ""))
+    print_table([f"seconds later, {movement.answers} that both answered", "mean", f"{COVERAGE:.0%} interval"], rows)
 
 
 def main(arguments: list[str] | None = None) -> Comparison:

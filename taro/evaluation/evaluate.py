@@ -11,7 +11,7 @@ from taro.data.samples import Sample
 from taro.evaluation.answers import still_to_ask
 from taro.evaluation.beside import Beside, put_beside
 from taro.evaluation.predictions import Prediction, read_predictions
-from taro.evaluation.probes import PROBES
+from taro.evaluation.probes import SHIFT, SHIFTED_LABELS, find_change
 from taro.evaluation.questions import Questions
 from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.registry import Benchmark
@@ -42,7 +42,7 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     all are there, `metrics.json` is written, too.
 
     Raises:
-        EvaluationError: settings that can't work, all named, before anything is loaded.
+        EvaluationError: settings that can't work, all named, before anything is loaded; or a probe that the model can't have.
         SampleError: rows that can't be read, or not one video is there.
         ResumeError: the output folder holds the answers of another configuration.
         ModelError: not a Qwen-VL model.
@@ -50,9 +50,9 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     """
     benchmark = resolve(settings)
     questions = Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)
+    change = find_change(settings.probe, questions.model.builder.family)
 
     def ask(samples: Sequence[Sample]) -> Iterator[Prediction]:
-        change = settings.probe and PROBES[settings.probe]
         return (prediction for (prediction,) in questions.ask(samples, benchmark.name, change=change))
 
     output = settings.output and Path(settings.output)
@@ -84,6 +84,8 @@ def _configuration(questions: Questions, benchmark: Benchmark) -> dict[str, Any]
     for video in (grounding["video"], grounding["evaluation_video"] or {}):
         video.pop("timeout", None)  # decides whether there are frames, never which
     probe = {"probe": questions.settings.probe} if questions.settings.probe else {}
+    if questions.settings.probe == SHIFTED_LABELS:
+        probe["label_shift"] = SHIFT
     return {"dataset": benchmark.name, **probe, **questions.describe(), "grounding": grounding}
 
 

@@ -4,7 +4,7 @@
     python eval.py --dataset Synthetic --model DIR --output outputs/eval/reversed --probe reversed
     python -m taro.evaluation.compare outputs/eval/whole outputs/eval/reversed
 
-Frames change, their times don't, so prompts have the same tokens. F frames.
+Frames change, their times don't, so prompts have the same tokens; with `shifted_labels` it is the other way round. F frames.
 """
 
 from __future__ import annotations
@@ -17,15 +17,26 @@ from torch import Tensor
 
 from taro.data.dataset import Change
 from taro.data.samples import Sample
+from taro.evaluation.predictions import EvaluationError
+from taro.models.families import FAMILIES, Family
 from taro.seeds import stable_seed
 from taro.video.load import Video
 from taro.video.perturbation import FrameShuffle, SpanShuffle, shuffle_elsewhere, shuffle_within
 
 GREY = 128
 RADIUS = 1.5  # seconds around a boundary
+SHIFT = 5.0  # seconds
+SHIFTED_LABELS = "shifted_labels"
 
 Probe = Literal[
-    "blind", "one_frame", "reversed", "shuffled", "shuffled_at_boundaries", "shuffled_elsewhere", "shuffled_inside"
+    "blind",
+    "one_frame",
+    "reversed",
+    "shuffled",
+    "shuffled_at_boundaries",
+    "shuffled_elsewhere",
+    "shuffled_inside",
+    "shifted_labels",
 ]
 
 
@@ -68,8 +79,37 @@ def shuffled_inside(video: Video, sample: Sample) -> Video:
     return _permuted(video, SpanShuffle()(video.timestamps, _boundaries(sample), _generator(sample)))
 
 
-_CHANGES = (blind, one_frame, reversed_frames, shuffled, shuffled_at_boundaries, shuffled_elsewhere, shuffled_inside)
+def shifted_labels(video: Video, sample: Sample) -> Video:
+    """The same frames, all of them named SHIFT later: an answer that is read off the labels is SHIFT later, too."""
+    return replace(video, timestamps=video.timestamps + SHIFT)
+
+
+_CHANGES = (
+    blind,
+    one_frame,
+    reversed_frames,
+    shuffled,
+    shuffled_at_boundaries,
+    shuffled_elsewhere,
+    shuffled_inside,
+    shifted_labels,
+)
 PROBES: dict[Probe, Change] = dict(zip(get_args(Probe), _CHANGES, strict=True))
+
+
+def find_change(probe: Probe | None, family: Family) -> Change | None:
+    """The change that a probe makes to the videos that a model of this family is shown.
+
+    Raises:
+        EvaluationError: it would change nothing that the model sees.
+    """
+    if probe == SHIFTED_LABELS and not family.labels_times:
+        with_labels = [other.model_type for other in FAMILIES.values() if other.labels_times]
+        raise EvaluationError(
+            f"--probe {probe}: a {family.model_type} model is told no times that could be shifted, its prompt has frames "
+            f"alone, whose distance in time is in their positions; allowed for {', '.join(with_labels)}"
+        )
+    return probe and PROBES[probe]
 
 
 def _permuted(video: Video, permutation: Tensor) -> Video:

@@ -53,6 +53,7 @@ class Qwen25VL:
     """One run of video tokens; time is in the positions, `tokens_per_second` of them a second."""
 
     model_type = "qwen2_5_vl"
+    labels_times = False  # in the prompt's text
     image_mean = CLIP_MEAN
     image_std = CLIP_STD
 
@@ -82,6 +83,7 @@ class Qwen3VL:
     """A run of video tokens for each temporal patch, after its time in words; deepstack features into the first layers."""
 
     model_type = "qwen3_vl"
+    labels_times = True
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
 

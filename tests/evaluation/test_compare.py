@@ -69,6 +69,32 @@ def test_settings_that_differ_are_a_warning(runs, tmp_path, capsys):
     assert "mIoU" in shown and "200 samples" in shown
 
 
+def test_how_far_answers_moved(runs, tmp_path, capsys):
+    """Of those that both runs answered, beside the shift of the time labels."""
+    first, second = runs
+    first[3] = Prediction("3", "q3", first[3].spans)
+    second[5] = Prediction("5", "q5", first[5].spans)
+    probed = write_run(tmp_path / "b", second, probe="shifted_labels", label_shift=5.0)
+    movement = main([write_run(tmp_path / "a", first), probed]).movement
+    moved = [b.answer[1] - a.answer[1] for a, b in zip(first, second, strict=True) if a.answer and b.answer]
+    assert (movement.answers, movement.expected) == (198, 5.0) and len(moved) == 198
+    assert movement.seconds == {"start": 0.0, "end": pytest.approx(sum(moved) / 198)}
+    low, high = movement.intervals["end"]
+    assert 0 < low < movement.seconds["end"] < high < 1 and movement.intervals["start"] == (0.0, 0.0)
+    shown = capsys.readouterr().out
+    assert f"{movement.seconds['end']:+.2f}" in shown and "+5.00" in shown and "198 that both answered" in shown
+    other = write_run(tmp_path / "c", second, probe="reversed")
+    assert compare_runs(probed, other).movement.expected == -5.0
+    assert compare_runs(probed, probed).movement is None
+
+
+def test_no_answer_moved(runs, tmp_path, capsys):
+    first, _ = runs
+    silent = [Prediction(row.id, row.query, row.spans) for row in first]
+    assert main([write_run(tmp_path / "a", first), write_run(tmp_path / "b", silent, probe="blind")]).movement is None
+    assert "both answered" not in capsys.readouterr().out
+
+
 def test_failures_are_shown_side_by_side(runs, tmp_path, capsys):
     first, second = runs
     sample = Sample("0", "v.mp4", "q0", ((0.0, 10.0),), 20.0)

@@ -1,10 +1,14 @@
+import re
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 import torch
 
 from taro.data.samples import Sample
-from taro.evaluation.probes import PROBES, Probe
+from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.probes import PROBES, SHIFT, Probe, find_change
+from taro.models.families import Qwen3VL, Qwen25VL
 from taro.video.load import Video
 
 FRAMES = torch.arange(40).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).to(torch.uint8)
@@ -52,3 +56,26 @@ def test_without_a_place_elsewhere_the_video_stays():
 @pytest.mark.parametrize("name", ["shuffled", "shuffled_inside"])
 def test_a_sample_always_sees_the_same_video(name):
     assert order(name) == order(name) != order(name, Sample("b", "a.mp4", "a dog runs", ((5.0, 12.0),), 20.0))
+
+
+def test_labels_move_and_frames_do_not():
+    changed = find_change("shifted_labels", Qwen3VL())(VIDEO, SAMPLE)
+    assert changed.frames is VIDEO.frames and changed.fps == VIDEO.fps and changed.duration == VIDEO.duration
+    assert torch.equal(changed.timestamps, VIDEO.timestamps + SHIFT)
+
+
+def test_a_model_without_labels_has_no_probe_of_them(builder):
+    """The prompt would be the same. That of the others has the shifted times, and in every other place the same tokens."""
+    geometry = builder.geometry
+    video = replace(VIDEO, frames=torch.zeros(40, 3, geometry.factor, geometry.factor, dtype=torch.uint8))
+    whole, shifted = (builder.build("x", part) for part in (video, PROBES["shifted_labels"](video, SAMPLE)))
+    if not builder.family.labels_times:
+        assert torch.equal(whole.input_ids, shifted.input_ids) and torch.equal(whole.position_ids, shifted.position_ids)
+        with pytest.raises(EvaluationError, match=r"--probe shifted_labels: a qwen2_5_vl model.* allowed for qwen3_vl"):
+            find_change("shifted_labels", builder.family)
+    else:
+        texts = [builder.tokenizer.decode(prompt.input_ids) for prompt in (whole, shifted)]
+        times = [[float(time) for time in re.findall(r"<([\d.]+) seconds>", text)] for text in texts]
+        assert len(times[0]) == 20 and times[1] == pytest.approx([time + SHIFT for time in times[0]])
+        assert len({re.sub(r"<[\d.]+ seconds>", "", text) for text in texts}) == 1
+    assert find_change("reversed", Qwen25VL()) is PROBES["reversed"] and find_change(None, Qwen25VL()) is None
