@@ -91,14 +91,7 @@ class PromptReader:
             PromptMismatch: it is another one.
         """
         video, geometry = prompt.video, self.model.geometry
-        metadata = self.model.family.metadata(video.timestamps, video.fps) | {"do_sample_frames": False}
-        frames = video.frames.permute(0, 2, 3, 1).cpu().numpy()  # (F, H, W, 3)
-        request = {
-            "prompt_token_ids": list(prompt.unexpanded_ids),
-            "multi_modal_data": {"video": [(frames, metadata)]},
-            "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
-        }
-        (rendered,) = self.renderer.render_cmpl([request])
+        rendered = self.render(prompt)
         _compare_ids(rendered["prompt_token_ids"], prompt.input_ids.tolist())
         (item,) = rendered["mm_kwargs"]["video"]
         values = item.get_data()
@@ -110,6 +103,19 @@ class PromptReader:
             _compare("pixels", patches, frames_to_patches(video.frames.cpu(), geometry))
             positions = self._positions(rendered["prompt_token_ids"], self.items(rendered))
             _compare("positions", positions, prompt.position_ids.cpu())
+        return rendered
+
+    def render(self, prompt: Prompt) -> dict[str, Any]:
+        """vLLM's own reading, whatever it is."""
+        video = prompt.video
+        metadata = self.model.family.metadata(video.timestamps, video.fps) | {"do_sample_frames": False}
+        frames = video.frames.permute(0, 2, 3, 1).cpu().numpy()  # (F, H, W, 3)
+        request = {
+            "prompt_token_ids": list(prompt.unexpanded_ids),
+            "multi_modal_data": {"video": [(frames, metadata)]},
+            "mm_processor_kwargs": {"do_resize": False, "do_sample_frames": False},
+        }
+        (rendered,) = self.renderer.render_cmpl([request])
         return rendered
 
     def _positions(self, ids: list[int], items: VideoItems) -> Tensor:
