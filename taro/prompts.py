@@ -219,6 +219,16 @@ def answer_times(text: str) -> list[tuple[int, int]]:
     return sorted({number.span("value") for pair in pairs for number in pair})
 
 
+def shift_times(text: str, seconds: float) -> str:
+    """A completion with the times of its reasoning and its answer so many seconds later, each with the decimals it had."""
+    moved, end = [], 0
+    for start, stop in sorted({*named_times(text), *answer_times(text)}):
+        value = text[start:stop]
+        moved += text[end:start], f"{float(value) + seconds:.{len(value.partition('.')[2])}f}"
+        end = stop
+    return "".join([*moved, text[end:]])
+
+
 def timestamp_spans(text: str) -> list[tuple[int, int]]:
     """Character ranges of the numbers in the time ranges of the reasoning, in order (both of `From 3.0s to 5.5s`).
 

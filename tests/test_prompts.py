@@ -305,3 +305,10 @@ def test_an_answer_is_the_last_closed_block():
     assert prompts.answer_text(text) == "2 to 6" and prompts.parse_spans(text) == [(2.0, 6.0)]
     assert prompts.spans_in("From 0 to 1, <answer>2 - 6</answer>") == [(0.0, 1.0), (2.0, 6.0)]
     assert prompts.numbers_in("7 s, 3.50 and 17.0; not 1:05") == [7.0, 3.5, 17.0]
+
+
+def test_times_are_shifted_where_a_time_is_read():
+    text = "<think>At 3.5s 2 dogs; from 4 to 6.25 one runs.</think><answer>3.50s to 6s</answer> in 3 words"
+    moved = "<think>At 103.5s 2 dogs; from 104 to 106.25 one runs.</think><answer>103.50s to 106s</answer> in 3 words"
+    assert prompts.shift_times(text, 100.0) == moved and prompts.shift_times("nothing", 5.0) == "nothing"
+    assert prompts.parse_answer(moved) == (103.5, 106.0)

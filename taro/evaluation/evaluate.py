@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report
 from taro.evaluation.settings import EvaluationSettings, resolve
+from taro.evaluation.zoom import LARGEST, MARGIN, zoom_in
 from taro.files import write_json
 from taro.jsonl import ResumableFolder, Shard, write_lines
+
+FIRST_PASS = "first_pass"  # folder of the answers about whole videos, in that of the final ones
+ZOOM = {"zoom": {"margin": MARGIN, "largest": LARGEST}}
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,17 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     questions = Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)
     change = find_change(settings.probe, questions.model.builder.family)
 
-    def ask(samples: Sequence[Sample]) -> Iterator[Prediction]:
-        return (prediction for (prediction,) in questions.ask(samples, benchmark.name, change=change))
+    def ask(samples: Sequence[Sample], name: str = benchmark.name) -> Iterator[Prediction]:
+        return (prediction for (prediction,) in questions.ask(samples, name, change=change))
 
-    output = settings.output and Path(settings.output)
-    if output is None:
-        found = {one.id: one for one in ask(questions.samples)}
+    output, configuration = settings.output and Path(settings.output), _configuration(questions, benchmark)
+    shard = Shard.parse(settings.shard)
+    if settings.zoom:
+        first = _answer(questions.samples, ask, output and output / FIRST_PASS, configuration, shard)
+        again = partial(zoom_in, first=first, ask=partial(ask, name=f"{benchmark.name}, second pass"))
+        found = _answer(questions.samples, again, output, configuration | ZOOM, shard)
     else:
-        folder = ResumableFolder(output, _configuration(questions, benchmark), Shard.parse(settings.shard))
-        there = read_predictions(folder.read())
-        todo = still_to_ask(folder.shard.of(questions.samples), {name: one.failure for name, one in there.items()})
-        folder.append(prediction.to_row() for prediction in ask(todo))
-        folder.finish([sample.id for sample in questions.samples])
-        found = read_predictions(folder.read())
+        found = _answer(questions.samples, ask, output, configuration, shard)
     samples = [sample for sample in questions.samples if sample.id in found]
     predictions = [found[sample.id] for sample in samples]
     whole = len(samples) == len(questions.samples)
@@ -73,9 +76,28 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     beside = put_beside(samples, predictions) if whole else Beside()
     if output is not None and whole:
         about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
-        about |= {"model": settings.model, "probe": settings.probe}
+        about |= {"model": settings.model, "probe": settings.probe} | ({"zoom": True} if settings.zoom else {})
         write_json(output / "metrics.json", about | report.to_json() | asdict(beside))
     return Evaluation(report, predictions, len(questions.samples), beside)
+
+
+def _answer(
+    samples: Sequence[Sample],
+    ask: Callable[[Sequence[Sample]], Iterator[Prediction]],
+    output: Path | None,
+    configuration: dict[str, Any],
+    shard: Shard,
+) -> dict[str, Prediction]:
+    """The predictions by id; with an output folder those that are there are not asked for, and those of other shards are among
+    them as far as they are there."""
+    if output is None:
+        return {one.id: one for one in ask(samples)}
+    folder = ResumableFolder(output, configuration, shard)
+    there = read_predictions(folder.read())
+    todo = still_to_ask(folder.shard.of(samples), {name: one.failure for name, one in there.items()})
+    folder.append(prediction.to_row() for prediction in ask(todo))
+    folder.finish([sample.id for sample in samples])
+    return read_predictions(folder.read())
 
 
 def _configuration(questions: Questions, benchmark: Benchmark) -> dict[str, Any]:

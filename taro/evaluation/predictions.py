@@ -56,6 +56,8 @@ class Prediction:
         seconds: of generation, shared equally with the samples that were in the engine at the same time.
         task: the sample's.
         right_choice: the letter of the sample's right choice, of tasks that have some.
+        first_completion: of an answer in two passes (`taro.evaluation.zoom`), what the model said of the whole video.
+        part: of the same, what the second pass looked at, (start, end) in seconds.
     """
 
     id: String
@@ -69,6 +71,8 @@ class Prediction:
     seconds: Annotated[Number, Field(description="a number (seconds)")] = 0.0
     task: Annotated[Literal[tuple(TASKS)], Field(description=f"one of {', '.join(TASKS)}")] = DEFAULT
     right_choice: OptionalString = None
+    first_completion: OptionalString = None
+    part: Answer = None
 
     @classmethod
     def answered(cls, sample: Sample, completion: str, finished: bool, seconds: float) -> Prediction:
@@ -105,12 +109,15 @@ class Prediction:
         return find_task(self.task).scores(self.reading, TaskAnswer(self.spans, self.right_choice))
 
     def to_row(self) -> dict[str, Any]:
-        """As it is written: of the default task, which needs none of them, without the fields that others have."""
-        row = asdict(self)
-        return {name: value for name, value in row.items() if self.task != DEFAULT or name not in _OF_TASKS}
+        """As it is written: without the fields of other tasks and of second passes where it has none of them."""
+        left_out = {} if self.part is not None else _OF_ZOOM
+        if self.task == DEFAULT:
+            left_out = left_out | _OF_TASKS
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 _OF_TASKS = {"task": DEFAULT, "right_choice": None}
+_OF_ZOOM = {"first_completion": None, "part": None}
 
 
 def read_predictions(rows: Mapping[str, Any]) -> dict[str, Prediction]:
@@ -119,7 +126,7 @@ def read_predictions(rows: Mapping[str, Any]) -> dict[str, Prediction]:
     Raises:
         RowError: rows that can't be read; all are named.
     """
-    whole = {id: _OF_TASKS | row if isinstance(row, Mapping) else row for id, row in rows.items()}
+    whole = {id: _OF_TASKS | _OF_ZOOM | row if isinstance(row, Mapping) else row for id, row in rows.items()}
     return read_objects(Prediction, whole, "prediction", complete=True)
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from taro.data.samples import Sample, load_samples
 from taro.evaluation.answers import Seeds, answer_groups, one_greedy
 from taro.evaluation.predictions import MISSING_VIDEO, Prediction
 from taro.progress import track_items
+from taro.rollout import RolloutEngine
 from taro.rollout.start import AskedModel, ModelSettings, resolve_device, resolve_dtype
 from taro.tasks import DEFAULT, find_task
 
@@ -70,6 +72,11 @@ class Questions:
         for name in model.grounding.instructions or ():
             find_task(name)
         return cls(settings, file, video_root, samples, model)
+
+    @cached_property
+    def engine(self) -> RolloutEngine:
+        """Is started when it is first needed. Raises as `start_engine`."""
+        return self.model.start()
 
     def describe(self) -> dict[str, Any]:
         """What determines the answers, prompt and videos apart, as JSON's types."""
@@ -121,7 +128,7 @@ class Questions:
         settings, model = self.settings, self.model
         dataset = GroundingDataset(asked, model.builder, model.grounding, change=change)
         examples = DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=settings.workers)
-        engine = model.start()
+        engine = self.engine
         compared = _compare_durations(examples)
         yield from answer_groups(engine, model.builder, compared, model.sampling, settings.batch_size, seeds)
 

@@ -38,6 +38,8 @@ class EvaluationSettings:
         strict: R1@m counts IoU > m, as Time-R1's evaluation does, and not IoU >= m.
         max_tokens: of an answer with its reasoning.
         probe: ask about videos that were changed: see taro/evaluation/probes.py.
+        zoom: answer in two passes, for long videos: the whole, then the part around the first answer with as many frames; see
+            taro/evaluation/zoom.py.
         repetition_penalty: 1.05 is what TaRO's and Time-R1's published numbers were made with.
         batch_size: samples worked on at once.
         workers: processes that decode videos ahead.
@@ -59,6 +61,7 @@ class EvaluationSettings:
     shard: str | None = None
     strict: bool = False
     probe: Probe | None = None
+    zoom: bool = False
     max_tokens: PositiveInt = 1024
     repetition_penalty: PositiveFloat = 1.0
     batch_size: PositiveInt = 16
@@ -87,6 +90,8 @@ def resolve(settings: EvaluationSettings) -> Benchmark:
         problems.append(str(error))
     if settings.shard is not None and settings.output is None:
         problems.append("--shard needs --output, the folder that the shards share")
+    if settings.zoom and settings.probe is not None:
+        problems.append("--zoom and --probe: choose one, true spans that a probe needs are not those of a part")
     problems += engine_problems(settings.engine, settings.device)
     if problems:
         raise EvaluationError(list_problems("can't evaluate:", problems))
