@@ -207,6 +207,14 @@ def arguments(tiny_folder, synthetic, tmp_path):
     ]
 
 
+@pytest.fixture
+def short(arguments):
+    """The same run with two completions of a few tokens each, and without shuffled passes: for processes, in which no
+    engine can be scripted."""
+    own = ["--model.group_size=2", "--model.sampling.max_tokens=8", "--curriculum.warmup_epochs=0"]
+    return [*arguments, *own, "--model.temporal_reward=null"]
+
+
 class ScriptedEngine:
     """A rollout engine without a model: each completion is its prefix and then the tokens that `script` gives for its
     place in its group, its seed and its prompt's number."""
@@ -270,10 +278,10 @@ def scripted(monkeypatch, tiny_builder):
 
 @pytest.fixture
 def fit():
-    """Training as train.py does it, without its files."""
+    """Training as train.py does it, without its files; and without validations, unless the arguments ask for them."""
 
     def run(arguments, *callbacks):
-        cli = parse(arguments)
+        cli = parse(["--trainer.limit_val_batches=0", *arguments])
         cli.trainer.callbacks += callbacks
         cli.fit()
         return cli
