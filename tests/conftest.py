@@ -39,11 +39,11 @@ SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_pe
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """What trains is slow. Each worker gets an equal part of the list to begin with, its share of the slow tests first: at
-    the end there are short ones to share."""
+    """What trains, or opens a browser, is slow. Each worker gets an equal part of the list to begin with, its share of the slow
+    tests first: at the end there are short ones to share."""
     slow, others = [], []
     for item in items:
-        if "fit" in item.fixturenames:
+        if not {"fit", "browse"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
         marked = item.get_closest_marker("slow") or item.get_closest_marker("distributed")
         (slow if marked else others).append(item)
