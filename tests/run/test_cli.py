@@ -8,6 +8,8 @@ from taro.run import train
 from taro.run.checks import ConfigError, count_devices
 from taro.run.cli import DEFAULT_CONFIG, parse, resolved_config
 
+pytestmark = pytest.mark.slow  # as a whole file: each builds the whole command line
+
 
 @pytest.fixture
 def no_weights(monkeypatch):
