@@ -108,7 +108,8 @@ def pick(page, number):
     page.wait("!!document.querySelector('[role=option]')")
     chosen = f"[...document.querySelectorAll('[role=option]')].at({number})"
     page.run(f"{chosen}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
-    page.wait(f"document.querySelector('video')?.readyState >= 1 && document.querySelector('video').src !== {json.dumps(before)}")
+    page.wait(f"![undefined, {json.dumps(before)}].includes(document.querySelector('video')?.src)")
+    page.wait("document.querySelector('video')?.readyState >= 1")
 
 
 @pytest.fixture
