@@ -123,7 +123,8 @@ class StepLog:
 
     def values(self) -> dict[str, float]:
         """All logged values, over the prompts of all ranks: a mean over nothing is nan; times are seconds, `timing_s/...`,
-        those of the slowest rank; memory is GiB, that of the rank with the most; `tokens_per_second` are prompt and completion tokens of all ranks, each prompt once."""
+        those of the slowest rank, and memory is GiB, `memory/...`, of the rank with the most; `tokens_per_second` are prompt
+        and completion tokens of all ranks, each prompt once."""
         self.seconds["step"] = read_clock(self.device) - self.started
         self._read_memory()
         self.add_max("memory/cpu_peak_gib", cpu_peak_gib())
