@@ -18,7 +18,7 @@ AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
 FIND_VIOLATIONS = """axe.run().then((found) => JSON.stringify(Object.fromEntries(found.violations.map(
   (rule) => [rule.id, rule.nodes.map((node) => `${node.html.slice(0, 200)} ${node.failureSummary}`)]))))"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 60  # that anything may take
+SECONDS = 250  # that anything may take; pytest ends a test a little later
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--disable-background-networking")
 
 

@@ -1,15 +1,19 @@
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from taro.data.samples import load_samples, save_samples
 from taro.video.file import VideoError
+from taro.view.answer import Answer
 from taro.view.demo import (
     TINY,
     DemoSettings,
     answer_page,
+    answer_part,
     check,
     check_video,
     explain,
@@ -50,6 +54,15 @@ def test_an_answer_is_written_even_where_nothing_can_be_shuffled(alone, change, 
     page = Path(alone.output).read_text()
     assert message in missing and not answer.gaps
     assert f"not asked with shuffled frames: {missing.partition(': ')[2][:20]}" in unescape(page)
+
+
+@pytest.mark.parametrize(
+    ("gap", "likely"), [(0.251, "0.25 nats less likely"), (-1.0, "1.00 nats more likely"), (-0.004, "as likely")]
+)
+def test_how_much_less_likely_the_reasoning_is(gap, likely):
+    video = SimpleNamespace(duration=20.0, frames=torch.zeros(2, 3, 16, 16, dtype=torch.uint8), timestamps=torch.zeros(2))
+    answer = Answer("v.mp4", "q", "<think>", (), (), True, 0.1, SimpleNamespace(video=video), temporal_gap=gap)
+    assert f"a token of the reasoning is {likely} in the mean" in answer_part(answer)
 
 
 def test_what_is_asked_and_said_is_text(alone, open_page, markup):

@@ -140,6 +140,7 @@ def test_upload_ask_stream_and_seek(page, files, slowly):
     assert "with shuffled frames a token of the reasoning is" in page.run(SHOWN)
     assert not page.run("document.documentElement.scrollWidth > innerWidth")
     page.resize(1280, 900)
+    assert page.violations() == {} == page.violations("dark")  # Gradio's own parts, too
     assert page.run("performance.getEntriesByType('resource').every((one) => one.name.startsWith(origin))")  # no network
 
 
