@@ -25,7 +25,8 @@ import threading
 import time
 from pathlib import Path
 
-IMPORTS = ("taro.run.train", "taro.run.eval", "taro.rl.module", "taro.models.qwen_vl", "transformers.models.auto.modeling_auto")
+IMPORTS = ("taro.run.train", "taro.run.eval", "taro.rl.module", "taro.models.qwen_vl", "transformers.models.auto.modeling_auto",
+           "omegaconf", "torch.utils.tensorboard")  # fmt: skip
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PROGRAM = "TARO_TESTS_PYTHON"  # names the program in the environment
 POLL = 0.02  # seconds

@@ -79,7 +79,8 @@ def test_each_setting_has_a_help(name):
     command, _ = COMMANDS[name]
     shown = {name: setting for name, setting in command.settings.items() if not name.startswith(tuple(command.hidden) or "-")}
     assert not [name for name, setting in shown.items() if not setting.help]
-    assert all(f"--{name}" in command.help() for name in shown)
+    text = command.help()
+    assert all(f"--{name}" in text for name in shown)
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,11 @@ def test_what_cant_be_compared_is_refused_before_anything_runs(compare, tiny_fol
     assert not (tmp_path / "runs").exists() and not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_intervals_are_over_seeds_and_queries(methods):
     rng = np.random.default_rng(1)
     held, shape = [], (5, 300, 1)
-    for _ in range(100):
+    for _ in range(40):
         scores = rng.normal(0, 0.1, (5, 1, 1)) + rng.normal(0, 1, (1, 300, 1)) + rng.normal(0, 1, shape)
         low, high = methods.interval(scores)[0]
         held.append(low <= 0 <= high)

@@ -64,7 +64,7 @@ class Shown(L.Callback):
 @pytest.mark.parametrize("stop", [2, 3])
 def test_the_bar_goes_on_where_it_was(fit, arguments, scripted, stop, monkeypatch):
     monkeypatch.setattr(progress, "on_terminal", lambda: True)
-    arguments = [*arguments, *LEARNING]
+    arguments = [*arguments, *LEARNING, "--trainer.limit_val_batches=1.0"]
     fit([*arguments, f"--trainer.max_steps={stop}"])
     shown = Shown()
     fit([*arguments, "--ckpt_path=last", "--progress_bar.refresh_rate=1"], shown)
@@ -86,7 +86,8 @@ def test_lines_of_items_come_now_and_then(capsys, monkeypatch):
 
 def test_lines_of_a_run_in_a_log_file(fit, arguments, scripted, capsys):
     """The last step always has one."""
-    fit([*arguments, *LEARNING, "--progress_lines.every_n_steps=4", "--trainer.val_check_interval=3"])
+    validated = ["--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=3"]
+    fit([*arguments, *LEARNING, *validated, "--progress_lines.every_n_steps=4"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("step", "validation"))]
     shown = [line for line in lines if line.startswith("step")]
     number = r"\d+\.\d{3}"
@@ -100,5 +101,5 @@ def test_lines_of_a_run_in_a_log_file(fit, arguments, scripted, capsys):
 @pytest.mark.parametrize(("setting", "terminal"), [("--progress_lines.every_n_steps=0", False), ("--name=run", True)])
 def test_no_lines(fit, arguments, scripted, capsys, monkeypatch, setting, terminal):
     monkeypatch.setattr(progress, "on_terminal", lambda: terminal)
-    fit([*arguments, *LEARNING, "--trainer.max_steps=2", setting])
+    fit([*arguments, *LEARNING, "--trainer.limit_val_batches=1.0", "--trainer.max_steps=2", setting])
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith(("step", "validation"))]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 from jsonargparse import Namespace
@@ -45,11 +46,13 @@ class Shape:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
+        one_layer = deepcopy(config)  # all are alike, and 36 take a second
+        one_layer.text_config.num_hidden_layers = 1
         with parameters_on_meta():
-            model = AutoModelForImageTextToText.from_config(config)
-        layers = model.model.language_model.layers
-        tower, layer = _count(model.model.visual), _count(layers[0])
-        return cls(tower, layer, len(layers), _count(model) - tower - layer * len(layers), config.text_config)
+            model = AutoModelForImageTextToText.from_config(one_layer)
+        tower, layer = _count(model.model.visual), _count(model.model.language_model.layers[0])
+        text = config.text_config
+        return cls(tower, layer, text.num_hidden_layers, _count(model) - tower - layer, text)
 
     @property
     def decoder(self) -> int:

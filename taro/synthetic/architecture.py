@@ -76,8 +76,8 @@ def _merges(tokenizer: Qwen2Tokenizer) -> list[tuple[str, str]]:
     return [tuple(merge) for merge in merges]
 
 
-def build_config(family: str, tokenizer: Qwen2Tokenizer) -> PreTrainedConfig:
-    """The config of a tiny model of this family."""
+def build_config(family: str, tokenizer: Qwen2Tokenizer, layers: int = 4) -> PreTrainedConfig:
+    """The config of a tiny model of this family, whose decoder has so many layers."""
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
     special = {
         "image_token_id": ids["<|image_pad|>"],
@@ -90,7 +90,7 @@ def build_config(family: str, tokenizer: Qwen2Tokenizer) -> PreTrainedConfig:
         "vocab_size": len(tokenizer),
         "hidden_size": 96,
         "intermediate_size": 256,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": layers,
         "num_attention_heads": 3,
         "num_key_value_heads": 1,
         "max_position_embeddings": 4096,
@@ -119,11 +119,11 @@ def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
         return classes[config.model_type](config)
 
 
-def save_random(folder: str | Path, family: str, seed: int = 0) -> Path:
+def save_random(folder: str | Path, family: str, seed: int = 0, layers: int = 4) -> Path:
     """Write a whole model folder with random weights (for tests and for the recipe's start)."""
     folder = Path(folder)
     tokenizer = build_tokenizer()
-    config = build_config(family, tokenizer)
+    config = build_config(family, tokenizer, layers)
     build_model(config, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_preprocessor(folder, config)

@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from checkpoint_content import differing, read_all  # noqa: E402
-from conftest import save_lively  # noqa: E402
 from prepared_python import Command  # noqa: E402
+from shared_fixtures import save_lively  # noqa: E402
 
 from taro.data.samples import save_samples  # noqa: E402
 from taro.models.checkpoint import find_fault  # noqa: E402

@@ -16,7 +16,7 @@ from taro.video.load import VideoSettings
 
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
-COPIES = 200
+COPIES = 100
 SEED = 0
 
 

@@ -10,6 +10,8 @@ from taro.models.weights import whole_weights
 
 LORA = LoRASettings(rank=4, alpha=8)
 
+pytestmark = pytest.mark.slow  # as a whole file: models are loaded again and again
+
 
 @pytest.fixture
 def adapted(own_policy):
@@ -47,11 +49,11 @@ def test_only_the_decoder_s_layers_are_trained(own_policy):
     assert all(parameter.dtype == torch.float32 for parameter in trained.values())
 
 
-def test_adapters_follow_the_seed_alone(model_folder):
+def test_adapters_follow_the_seed_alone(tiny_folder):
     values = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(values))
-        policy = QwenVL.from_pretrained(model_folder)
+        policy = QwenVL.from_pretrained(tiny_folder)
         add_adapters(policy.model, LORA, seed)
         values.append(torch.cat([value.detach().flatten() for value in policy.trained_weights().values()]))
     assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
@@ -79,7 +81,7 @@ def test_merged_weights_are_the_adapted_model(adapted, policy, prompts, tmp_path
     torch.testing.assert_close(logits(plain, prompts[0]), adapted_logits, atol=1e-4, rtol=1e-4)
 
 
-def test_training_and_export(fit, arguments, scripted, tmp_path, tiny_folder, prompts):
+def test_training_and_export(fit, arguments, scripted, tmp_path, tiny_folder):
     """The base stays as it was, the reference is the base, and a checkpoint holds the adapters alone."""
     pytest.importorskip("peft")
     extra = ["--model.lora={rank: 4, alpha: 8}", "--model.optimizer.learning_rate=1e-2", "--trainer.limit_val_batches=0"]

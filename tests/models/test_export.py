@@ -66,26 +66,26 @@ def fill_disk(patched, kind):
 
 @pytest.mark.parametrize("kind", ["weights", "rest"])
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_full_disk_leaves_what_was_there(own_policy, model_folder, tmp_path, monkeypatch, kind, earlier):
-    output = tmp_path / "hf"
+def test_a_full_disk_leaves_what_was_there(tiny_folder, tmp_path, monkeypatch, kind, earlier):
+    policy, output = QwenVL.from_pretrained(tiny_folder), tmp_path / "hf"
     if earlier:
-        export_policy(own_policy, model_folder, output, GroundingSettings())
+        export_policy(policy, tiny_folder, output, GroundingSettings())
     before = {path.name: path.read_bytes() for path in output.glob("*")}
     with torch.no_grad():
-        own_policy.model.lm_head.weight.add_(1)
+        policy.model.lm_head.weight.add_(1)
     message = rf"^{output} can't be written \(No space left on device\)$"
     with monkeypatch.context() as patched, pytest.raises(ExportError, match=message):
         fill_disk(patched, kind)
-        export_policy(own_policy, model_folder, output, GroundingSettings())
+        export_policy(policy, tiny_folder, output, GroundingSettings())
     assert {path.name: path.read_bytes() for path in output.glob("*")} == before
     assert [path.name for path in tmp_path.iterdir()] == (["hf"] if earlier else [])
-    export_policy(own_policy, model_folder, output, GroundingSettings())
+    export_policy(policy, tiny_folder, output, GroundingSettings())
     again = QwenVL.from_pretrained(str(output))
-    assert torch.equal(again.model.lm_head.weight, own_policy.model.lm_head.weight)
+    assert torch.equal(again.model.lm_head.weight, policy.model.lm_head.weight)
 
 
-def test_a_folder_of_other_things_is_not_replaced(own_policy, model_folder, tmp_path):
+def test_a_folder_of_other_things_is_not_replaced(tiny_folder, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(ExportError, match="holds files that are no model's: choose another folder"):
-        export_policy(own_policy, model_folder, tmp_path, None)
+        export_policy(QwenVL.from_pretrained(tiny_folder), tiny_folder, tmp_path, None)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]

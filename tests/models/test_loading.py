@@ -13,6 +13,8 @@ from taro.models.qwen_vl import QwenVL
 from taro.models.sharding import gathered, reshard
 from taro.models.weights import whole_weights
 
+pytestmark = pytest.mark.slow  # as a whole file: models are loaded again and again
+
 
 @pytest.fixture
 def mesh(process_group):

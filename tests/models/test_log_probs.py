@@ -135,6 +135,7 @@ def test_the_gradient_of_a_pack_is_the_sum_of_its_groups(own_policy, prompts):
     assert_close_gradients(together, gradients(own_policy))
 
 
+@pytest.mark.slow
 def test_flex_attention_gives_the_same_log_probs(model_folder, prompts):
     """Its block masks; on a CPU there is no backward pass."""
     plain, flex = (QwenVL.from_pretrained(model_folder, attention=name) for name in ("shared_prefix", "flex"))

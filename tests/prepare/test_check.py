@@ -335,6 +335,7 @@ def test_the_command_ends_with_a_status_and_without_a_traceback(tmp_path, run_mo
 # ---- The real files ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, rows", [("charades_sta_test.jsonl", 3720), ("activitynet_val_1.jsonl", 15933), ("qvhighlights_val.jsonl", 1550)]
 )

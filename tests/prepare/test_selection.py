@@ -226,6 +226,7 @@ def test_ious_of_rollouts_replace_earlier_ones(scored):
     assert "difficulty" not in second and "ious" not in second
 
 
+@pytest.mark.slow
 def test_between_epochs(arguments, scripted, synthetic, tmp_path):
     """One epoch, selection from its rollouts, one epoch on what was selected from the model that it left."""
     arguments = [*arguments, "--trainer.max_epochs=1", "--curriculum.warmup_epochs=0", "--rollouts_every=1"]

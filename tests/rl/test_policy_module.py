@@ -79,7 +79,8 @@ def test_weights_are_handed_over_once_for_each_change(fit, arguments, scripted, 
             calls.append("sync")
 
     scripted(kind=Counting)
-    fit([*arguments, *PLAIN, "--trainer.max_steps=3", "--trainer.val_check_interval=2", "--data.evaluation_batch=1"], steps)
+    validated = ["--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=2", "--data.evaluation_batch=1"]
+    fit([*arguments, *PLAIN, "--trainer.max_steps=3", *validated], steps)
     evaluations = calls.count("evaluate")
     assert evaluations > 1
     assert calls == ["sync", "train"] * 2 + ["sync"] + ["evaluate"] * evaluations + ["train"]
@@ -112,7 +113,8 @@ def test_rollouts_are_the_same_with_gradient_checkpointing(fit, arguments, steps
 
 def test_kept_features_change_no_number(fit, arguments, steps, tmp_path):
     """The second epoch and the second run encode nothing for rollouts and scoring; a cut entry is made again."""
-    extra = ["--model.sampling.max_tokens=12", "--model.evaluation_max_tokens=4", "--curriculum.warmup_epochs=0"]
+    extra = ["--model.sampling.max_tokens=12", "--model.evaluation_max_tokens=4", "--curriculum.warmup_epochs=0",
+             "--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=4"]  # fmt: skip
     cached = [f"--model.feature_cache={{folder: {tmp_path}/features, max_gigabytes: 1}}"]
     fit([*arguments, *extra], steps)
     fit([*arguments, *extra, *cached], steps)

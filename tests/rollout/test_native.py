@@ -81,14 +81,12 @@ def test_seeds_decide_the_completion(policy, prompts):
     assert [completion[:8] for completion in long] == [a, b]
 
 
-@pytest.mark.parametrize("eos_place", [None, 2])
-def test_completions_do_not_depend_on_the_rest_of_the_batch(policy, prompts, eos_place):
-    """Also not where rows end early and leave the batch."""
+@pytest.mark.slow
+def test_completions_do_not_depend_on_the_rest_of_the_batch(policy, prompts):
+    """Where rows end early and leave the batch, too."""
     seeds = [(1, 2, 3), (4, 5), (6, 7, 8, 9), (10,)]
     requests = [request(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
-    eos = NEVER
-    if eos_place is not None:
-        eos = tokens(generate(policy, requests[:1], max_tokens=8))[0][1][eos_place]
+    eos = tokens(generate(policy, requests[:1], max_tokens=8))[0][1][2]
     settings = {"eos": eos, "max_tokens": 16}
     together = generate(policy, requests, **settings)
     alone = [generate(policy, [one], **settings)[0] for one in requests]
@@ -98,7 +96,7 @@ def test_completions_do_not_depend_on_the_rest_of_the_batch(policy, prompts, eos
         for r in requests
     ]
     assert tokens(together) == tokens(alone) == tokens(backwards) == one_each
-    for limit in (1, 3, 5, 9):
+    for limit in (1, 4):
         assert tokens(generate(policy, requests, rows=limit, **settings)) == tokens(together)
     for one, other in zip(together, alone, strict=True):
         assert one.finished == other.finished

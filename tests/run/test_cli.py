@@ -8,6 +8,8 @@ from taro.run import train
 from taro.run.checks import ConfigError, count_devices
 from taro.run.cli import DEFAULT_CONFIG, parse, resolved_config
 
+pytestmark = pytest.mark.slow  # as a whole file: each builds the whole command line
+
 
 @pytest.fixture
 def no_weights(monkeypatch):
@@ -154,7 +156,7 @@ def test_all_contradictions_at_once(arguments, no_weights):
 
 
 def test_a_decay_needs_an_end(arguments, no_weights):
-    endless = [*arguments, "--model.optimizer.schedule=linear", "--trainer.max_epochs=-1"]
+    endless = [*arguments, "--model.optimizer.schedule=linear", "--trainer.max_epochs=-1", "--trainer.max_steps=-1"]
     with pytest.raises(ConfigError, match=r"schedule = linear: the run has no end to decay to; set trainer.max_epochs or"):
         train.main(endless)
     parse([*endless, "--trainer.max_steps=4"])

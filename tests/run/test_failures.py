@@ -12,6 +12,7 @@ from prepared_python import python
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.run import train
+from taro.run.cli import parse
 from taro.run.failures import FailureLimit, SignalWatch, TooManyFailures
 from taro.run.folder import print_summary
 from taro.run.records import RunRecords
@@ -118,9 +119,12 @@ def test_training_goes_on_below_the_share(half_missing, fit, scripted, steps, tm
         (["--data.prompts_per_step=4"], 4),  # the other two fill no step
     ],
 )
-def test_few_samples_are_enough_where_there_are_no_more(arguments, fit, scripted, settings, enough):
-    cli = fit([*arguments, "--trainer.limit_val_batches=0", *settings])
+def test_few_samples_are_enough_where_there_are_no_more(arguments, settings, enough):
+    cli = parse([*arguments, *settings])
+    cli.datamodule.setup("fit")
+    cli.trainer.datamodule = cli.datamodule
     (limit,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, FailureLimit))
+    limit.on_train_start(cli.trainer, cli.model)
     assert limit.enough == enough
 
 

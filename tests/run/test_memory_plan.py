@@ -9,6 +9,8 @@ from taro.models.adapters import LoRASettings, add_adapters
 from taro.models.qwen_vl import QwenVL
 from taro.run.memory_plan import GIB, Shape, main
 
+pytestmark = pytest.mark.slow  # as a whole file: each builds the whole command line, and a large model without weights
+
 SHAPES = {
     "qwen25_3b": "qwen2.5-vl-3b",
     "qwen25_3b_lora": "qwen2.5-vl-3b",

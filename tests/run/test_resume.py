@@ -82,30 +82,30 @@ def identity(arguments):
     return identity_of(cli.model, cli.datamodule)
 
 
-@pytest.mark.parametrize(
-    ("extra", "line"),
-    [
-        ("--data.grounding.prompt=When: {query}?", "data.grounding.prompt = When: {query}?: the checkpoint's run has "),
-        ("--data.grounding.video.fps=2.0", "data.grounding.video: not that of the checkpoint: fps 2.0 (1.0 there)"),
-        ("--data.grounding.video.resize=swscale", "data.grounding.video: not that of the checkpoint: resize swscale (torch "),
-        ("--data.grounding.evaluation_video={max_tokens: 64}", 'data.grounding.evaluation_video = {"fps": 2.0, '),
-        ("--model.evaluation_max_tokens=9", "model.evaluation_max_tokens = 9: the checkpoint's run has 8"),
-        ("--model.lora={rank: 8}", 'model.lora = {"rank": 8'),
-        ("--data.limit_train=4", "data.train_file: not the training samples of the checkpoint (4 here, 6 there); look at"),
-        ("--data.limit_train=6", None),
-        ("--data.validation_file=TEST", "data.validation_file: not the validation samples of the checkpoint ("),
-        ("--data.grounding.video.timeout=9", None),
-        ("--data.grounding.video.backend=decord", None),
-        ("--model.sampling.max_tokens=97", None),
-        ("--model.loss.kl_coefficient=0", None),
-    ],
-)
-def test_what_can_not_change(arguments, synthetic, tmp_path, monkeypatch, extra, line):
+CHANGED = [
+    ("--data.grounding.prompt=When: {query}?", "data.grounding.prompt = When: {query}?: the checkpoint's run has "),
+    ("--data.grounding.video.fps=2.0", "data.grounding.video: not that of the checkpoint: fps 2.0 (1.0 there)"),
+    ("--data.grounding.video.resize=swscale", "data.grounding.video: not that of the checkpoint: resize swscale (torch "),
+    ("--data.grounding.evaluation_video={max_tokens: 64}", 'data.grounding.evaluation_video = {"fps": 2.0, '),
+    ("--model.evaluation_max_tokens=9", "model.evaluation_max_tokens = 9: the checkpoint's run has 8"),
+    ("--model.lora={rank: 8}", 'model.lora = {"rank": 8'),
+    ("--data.limit_train=4", "data.train_file: not the training samples of the checkpoint (4 here, 6 there); look at"),
+    ("--data.limit_train=6", None),
+    ("--data.validation_file=TEST", "data.validation_file: not the validation samples of the checkpoint ("),
+    ("--data.grounding.video.timeout=9", None),
+    ("--data.grounding.video.backend=decord", None),
+    ("--model.sampling.max_tokens=97", None),
+    ("--model.loss.kl_coefficient=0", None),
+]
+
+
+def test_what_can_not_change(arguments, synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr("taro.run.checks.peft_is_installed", lambda: True)
     point = ResumePoint(None, step=1, optimizer_steps=1, validation_due=False, identity=identity(arguments))
-    here = identity([*arguments, extra.replace("TEST", f"{synthetic}/test.jsonl")])
-    misfits = list_misfits(point, here, tmp_path, names_path=False)
-    assert len(misfits) == (line is not None) and all(misfit.startswith(line) for misfit in misfits)
+    for extra, line in CHANGED:
+        here = identity([*arguments, extra.replace("TEST", f"{synthetic}/test.jsonl")])
+        misfits = list_misfits(point, here, tmp_path, names_path=False)
+        assert len(misfits) == (line is not None) and all(misfit.startswith(line) for misfit in misfits), extra
 
 
 def test_other_sizes_or_weights_of_the_model(arguments, tmp_path):

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from prepared_python import Command
 
 from taro.models.checkpoint import read_run
 from taro.progress import steps_done
@@ -137,15 +136,15 @@ def test_an_evaluation_is_ended_at_once(learning, scripted, synthetic, tmp_path,
     assert leaving.value.code == 143 and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def start(arguments, environment):
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]  # whose children are its ranks
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(arguments, environment, log):
+    with log.open("w") as file:
+        return Command([ROOT / "train.py", *arguments], env=environment, stdout=file.fileno(), stderr=file.fileno())
 
 
-def wait_for(path, process):
+def wait_for(path, process, log):
     deadline = time.time() + 150
     while not list(path.parent.glob(path.name)):
-        assert process.poll() is None and time.time() < deadline, process.communicate()[1][-3000:]
+        assert process.poll() is None and time.time() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
 
 
@@ -175,22 +174,25 @@ def sample_ids(folder):
         pytest.param(2, 1, signal.SIGTERM, marks=pytest.mark.distributed),
     ],
 )
-def test_a_signal_ends_all_ranks_with_a_checkpoint(arguments, tmp_path, rank_environment, ranks, receiver, number):
+def test_a_signal_ends_all_ranks_with_a_checkpoint(short, tmp_path, rank_environment, ranks, receiver, number):
     """Whichever rank gets it; and one rank goes on with the samples of two."""
-    arguments = [*arguments, "--trainer.accelerator=cpu"]
-    extra = [f"--trainer.devices={ranks}", "--trainer.val_check_interval=100", "--trainer.max_epochs=99"]
-    process = start([*arguments, *extra], rank_environment)
-    wait_for(tmp_path / "run" / "rollouts" / "step_000003*", process)
+    arguments, log = [*short, "--trainer.accelerator=cpu", "--trainer.limit_val_batches=0"], tmp_path / "log"
+    extra = [f"--trainer.devices={ranks}", "--trainer.max_epochs=99"]
+    process = start([*arguments, *extra], rank_environment, log)
+    wait_for(tmp_path / "run" / "rollouts" / "step_000003*", process, log)
     others = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     others = [int(pid) for pid in others if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()]
     assert len(others) == ranks - 1
     os.kill([process.pid, *others][receiver], number)
-    errors = process.communicate(timeout=100)[1]
-    assert process.returncode == 128 + number and "Traceback" not in errors, errors[-3000:]
-    assert not any(is_alive(pid) for pid in others)
+    code, said = process.wait(timeout=100), log.read_text()
+    assert code == 128 + number and "Traceback" not in said, said[-3000:]
+    deadline = time.time() + 100
+    while any(is_alive(pid) for pid in others):
+        assert time.time() < deadline
+        time.sleep(0.05)
     done = checkpoint(tmp_path)["step"]
     line = f"stopped by {number.name} after step {done}; the same command with --ckpt_path auto goes on from there"
-    assert line in errors.splitlines()
+    assert line in said.splitlines()
     limit = f"--trainer.max_steps={done + 2}"
     assert train.main([*arguments, "--trainer.max_epochs=99", "--ckpt_path=auto", limit])["steps"] == done + 2
     train.main([*arguments, "--trainer.max_epochs=99", "--name=one", limit])

@@ -36,7 +36,8 @@ def test_a_mixed_batch(fit, arguments, scripted, tiny_builder, steps, mixed):
     rewards += ["--model.temporal_reward.tokens=response"]
     lengths = ["--model.sampling.max_tokens=400", "--data.grounding.max_prompt_tokens=1024", "--trainer.max_steps=1"]
     rewards += ["--data.grounding.instructions={dense: Answer in JSON.}"]
-    cli = fit([*arguments, *files, *mix, *rewards, *lengths, "--trainer.val_check_interval=1"], steps)
+    validated = ["--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=1"]
+    cli = fit([*arguments, *files, *mix, *rewards, *lengths, *validated], steps)
     asked = {one.sample.task: cli.datamodule.builder(training=True).decode(one.prompt.input_ids) for one in steps.batches[0]}
     assert "Answer in JSON." in asked["dense"] and TASKS["dense"].instruction not in asked["dense"]
     assert all(TASKS[task].instruction in asked[task] for task in TASKS if task != "dense")

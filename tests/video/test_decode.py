@@ -144,6 +144,7 @@ def test_damage_is_found_where_it_matters(path, tmp_path):
     assert all(np.array_equal(found[number], plain[number]) for number in (0, COUNT - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["b-pyramid", "open-gop-mkv", "mpeg4", "mpeg4-avi", "interlaced"], indirect=True)
 def test_no_picture_shows_damage(path, tmp_path, monkeypatch):
     """Those that refer to a picture that the decoder patched up are as wrong as that one, also where they are shown before it.

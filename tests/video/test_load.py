@@ -237,6 +237,7 @@ def test_too_narrow_pictures(tmp_path):
 # A real video ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_VIDEO.exists(), reason=f"needs the Charades video {REAL_VIDEO.name}, not in this checkout")
 @pytest.mark.parametrize("clip", [None, (10.0, 20.0)])
 def test_real_video(clip):

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 ROOT = Path(__file__).parents[2]
-GROWTH = 4.0  # MB of any process from a quarter of the samples to all; the allocator's own ups and downs are below 1
+GROWTH = 2.0  # MB of any process from a quarter of the samples to all; the allocator's own ups and downs are below 1
 
 SAMPLES = """
 import os, sys
@@ -74,7 +74,7 @@ def write(path, codec, options):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory from /proc")
 def test_memory_does_not_grow(tmp_path):
-    """Over 2,000 samples, whole and damaged, in the workers and in the process that they send prompts to."""
+    """Over 1,000 samples, whole and damaged, in the workers and in the process that they send prompts to."""
     keyframes = {"x264-params": "keyint=12"}
     paths = [
         write(tmp_path / "v.mp4", "libx264", keyframes),
@@ -88,9 +88,9 @@ def test_memory_does_not_grow(tmp_path):
     data = bytearray(paths[4].read_bytes())
     data[len(data) // 3 : len(data) * 2 // 3] = b"\xff" * (len(data) * 2 // 3 - len(data) // 3)
     paths[4].write_bytes(data)
-    command = [sys.executable, "-c", SAMPLES, "2000", *map(str, paths)]
+    command = [sys.executable, "-c", SAMPLES, "1000", *map(str, paths)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert output.returncode == 0, output.stderr
     failed, processes, growth = output.stdout.split()
-    assert 600 < int(failed) < 1400 and int(processes) == 3
+    assert 300 < int(failed) < 700 and int(processes) == 3
     assert float(growth) < GROWTH
