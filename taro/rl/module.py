@@ -32,7 +32,6 @@ from taro.rl.rewards.choose import TARO, Rewards
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_log import StepLog
 from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
-from taro.rl.usage import peak_memory
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, VLLMServerSettings, VLLMSettings
 from taro.rollout.start import start_training_engine
 from taro.seeds import seed_step
@@ -110,6 +109,7 @@ class GRPOModule(PolicyModule):
         self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
         self.logged: tuple[str, ...] = ()  # names
+        self.gpu_peak_gib = 0.0  # so far
         self.updated_step = 0  # the last step, from 1, that has changed the weights
 
     def start_engine(self) -> RolloutEngine:
@@ -129,7 +129,7 @@ class GRPOModule(PolicyModule):
     def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
         seed_step(self.trainer.datamodule.seed, steps_done(self.trainer), self.global_rank)
         by_task = len(self.trainer.datamodule.train_tasks) > 1
-        log, strategy = StepLog(self.device, by_task), self.trainer.strategy
+        log, strategy = StepLog(self.device, by_task, self.gpu_peak_gib), self.trainer.strategy
         groups = self.rollout(batch, log)
         terms = sum(gather(sum(self.count_terms(group) for group in groups)))  # what the step's loss is divided by
         packs = make_packs(groups, self.pack_tokens)
@@ -143,12 +143,13 @@ class GRPOModule(PolicyModule):
                 to_train = self.reward_pack(pack, current, shuffled, reference, log)
                 self.backward_pack(to_train, current, terms, log)
             packs_to_train.append(to_train)
-        finite = [self.update(log)]
-        for _ in range(self.loss.updates - 1):
-            for to_train in passes(packs_to_train, self.policy, strategy):
-                current = self.current_log_probs([training.group for training in to_train])
-                self.backward_pack(to_train, current, terms, log)
-            finite.append(self.update(log))
+        with log.timed("update"):
+            finite = [self.update(log)]
+            for _ in range(self.loss.updates - 1):
+                for to_train in passes(packs_to_train, self.policy, strategy):
+                    current = self.current_log_probs([training.group for training in to_train])
+                    self.backward_pack(to_train, current, terms, log)
+                finite.append(self.update(log))
         failed = [example for example in batch if example.failure is not None]
         self.log_step(log, failed)
         trained = list(itertools.chain(*packs_to_train))
@@ -278,15 +279,15 @@ class GRPOModule(PolicyModule):
 
     def log_step(self, log: StepLog, failed: list[TrainingExample]) -> None:
         log.add_sum("data/failed", float(len(failed)))
-        for name, value in {"learning_rate": self.learning_rate(), **peak_memory(self.device)}.items():
-            log.add_max(name, value)
+        log.add_max("learning_rate", self.learning_rate())
+        log.add_max("curriculum/constructed_probability", self.trainer.datamodule.constructed_probability)
         if self.features is not None:
             for name, count in asdict(self.features.cache.counts).items():  # of the run so far
                 log.add_sum(f"feature_cache/{name}", float(count))
         shown = {"loss", "reward", "kl", "timing_s/step"}
         # Lightning writes what it was given last until the epoch is over: what this step has no value for is nan.
         values = dict.fromkeys(self.logged, float("nan")) | log.values()
-        self.logged = tuple(values)
+        self.logged, self.gpu_peak_gib = tuple(values), log.gpu_peak_gib
         for name, value in values.items():
             self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
 
