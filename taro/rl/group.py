@@ -20,6 +20,7 @@ from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import reshard
 from taro.prompts import policy_part
+from taro.rl.rewards.choose import Earned
 from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import RolloutGroup
 from taro.tasks import find_task
@@ -36,6 +37,7 @@ class Group:
     packed: PackedGroup
     texts: tuple[str, ...]  # (G)
     token_spans: tuple[list[tuple[int, int]], ...]  # (G) characters of each token
+    earned: Earned | None = None  # by its texts, where that had to be known before any pass
 
     @property
     def rollout_log_probs(self) -> Tensor:

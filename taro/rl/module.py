@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -23,13 +24,14 @@ from taro.progress import Plan, steps_done
 from taro.ranges import GroupSize, PositiveInt
 from taro.rl.group import Group, group_log_probs, make_group, reference_log_probs, shuffled_log_probs
 from taro.rl.group_loss import TrainingGroup, group_loss
-from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
+from taro.rl.group_rewards import compute_gaps, earn, earned_total, needs_gaps, reward_group
 from taro.rl.importance import measure_mismatch
 from taro.rl.losses import count_terms
 from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
 from taro.rl.rewards.choose import TARO, Rewards
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
+from taro.rl.step_advantages import StepAdvantages
 from taro.rl.step_log import StepLog
 from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
 from taro.rl.usage import peak_memory
@@ -105,6 +107,7 @@ class GRPOModule(PolicyModule):
         self.group_size, self.pack_tokens = group_size, pack_tokens
         self.sampling, self.greedy = sampling, SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.rewards, self.temporal_reward, self.advantages, self.loss = chosen, temporal_reward, advantages, loss
+        self.of_step = StepAdvantages(advantages) if advantages.of_step else None
         self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
         self.warned_of_mismatch = False
@@ -131,6 +134,7 @@ class GRPOModule(PolicyModule):
         by_task = len(self.trainer.datamodule.train_tasks) > 1
         log, strategy = StepLog(self.device, by_task), self.trainer.strategy
         groups = self.rollout(batch, log)
+        self.take_in(groups)
         terms = sum(gather(sum(self.count_terms(group) for group in groups)))  # what the step's loss is divided by
         packs = make_packs(groups, self.pack_tokens)
         shuffles = iter(on_any_rank([any(self.needs_gaps(pack)) for pack in packs], strategy))
@@ -168,12 +172,19 @@ class GRPOModule(PolicyModule):
             ]
             rollouts = self.engine.generate(requests, self.sampling)
             self.engine.sleep()
-        return [
+        groups = [
             make_group(example, rollout, feature, self.builder)
             for example, rollout, feature in zip(examples, rollouts, features, strict=True)
         ]
+        return groups if self.of_step is None else [earn(group, self.rewards) for group in groups]
 
     # Score
+
+    def take_in(self, groups: list[Group]) -> None:
+        """Let advantages that are relative to all groups of the step know of them."""
+        if self.of_step is not None:
+            rewards, tasks = [earned_total(group) for group in groups], [group.example.sample.task for group in groups]
+            self.of_step.take_in(steps_done(self.trainer), rewards, tasks)
 
     def needs_gaps(self, pack: list[Group]) -> list[bool]:
         """Whether the temporal gaps of each group are measured."""
@@ -218,7 +229,7 @@ class GRPOModule(PolicyModule):
         for group, own, other, ref in zip(pack, current, shuffled, reference, strict=True):
             log_probs = own.log_probs.detach()
             gaps = None if other is None else compute_gaps(group, log_probs, other, self.temporal_reward.tokens)
-            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages, self.rewards)
+            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages, self.rewards, self.of_step)
             log.add_group(group, rewards, own.entropy)
             mismatch = measure_mismatch(log_probs, group.rollout_log_probs, group.sampled_mask)
             if mismatch is not None:
@@ -272,6 +283,10 @@ class GRPOModule(PolicyModule):
         """Of this step."""
         plan = Plan.of(self.trainer, self.trainer.datamodule, self)
         return learning_rate(self.optimizer_settings, steps_done(self.trainer), plan.steps)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What keeps something in checkpoints."""
+        return [one for one in [self.of_step] if one is not None and one not in self.trainer.callbacks]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.trained_parameters(), self.optimizer_settings)

@@ -19,6 +19,7 @@ from taro.models.packing import largest_group
 from taro.progress import Plan
 from taro.prompts import build_request
 from taro.rl.rewards.choose import RewardError, Rewards
+from taro.rl.settings import OF_STEP
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
@@ -102,6 +103,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield "model.sampling.temperature = 0.0: must be above 0 in training: all completions of a group would be the same"
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
+    yield from _of_step(model)
     sharded = str(trainer.strategy).startswith("fsdp2")
     if model.lora is not None and not peft_is_installed():
         yield "model.lora needs peft: pip install -e '.[lora]', or set it to null"
@@ -131,6 +133,18 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield from _vllm(config, ranks)
     if model.engine == "vllm_server":
         yield from _vllm_server(model.vllm_server, no_gpu)
+
+
+def _of_step(model: Namespace) -> Iterator[str]:
+    """What has to know all rewards of a step before any pass, which the temporal one comes after."""
+    advantages = model.advantages
+    if advantages.scale in OF_STEP and model.temporal_reward is not None:
+        yield (
+            f"model.advantages.scale = {advantages.scale} is relative to rewards that are known before any pass, and the temporal "
+            "reward is not: set model.temporal_reward to null, or another scale"
+        )
+    if advantages.decay >= 1:
+        yield f"model.advantages.decay = {advantages.decay}: must be below 1"
 
 
 def _rewards(config: Namespace) -> Iterator[str]:

@@ -60,6 +60,8 @@ class RewardError(TaroError):
 Weights = Mapping[str, "float | Mapping[str, Any]"]
 """By name of a reward: its weight, or `weight` (1 unless given), `messages` (of TRL's kind) and its settings."""
 TARO = {"format": 1.0, "timestamp_iou": 1.0}
+Earned = tuple[dict[str, list[float]], dict[str, float]]
+"""Each reward, or each part of one as `name/part`, (G) numbers; and the weight of each."""
 
 
 class Rewards:
@@ -78,8 +80,8 @@ class Rewards:
                 raise RewardError(f"there is no task {task!r}{did_you_mean(task, TASKS)}; there are {', '.join(TASKS)}")
             self.by_task[task] = [ChosenReward.make(name, value) for name, value in own.items()]
 
-    def __call__(self, group: Sequence[Completion]) -> tuple[dict[str, list[float]], dict[str, float]]:
-        """Each reward, or each part of one as `name/part`, (G) numbers; and the weight of each. Raises RewardError."""
+    def __call__(self, group: Sequence[Completion]) -> Earned:
+        """What a group earns. Raises RewardError."""
         values, weights = {}, {}
         for reward in self.by_task.get(group[0].task, self.chosen):
             for part, numbers in reward(group).items():
