@@ -6,6 +6,7 @@ G completions per prompt.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 import lightning as L
@@ -130,11 +131,11 @@ class GroundingDataModule(L.LightningDataModule):
             )
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
         builder = self.builder(training=True)
-        dataset = GroundingDataset(samples, builder, self.grounding, self.frame_cache, check_durations=True)
+        self.train_set = GroundingDataset(samples, builder, self.grounding, self.frame_cache, check_durations=True)
         self.sampler = EpochSampler(
             len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world, self.mixture()
         )
-        return self._loader(dataset, batch_size=per_rank, sampler=self.sampler, drop_last=True)
+        return self._loader(self.train_set, batch_size=per_rank, sampler=self.sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("validation")
@@ -169,8 +170,19 @@ class GroundingDataModule(L.LightningDataModule):
         curriculum."""
         if not self.trainer.training:
             return batch
-        ids = [example.sample.id for example in batch]
-        return [self.add_paths(example, ids[:place].count(example.sample.id)) for place, example in enumerate(batch)]
+        if not self.task_weights:
+            return [self.add_paths(example) for example in batch]
+        step, drawn = self.sampler.place[1], self.sampler.of_step()
+        before = [drawn[: self.sampler.in_step(place)] for place in range(len(batch))]
+        again = [own.count(drawn[len(own)]) for own in before]
+        return [self.add_paths(example, step, count) for example, count in zip(batch, again, strict=True)]
+
+    def draw_again(self, places: Sequence[int], number: int) -> list[TrainingExample]:
+        """Other prompts for these places of the step's batch, for the `number`-th time: what another order of the epoch has
+        there. They follow from the step: a resumed run draws the same."""
+        step, drawn = self.sampler.place[1], self.sampler.of_step(number)
+        in_step = [self.sampler.in_step(place) for place in places]
+        return [self.add_paths(self.train_set[drawn[place]], step, "again", number, place) for place in in_step]
 
     def draw_path(self, sample: Sample, rng: random.Random) -> tuple[int, ...]:
         """Token ids of a constructed path that leaves the policy room for its answer: while it is too long, it is drawn
@@ -184,12 +196,11 @@ class GroundingDataModule(L.LightningDataModule):
             captions.remove(rng.choice(captions))
         return ()
 
-    def add_paths(self, example: GroundingExample, again: int = 0) -> TrainingExample:
+    def add_paths(self, example: GroundingExample, *draw: int | str) -> TrainingExample:
         """Each completion starts with a constructed path with `constructed_probability`, each with its own subset of the
-        captions; a sample without captions, or of a task without paths, has none. `again`: how often the sample is in the batch
-        already; with weights of tasks it may come more than once in an epoch, and is drawn anew each time."""
-        sample, (epoch, step) = example.sample, self.sampler.place
-        place = (epoch, step, again) if self.task_weights else (epoch,)
+        captions; a sample without captions, or of a task without paths, has none. `draw`: tells apart the times that the
+        sample comes in an epoch, where that may be more than once: it is rolled out anew each time."""
+        sample, place = example.sample, (self.sampler.place[0], *draw)
         rng = random.Random(stable_seed("paths", self.seed, *place, sample.id))
         prefixes = []
         for _ in range(self.group_size):

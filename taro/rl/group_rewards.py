@@ -5,7 +5,7 @@ G completions, C tokens of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +24,6 @@ from taro.rl.rewards import Completion, temporal_reward
 from taro.rl.rewards.choose import Rewards
 from taro.rl.rewards.parts import has_format
 from taro.rl.settings import AdvantageSettings, TemporalRewardSettings
-from taro.rl.step_advantages import StepAdvantages
 from taro.rl.temporal_gap import gap_token_mask, temporal_gaps
 from taro.spans import Span
 
@@ -34,6 +33,11 @@ def read_completions(group: Group, gaps: Tensor | None = None) -> list[Completio
     measured = [None] * len(group.texts) if gaps is None else gaps.tolist()
     rows = zip(group.policy_texts, group.rollout.completions, measured, group.example.constructed.tolist(), strict=True)
     return [Completion(text, group.example.sample, tuple(ids.tolist()), gap, built) for text, ids, gap, built in rows]
+
+
+def read_shuffled(group: Group) -> list[Completion]:
+    """What the policy wrote about the video with its frames in a random order, to compare with."""
+    return [Completion(text, group.example.sample, shuffled=True) for text in group.shuffled_texts]
 
 
 def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
@@ -66,7 +70,7 @@ class GroupRewards:
 
 def earn(group: Group, rewards: Rewards) -> Group:
     """The group with what its texts earn. Raises RewardError."""
-    return replace(group, earned=rewards(read_completions(group)))
+    return replace(group, earned=rewards([*read_completions(group), *read_shuffled(group)]))
 
 
 def earned_total(group: Group) -> Tensor:
@@ -90,15 +94,15 @@ def reward_group(
     temporal: TemporalRewardSettings | None,
     advantages: AdvantageSettings,
     rewards: Rewards = Rewards(),
-    of_step: StepAdvantages | None = None,
+    of_step: Callable[[Tensor, Sequence[str]], Tensor] | None = None,
 ) -> GroupRewards:
     """Rewards and advantages of a group. `gaps` (G,), None where they were not measured: then the temporal reward is 0.
-    `of_step`: what advantages relative to all groups of the step know of them.
+    `of_step`: makes advantages, (groups, G), of rewards and tasks, where they are relative to all groups of the step.
 
     Raises RewardError for a reward that can't be computed."""
     completions = read_completions(group, gaps)
     ious = compute_ious(completions)
-    numbers, weights = group.earned or rewards(completions)
+    numbers, weights = group.earned or rewards([*completions, *read_shuffled(group)])
     by_name = {name: torch.tensor(values) for name, values in numbers.items()}
     if temporal is not None and gaps is None:
         by_name["temporal"] = torch.zeros_like(ious)

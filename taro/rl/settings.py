@@ -55,9 +55,10 @@ class AdvantageSettings:
     Args:
         scale: divide by the group's standard deviation (`std`, GRPO) or not (`none`, Dr. GRPO); compare each with the mean of
             the others (`leave_one_out`, RLOO); divide each reward by its own (`separate`, GDPO); or weigh groups by difficulty,
-            after `std`, by the mean of IoU and format (`dgrpo`, VITAL) or of all rewards (`dgrpo_released`, its code); or divide
-            by the standard deviation of all rewards of the step (`batch`), or by the moving one of the task's (`ema`, OneThinker;
-            `ema_released`, its code). These two have to know all rewards before any pass: model.temporal_reward must be null.
+            after `std`, by the mean of IoU and format (`dgrpo`, VITAL) or of all rewards (`dgrpo_released`, its code); or
+            divide by the standard deviation of all rewards of the step (`batch`), or by the moving one of the task's (`ema`,
+            OneThinker; `ema_released`, its code): these have to know all rewards before any pass, so that
+            model.temporal_reward must be null.
         constructed: what the advantages of constructed completions are mapped to: `mask` max(A, 0), `awr` exp(A / beta),
             `clone` 1 where A > 0, `raft` 1 for the group's best.
         beta: temperature of `awr`.

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from taro.distributed import gather
 from taro.rl.advantages import EMAStd, batch_advantages
+from taro.rl.group import Group
+from taro.rl.group_rewards import earned_total
 from taro.rl.settings import AdvantageSettings
 
 
 class StepAdvantages(L.Callback):
-    """What is remembered of a run's steps is in each checkpoint, as the state of a callback: a step that is made again after a
+    """What is remembered of a run's steps is in each checkpoint, as the state of a callback. A step that is made again after a
     resume, because a run was cut short in it, is taken in once."""
 
     def __init__(self, settings: AdvantageSettings) -> None:
@@ -27,10 +29,10 @@ class StepAdvantages(L.Callback):
         self.batch: Tensor | None = None  # (B, G) rewards of the step
         self.step, self.before = -1, {}  # the last step that was taken in, and what was remembered before it
 
-    def take_in(self, step: int, rewards: Sequence[Tensor], tasks: Sequence[str]) -> None:
-        """The rewards, (G,) each, and the tasks of this rank's groups. Called by all ranks, once for each step."""
-        ranks = gather((list(rewards), list(tasks)))
-        rewards, tasks = ([one for rank in ranks for one in rank[part]] for part in (0, 1))
+    def take_in(self, step: int, groups: Sequence[Group]) -> None:
+        """This rank's groups, with what they earn. Called by all ranks, once in each step."""
+        ranks = gather([(earned_total(group), group.example.sample.task) for group in groups])
+        rewards, tasks = ([pair[part] for rank in ranks for pair in rank] for part in (0, 1))
         if not rewards:
             return
         self.batch = torch.stack(rewards)

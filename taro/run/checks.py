@@ -138,16 +138,24 @@ def _conflicts(config: Namespace) -> Iterator[str]:
 def _of_step(model: Namespace) -> Iterator[str]:
     """What has to know all rewards of a step before any pass, which the temporal one comes after."""
     advantages = model.advantages
-    if advantages.scale in OF_STEP and model.temporal_reward is not None:
+    early = {f"model.advantages.scale = {advantages.scale}": advantages.scale in OF_STEP}
+    early[f"model.dynamic_sampling = {model.dynamic_sampling}"] = model.dynamic_sampling > 0
+    for setting in [name for name, chosen in early.items() if chosen and model.temporal_reward is not None]:
         yield (
-            f"model.advantages.scale = {advantages.scale} is relative to rewards that are known before any pass, and the temporal "
-            "reward is not: set model.temporal_reward to null, or another scale"
+            f"{setting} needs rewards that are known before any pass, and the temporal one is not: set model.temporal_reward "
+            "to null, or leave it out"
         )
     if advantages.decay >= 1:
         yield f"model.advantages.decay = {advantages.decay}: must be below 1"
 
 
 def _rewards(config: Namespace) -> Iterator[str]:
+    named = [*config.model.rewards, *(name for own in (config.model.task_rewards or {}).values() for name in own)]
+    if "t_grpo" in named and not config.model.shuffled_rollouts:
+        yield (
+            "model.shuffled_rollouts = 0: the reward t_grpo compares with completions on shuffled frames; set it, to half of "
+            f"model.group_size = {config.model.group_size} as its source does"
+        )
     if not config.model.rewards and config.model.temporal_reward is None:
         yield "model.rewards = {} with model.temporal_reward = null: nothing is rewarded; name a reward"
     chosen = {"model.rewards": (config.model.rewards, {})}

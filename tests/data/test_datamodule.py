@@ -319,11 +319,31 @@ def test_tasks_have_shares(make, synthetic, tmp_path):
     assert data.train_tasks == ["actions", "grounding"]
     [batch] = data.train_dataloader()
     assert sorted(example.sample.task for example in batch) == ["actions"] * 4 + ["grounding"] * 2
-    seeds = [seed for example in data.on_after_batch_transfer(batch, 0) for seed in example.seeds]
-    assert len(set(seeds)) == 4 * 6
+    alone = data.on_after_batch_transfer(batch, 0)
+    seeds = [example.seeds for example in alone]
+    assert len({seed for own in seeds for seed in own}) == 4 * 6
+    ranks = [make(trainer(0, 2, rank), train_file=file, task_weights=data.task_weights, prompts_per_step=6) for rank in (0, 1)]
+    parts = [own.on_after_batch_transfer(next(iter(own.train_dataloader())), 0) for own in ranks]
+    assert [example.seeds for part in parts for example in part] == seeds[::2] + seeds[1::2]  # also of what comes twice
     plain = make(train_file=file, prompts_per_step=6)
     [batch] = plain.train_dataloader()
     first = plain.on_after_batch_transfer(batch, 0)[0]
     assert first.seeds[0] == stable_seed("rollout", 0, 0, first.sample.id, 0)
     with pytest.raises(MixtureError, match="grounding: has 4 training samples and no weight"):
         make(train_file=file, task_weights={"actions": 1})
+
+
+def test_others_are_drawn_in_the_place_of_prompts(make):
+    """They follow from the step, whatever was drawn before, and are those of one rank on several."""
+
+    def drawn(number, steps=1, rank=None, places=(0, 1)):
+        data = make(trainer(steps)) if rank is None else make(trainer(steps, 2, rank))
+        data.train_dataloader()
+        return [(example.sample.id, example.seeds) for example in data.draw_again(places, number)]
+
+    alone = drawn(1)
+    assert alone == drawn(1) and drawn(1, places=[1]) == alone[1:]
+    assert [*drawn(1, rank=0, places=[0]), *drawn(1, rank=1, places=[0])] == alone
+    rounds = [drawn(number, steps) for steps in range(3) for number in range(3)]
+    assert len({seed for one in rounds for _, seeds in one for seed in seeds}) == 9 * 2 * 4
+    assert sorted(id for steps in range(3) for id, _ in drawn(1, steps)) == sorted(s.id for s in make().samples["train"])

@@ -1,6 +1,7 @@
 """Advantages relative to all groups of a step."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,15 @@ REWARDS = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0))  # (st
 TASKS = ["grounding", "dense", "grounding", "dense"]
 
 
+def groups_of(step, part=slice(None)):
+    return [
+        SimpleNamespace(earned=({"a": rewards}, {"a": 1.0}), example=SimpleNamespace(sample=SimpleNamespace(task=task)))
+        for rewards, task in zip(REWARDS[step, part].tolist(), TASKS[part], strict=True)
+    ]
+
+
 def advantages_of(own, step):
-    own.take_in(step, list(REWARDS[step]), TASKS)
+    own.take_in(step, groups_of(step))
     return own(REWARDS[step], TASKS)
 
 
@@ -51,16 +59,16 @@ def test_it_goes_on_where_it_was(cut_short):
 def test_the_groups_of_all_ranks(monkeypatch):
     """Each rank has half of the step."""
     expected = advantages_of(StepAdvantages(AdvantageSettings(scale="ema")), 0)
-    halves = [([*REWARDS[0, :2]], TASKS[:2]), ([*REWARDS[0, 2:]], TASKS[2:])]
-    monkeypatch.setattr("taro.rl.step_advantages.gather", lambda value: halves)
+    first = list(zip(REWARDS[0, :2], TASKS[:2], strict=True))
+    monkeypatch.setattr("taro.rl.step_advantages.gather", lambda second: [first, second])
     own = StepAdvantages(AdvantageSettings(scale="ema"))
-    own.take_in(0, *halves[1])
+    own.take_in(0, groups_of(0, slice(2, 4)))
     torch.testing.assert_close(own(REWARDS[0, 2:], TASKS[2:]), expected[2:], rtol=0, atol=0)
 
 
 def test_a_step_without_groups():
     own = StepAdvantages(AdvantageSettings(scale="ema"))
-    own.take_in(0, [], [])
+    own.take_in(0, [])
     assert own.state_dict()["now"] == {"moments": {}}
 
 
