@@ -78,7 +78,7 @@ def test_a_resumed_run_draws_the_same(fit, arguments, scripted, steps, tiny_buil
         return [*tiny_builder.encode("nothing" if first[number] % 2 else endings[row]), tiny_builder.eos_id]
 
     scripted(script, Knowing)
-    extra = ["--model.temporal_reward=null", "--curriculum.warmup_epochs=0", "--model.dynamic_sampling=3"]
+    extra = ["--model.temporal_reward=null", "--curriculum.warmup_epochs=0", "--model.dynamic_sampling=9"]
     extra += ["--model.optimizer.learning_rate=1e-3", "--trainer.limit_val_batches=0", "--trainer.max_epochs=1"]
     fit([*arguments, *extra], steps)
     fit([*arguments, *extra, "--name=other", "--trainer.max_steps=2"])
