@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from taro.cache import DiskCacheSettings
 from taro.data.dataset import GroundingDataset
+from taro.data.difficulties import Weighting, draw_weights
 from taro.data.examples import GroundingExample, TrainingExample
 from taro.data.mixture import TaskMixture
 from taro.data.order import EpochSampler, EvaluationBatches
@@ -50,6 +51,9 @@ class GroundingDataModule(L.LightningDataModule):
         limit_train: use only the first so many training samples.
         task_weights: share of each task among the prompts that are drawn, as {dense: 2, grounding: 1}; an epoch has as many as
             there are samples. None: as they are in the file.
+        difficulty_weights: how often a sample is drawn for its `difficulty` (python -m taro.prepare.difficulty): `timelens`, a
+            normal around a mean IoU of 0.05 over how many samples have such a one; `timelens2`, (1 - mean IoU)^2. An epoch has
+            as many draws as there are samples. None: each comes once.
         frame_cache: folder that keeps the sampled frames of all videos across epochs and runs; None decodes them again.
     """
 
@@ -71,6 +75,7 @@ class GroundingDataModule(L.LightningDataModule):
         limit_train: PositiveInt | None = None,
         frame_cache: DiskCacheSettings | None = None,
         task_weights: dict[str, float] | None = None,
+        difficulty_weights: Weighting | None = None,
     ) -> None:
         super().__init__()
         self.name_or_path, self.video_root, self.grounding = name_or_path, video_root, grounding
@@ -78,7 +83,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.group_size, self.max_completion_tokens = group_size, max_completion_tokens
         self.prompts_per_step, self.evaluation_batch = prompts_per_step, evaluation_batch
         self.workers, self.bad_rows, self.seed, self.limit_train = workers, bad_rows, seed, limit_train
-        self.frame_cache, self.task_weights = frame_cache, task_weights
+        self.frame_cache, self.task_weights, self.difficulty_weights = frame_cache, task_weights, difficulty_weights
         self.constructed_probability = 0.0  # set by CurriculumCallback
         self.samples: dict[str, list[Sample]] = {}
         self._builders: dict[str, PromptBuilder] = {}
@@ -89,6 +94,7 @@ class GroundingDataModule(L.LightningDataModule):
         Raises:
             SampleError: bad rows, all of them in one message, or too few rows for one step.
             MixtureError: weights of tasks that don't fit the samples.
+            DifficultyError: samples that are to be drawn by difficulty and have none.
         """
         for split, file in self.files.items():
             if file is not None and split not in self.samples:
@@ -107,8 +113,12 @@ class GroundingDataModule(L.LightningDataModule):
         self.mixture()
 
     def mixture(self) -> TaskMixture | None:
-        """What draws the training samples where tasks have weights. Raises MixtureError."""
-        return self.task_weights and TaskMixture([sample.task for sample in self.samples["train"]], self.task_weights)
+        """What draws the training samples where tasks or difficulties have weights. Raises as `setup`."""
+        if not (self.task_weights or self.difficulty_weights):
+            return None
+        samples = self.samples["train"]
+        chances = self.difficulty_weights and draw_weights(samples, self.difficulty_weights)
+        return TaskMixture([sample.task for sample in samples], self.task_weights or None, chances)
 
     @property
     def train_tasks(self) -> list[str]:
@@ -170,7 +180,7 @@ class GroundingDataModule(L.LightningDataModule):
         curriculum."""
         if not self.trainer.training:
             return batch
-        if not self.task_weights:
+        if self.sampler.draw is None:  # each once in an epoch
             return [self.add_paths(example) for example in batch]
         step, drawn = self.sampler.place[1], self.sampler.of_step()
         before = [drawn[: self.sampler.in_step(place)] for place in range(len(batch))]

@@ -9,6 +9,7 @@ import torch
 from taro.cache import DiskCacheSettings
 from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
 from taro.data.dataset import GroundingDataset
+from taro.data.difficulties import DifficultyError
 from taro.data.mixture import MixtureError
 from taro.data.rows import durations_agree
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
@@ -347,3 +348,16 @@ def test_others_are_drawn_in_the_place_of_prompts(make):
     rounds = [drawn(number, steps) for steps in range(3) for number in range(3)]
     assert len({seed for one in rounds for _, seeds in one for seed in seeds}) == 9 * 2 * 4
     assert sorted(id for steps in range(3) for id, _ in drawn(1, steps)) == sorted(s.id for s in make().samples["train"])
+
+
+def test_hard_samples_come_more_often(make, synthetic, tmp_path):
+    samples = load_samples(synthetic / "train.jsonl")
+    scored = [replace(sample, extra={"difficulty": 100.0 if place else 50.0}) for place, sample in enumerate(samples)]
+    file = str(tmp_path / "scored.jsonl")
+    save_samples(scored, file)
+    data = make(train_file=file, difficulty_weights="timelens2", prompts_per_step=6)
+    [batch] = data.train_dataloader()
+    assert {example.sample.id for example in batch} == {samples[0].id}
+    assert len({seed for example in data.on_after_batch_transfer(batch, 0) for seed in example.seeds}) == 4 * 6
+    with pytest.raises(DifficultyError, match=r"timelens: 6 of 6 training samples have no difficulty:"):
+        make(difficulty_weights="timelens")
