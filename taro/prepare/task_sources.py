@@ -8,8 +8,8 @@ qvhighlights_clips  QVHighlights: the files of `qvhighlights`; highlights are th
                     (good), or, where none is, those with the highest
 didemo              DiDeMo: rows {annotation_id, description, video, times, ...}; times are first and last segment of 5 seconds,
                     one pair for each annotator. True are those that two agree on; where no two do, all
-ra_rft              HI-VTG and SS-VTG of RA-RFT: rows {video, timestamp, duration, video_start, video_end, GRPO: [{q, a, r,
-                    ...}, ...], ...}; the query `q` is answered by the timestamp or, where `r` is false, by nothing: `a` says why
+ra_rft              HI-VTG and SS-VTG of RA-RFT: rows {video, timestamp, duration, video_start, video_end, GRPO: [{q, a, r},
+                    ...], ...}; the timestamp answers the query `q` or, where `r` is false, nothing does: `a` says why
 """
 
 from __future__ import annotations
