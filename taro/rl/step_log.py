@@ -18,7 +18,7 @@ from taro.distributed import gather
 from taro.prompts import reasoning_has_timestamp
 from taro.rl.group import Group
 from taro.rl.group_loss import GroupLoss
-from taro.rl.group_rewards import GroupRewards
+from taro.rl.group_rewards import GroupRewards, compute_ious, read_shuffled
 from taro.rl.importance import Mismatch
 from taro.rl.update import Gradient
 from taro.rl.usage import cpu_peak_gib, memory_now, read_clock
@@ -89,6 +89,8 @@ class StepLog:
             finite = [] if rewards.gaps is None else rewards.gaps[rewards.gaps.isfinite()]
             self.add_mean("taro/temporal_gap", finite.mean() if len(finite) else 0.0, len(finite) > 0)
         self.add_mean("rollout/IoU", rewards.ious.mean(), 1)
+        if group.shuffled_texts:
+            self.add_mean("rollout/IoU_shuffled", compute_ious(read_shuffled(group)).mean(), 1)
         named = [reasoning_has_timestamp(text) for text in group.texts]
         self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
         self.records += list(_records(group, rewards))

@@ -55,7 +55,8 @@ def group_of(sample):
     """Two completions, the second of which starts with a constructed path."""
     example = SimpleNamespace(sample=sample, constructed=torch.tensor([False, True]))
     packed = type("Packed", (), {"response_mask": torch.ones(2, 3), "__len__": lambda self: 6})()
-    return SimpleNamespace(example=example, texts=("a", "b"), rollout=SimpleNamespace(finished=(True, False)), packed=packed)
+    rollout = SimpleNamespace(finished=(True, False))
+    return SimpleNamespace(example=example, texts=("a", "b"), shuffled_texts=(), rollout=rollout, packed=packed)
 
 
 def rewards_of(**by_name):

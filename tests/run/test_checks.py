@@ -248,6 +248,18 @@ def test_rewards_of_tasks_are_checked_before_a_model_is_loaded(arguments):
         parse([*arguments, "--model.task_rewards={dense: {}}", "--model.temporal_reward=null"])
 
 
+def test_what_needs_all_rewards_before_any_pass(arguments):
+    extra = ["--model.advantages.scale=ema", "--model.dynamic_sampling=1", "--model.advantages.decay=1"]
+    extra.append("--model.task_rewards={actions: {t_grpo: 1}}")
+    with pytest.raises(ConfigError) as error:
+        parse([*arguments, *extra])
+    lines = str(error.value).splitlines()[1:]
+    scale, sampling = "model.advantages.scale = ema needs", "model.dynamic_sampling = 1 needs"
+    starts = (scale, sampling, "model.advantages.decay = 1", "model.shuffled_rollouts = 0")
+    assert len(lines) == 4 and all(line.startswith(f"- {start}") for line, start in zip(lines, starts, strict=True))
+    parse([*arguments, *extra[:2], "--model.temporal_reward=null"])
+
+
 def test_the_best_step_may_be_that_of_a_task(arguments):
     config = parse([*arguments, "--checkpoint.monitor=vtg/actions/mF1"]).config
     plan = Plan(10, 1, -1)
