@@ -18,6 +18,7 @@ from taro.distributed import global_rank
 from taro.models.attention import FLEX, SHARED_PREFIX, leave_out_cudnn
 from taro.models.families import Family, Mask, load_config, load_geometry, load_tokenizer, placeholder_ids, torch_dtype
 from taro.models.packing import PackedGroup
+from taro.models.tower_attention import SEGMENTS
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
 from taro.video.geometry import PatchGeometry, frames_to_patches
 
@@ -70,14 +71,16 @@ class QwenVL(nn.Module):
         """
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(load_tokenizer(name_or_path))
-        # The tower never sees a group.
-        attentions = {"text_config": attention, "vision_config": "sdpa" if attention in (SHARED_PREFIX, FLEX) else attention}
+        own = attention in (SHARED_PREFIX, FLEX)  # of the decoder: the tower never sees a group
+        attentions = {"text_config": attention, "vision_config": "sdpa" if own else attention}
         settings = {"dtype": torch_dtype(dtype), "attn_implementation": attentions}
         if weights:
             model = AutoModelForImageTextToText.from_pretrained(name_or_path, config=config, **settings)
         else:
             with parameters_on_meta():
                 model = AutoModelForImageTextToText.from_config(config, **settings)
+        if own:
+            model.model.visual.config._attn_implementation = SEGMENTS  # transformers would look for a package of this name
         return cls(model.eval(), family, load_geometry(name_or_path, config, family), suppressed)
 
     @property
@@ -194,8 +197,10 @@ class QwenVL(nn.Module):
             if global_rank() == 0:
                 weights[name] = value.to("cpu", dtype and torch_dtype(dtype))
         if global_rank() == 0:
+            config = copy.deepcopy(self.model.config)
+            config._attn_implementation = "sdpa"  # which of them it is does not go into the folder
             with torch.device("meta"):
-                plain = type(self.model)(self.model.config)  # without adapters and shards
+                plain = type(self.model)(config)  # without adapters and shards
             plain.to(dtype=next(iter(weights.values())).dtype)
             plain.generation_config = self.model.generation_config
             plain.save_pretrained(folder, state_dict=weights)

@@ -156,7 +156,7 @@ def test_all_contradictions_at_once(arguments, no_weights):
 
 
 def test_a_decay_needs_an_end(arguments, no_weights):
-    endless = [*arguments, "--model.optimizer.schedule=linear", "--trainer.max_epochs=-1"]
+    endless = [*arguments, "--model.optimizer.schedule=linear", "--trainer.max_epochs=-1", "--trainer.max_steps=-1"]
     with pytest.raises(ConfigError, match=r"schedule = linear: the run has no end to decay to; set trainer.max_epochs or"):
         train.main(endless)
     parse([*endless, "--trainer.max_steps=4"])
