@@ -139,7 +139,7 @@ def shortened(synthetic, tmp_path):
     def make(config, family):
         return [
             f"--config={CONFIGS}/{config}.yaml",
-            f"--model.name_or_path={save_random(tmp_path / family, family)}",
+            f"--model.name_or_path={save_random(tmp_path / family, family, layers=2)}",
             f"--output_dir={tmp_path}",
             f"--data.train_file={synthetic}/train.jsonl",
             f"--data.validation_file={synthetic}/validation.jsonl",
@@ -152,6 +152,7 @@ def shortened(synthetic, tmp_path):
             "--model.sampling.max_tokens=110",
             "--model.evaluation_max_tokens=4",
             "--data.grounding.video.max_tokens=64",
+            "--data.grounding.evaluation_video.max_tokens=64",
             "--data.workers=0",
         ]
 
