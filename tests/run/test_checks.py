@@ -88,7 +88,7 @@ def test_what_the_experiments_leave_out(local):
         cli = parse([f"--config={CONFIGS}/tiny.yaml", f"--config={CONFIGS}/experiments/{name}.yaml", *local])
         return cli.model.temporal_reward is not None, cli.config.curriculum.warmup_epochs
 
-    assert settings("taro") == (True, 0.5)
+    assert settings("taro") == (True, 0.25)
     assert settings("time_r1") == (False, 0)
     assert settings("temporal_reward_only") == (True, 0)
     reward, warmup = settings("constructed_only")
