@@ -254,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--configs", nargs="+", default=["time_r1", "temporal_reward_only", "constructed_only", "taro"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--bases", type=Path, nargs="+", default=[Path("assets/tiny-qwen2.5-vl")])
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["loose"])
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["looser"])
     parser.add_argument("--probes", nargs="+", choices=PROBES, default=[])
     parser.add_argument("--common", default="configs/tiny.yaml", help="config that all configs are laid over")
     parser.add_argument("--against", default="time_r1", help="method that the others are compared with")

@@ -35,7 +35,7 @@ def compare(methods, synthetic, tiny_folder, tmp_path, monkeypatch, capsys):
     GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024).save(base)
     write_recipe(base, {"family": "qwen2_5_vl", "recipe": {"timed_reasoning": 0.1}, "metrics": {}, "seconds": {}})
     (tmp_path / "worlds").mkdir()
-    (tmp_path / "worlds" / "loose").symlink_to(synthetic)
+    (tmp_path / "worlds" / "looser").symlink_to(synthetic)
     programs = {"train.py": train.main, "eval.py": evaluation.main}
     monkeypatch.setattr(methods, "call", lambda command, log: programs[command[0]](command[1:]))
     monkeypatch.setattr(methods, "EVALUATION", ("--max_tokens=8", "--workers=0", "--device=cpu"))
@@ -57,11 +57,11 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
     shown = compare("--configs", "time_r1", "taro", "--seeds=0")
     rows = [line for line in shown.splitlines() if line.startswith("| base |")]
     assert [row.split(" | ")[1:4] for row in rows[1:]] == [
-        ["loose", "before training", "1"], ["loose", "time_r1", "1"], ["loose", "taro", "1"],
+        ["looser", "before training", "1"], ["looser", "time_r1", "1"], ["looser", "taro", "1"],
     ]  # fmt: skip
     assert shown.count(": done") == 3 and (tmp_path / "page.png").stat().st_size > 0
     assert rows[2] in (tmp_path / "page.md").read_text()
-    result = json.loads((tmp_path / "results" / "base.loose.taro.seed0.json").read_text())
+    result = json.loads((tmp_path / "results" / "base.looser.taro.seed0.json").read_text())
     assert len(result["scores"]) == len(result["ids"]) and len(result["curves"]["reward"]) == 1
     assert compare("--configs", "taro", "--seeds", "0", "1", "--against=taro").count(": done") == 1
     probed = compare("--configs=taro", "--seeds=0", "--probes=reversed")
@@ -69,7 +69,7 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
     with pytest.raises(TaroError, match=r"has no blind, and its model .* is gone"):
         shutil.rmtree(tmp_path / "runs")
         compare("--configs=taro", "--seeds=0", "--probes=blind")
-    with pytest.raises(TaroError, match=r"base.loose.taro.seed0.json: was made with other settings \(--model.group_size=4\)"):
+    with pytest.raises(TaroError, match=r"base.looser.taro.seed0.json: was made with other settings \(--model.group_size=4\)"):
         compare("--configs=taro", "--seeds=0", "--model.group_size=4")
 
 

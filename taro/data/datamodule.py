@@ -6,6 +6,7 @@ G completions per prompt.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 import lightning as L
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from taro.cache import DiskCacheSettings
 from taro.data.dataset import GroundingDataset
+from taro.data.difficulties import Weighting, draw_weights
 from taro.data.examples import GroundingExample, TrainingExample
 from taro.data.mixture import TaskMixture
 from taro.data.order import EpochSampler, EvaluationBatches
@@ -49,6 +51,9 @@ class GroundingDataModule(L.LightningDataModule):
         limit_train: use only the first so many training samples.
         task_weights: share of each task among the prompts that are drawn, as {dense: 2, grounding: 1}; an epoch has as many as
             there are samples. None: as they are in the file.
+        difficulty_weights: how often a sample is drawn for its `difficulty` (python -m taro.prepare.difficulty): `timelens`, a
+            normal around a mean IoU of 0.05 over how many samples have such a one; `timelens2`, (1 - mean IoU)^2. An epoch has
+            as many draws as there are samples. None: each comes once.
         frame_cache: folder that keeps the sampled frames of all videos across epochs and runs; None decodes them again.
     """
 
@@ -70,6 +75,7 @@ class GroundingDataModule(L.LightningDataModule):
         limit_train: PositiveInt | None = None,
         frame_cache: DiskCacheSettings | None = None,
         task_weights: dict[str, float] | None = None,
+        difficulty_weights: Weighting | None = None,
     ) -> None:
         super().__init__()
         self.name_or_path, self.video_root, self.grounding = name_or_path, video_root, grounding
@@ -77,7 +83,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.group_size, self.max_completion_tokens = group_size, max_completion_tokens
         self.prompts_per_step, self.evaluation_batch = prompts_per_step, evaluation_batch
         self.workers, self.bad_rows, self.seed, self.limit_train = workers, bad_rows, seed, limit_train
-        self.frame_cache, self.task_weights = frame_cache, task_weights
+        self.frame_cache, self.task_weights, self.difficulty_weights = frame_cache, task_weights, difficulty_weights
         self.constructed_probability = 0.0  # set by CurriculumCallback
         self.samples: dict[str, list[Sample]] = {}
         self._builders: dict[str, PromptBuilder] = {}
@@ -88,6 +94,7 @@ class GroundingDataModule(L.LightningDataModule):
         Raises:
             SampleError: bad rows, all of them in one message, or too few rows for one step.
             MixtureError: weights of tasks that don't fit the samples.
+            DifficultyError: samples that are to be drawn by difficulty and have none.
         """
         for split, file in self.files.items():
             if file is not None and split not in self.samples:
@@ -106,8 +113,12 @@ class GroundingDataModule(L.LightningDataModule):
         self.mixture()
 
     def mixture(self) -> TaskMixture | None:
-        """What draws the training samples where tasks have weights. Raises MixtureError."""
-        return self.task_weights and TaskMixture([sample.task for sample in self.samples["train"]], self.task_weights)
+        """What draws the training samples where tasks or difficulties have weights. Raises as `setup`."""
+        if not (self.task_weights or self.difficulty_weights):
+            return None
+        samples = self.samples["train"]
+        chances = self.difficulty_weights and draw_weights(samples, self.difficulty_weights)
+        return TaskMixture([sample.task for sample in samples], self.task_weights or None, chances)
 
     @property
     def train_tasks(self) -> list[str]:
@@ -130,11 +141,11 @@ class GroundingDataModule(L.LightningDataModule):
             )
         per_rank, samples = self.prompts_per_step // world, self.samples["train"]
         builder = self.builder(training=True)
-        dataset = GroundingDataset(samples, builder, self.grounding, self.frame_cache, check_durations=True)
+        self.train_set = GroundingDataset(samples, builder, self.grounding, self.frame_cache, check_durations=True)
         self.sampler = EpochSampler(
             len(samples), self.seed, per_rank, lambda: steps_done(self.trainer), rank, world, self.mixture()
         )
-        return self._loader(dataset, batch_size=per_rank, sampler=self.sampler, drop_last=True)
+        return self._loader(self.train_set, batch_size=per_rank, sampler=self.sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("validation")
@@ -169,8 +180,19 @@ class GroundingDataModule(L.LightningDataModule):
         curriculum."""
         if not self.trainer.training:
             return batch
-        ids = [example.sample.id for example in batch]
-        return [self.add_paths(example, ids[:place].count(example.sample.id)) for place, example in enumerate(batch)]
+        if self.sampler.draw is None:  # each once in an epoch
+            return [self.add_paths(example) for example in batch]
+        step, drawn = self.sampler.place[1], self.sampler.of_step()
+        before = [drawn[: self.sampler.in_step(place)] for place in range(len(batch))]
+        again = [own.count(drawn[len(own)]) for own in before]
+        return [self.add_paths(example, step, count) for example, count in zip(batch, again, strict=True)]
+
+    def draw_again(self, places: Sequence[int], number: int) -> list[TrainingExample]:
+        """Other prompts for these places of the step's batch, for the `number`-th time: what another order of the epoch has
+        there. They follow from the step: a resumed run draws the same."""
+        step, drawn = self.sampler.place[1], self.sampler.of_step(number)
+        in_step = [self.sampler.in_step(place) for place in places]
+        return [self.add_paths(self.train_set[drawn[place]], step, "again", number, place) for place in in_step]
 
     def draw_path(self, sample: Sample, rng: random.Random) -> tuple[int, ...]:
         """Token ids of a constructed path that leaves the policy room for its answer: while it is too long, it is drawn
@@ -184,12 +206,11 @@ class GroundingDataModule(L.LightningDataModule):
             captions.remove(rng.choice(captions))
         return ()
 
-    def add_paths(self, example: GroundingExample, again: int = 0) -> TrainingExample:
+    def add_paths(self, example: GroundingExample, *draw: int | str) -> TrainingExample:
         """Each completion starts with a constructed path with `constructed_probability`, each with its own subset of the
-        captions; a sample without captions, or of a task without paths, has none. `again`: how often the sample is in the batch
-        already; with weights of tasks it may come more than once in an epoch, and is drawn anew each time."""
-        sample, (epoch, step) = example.sample, self.sampler.place
-        place = (epoch, step, again) if self.task_weights else (epoch,)
+        captions; a sample without captions, or of a task without paths, has none. `draw`: tells apart the times that the
+        sample comes in an epoch, where that may be more than once: it is rolled out anew each time."""
+        sample, place = example.sample, (self.sampler.place[0], *draw)
         rng = random.Random(stable_seed("paths", self.seed, *place, sample.id))
         prefixes = []
         for _ in range(self.group_size):

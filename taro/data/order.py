@@ -62,8 +62,22 @@ class EpochSampler(Sampler[int]):
         """Epoch and step in it."""
         return divmod(self.steps_done(), len(self) // self.batch_size)
 
+    def order(self, epoch: int, *again: int) -> list[int]:
+        """The samples of an epoch, of all ranks in turn; `again`: the number of another order of it."""
+        generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch, *again))
+        order = self.draw(generator) if self.draw else torch.randperm(self.length, generator=generator).tolist()
+        return order[: len(self) * self.world_size]
+
+    def of_step(self, *again: int) -> list[int]:
+        """The samples of the step that comes next, of all ranks in turn; `again`: those that another order has there."""
+        epoch, step = self.place
+        size = self.batch_size * self.world_size
+        return self.order(epoch, *again)[step * size : (step + 1) * size]
+
+    def in_step(self, place: int) -> int:
+        """Where a place of this rank's batch is among those of all ranks."""
+        return place * self.world_size + self.rank
+
     def __iter__(self) -> Iterator[int]:
         epoch, step = self.place
-        generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
-        order = self.draw(generator) if self.draw else torch.randperm(self.length, generator=generator).tolist()
-        return iter(order[self.rank : len(self) * self.world_size : self.world_size][step * self.batch_size :])
+        return iter(self.order(epoch)[self.rank :: self.world_size][step * self.batch_size :])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,11 @@ def read_first_dash(text: str) -> list[Span]:
 
 def read_first_dash_whole(text: str) -> list[Span]:
     """As `read_first_dash`, rounded to whole seconds."""
-    return [(float(round(start)), float(round(end))) for start, end in read_first_dash(text)]
+    return [(_whole(start), _whole(end)) for start, end in read_first_dash(text)]
+
+
+def _whole(seconds: float) -> float:
+    return float(round(seconds)) if math.isfinite(seconds) else seconds  # of a number with hundreds of digits
 
 
 def read_answer(text: str) -> list[Span]:

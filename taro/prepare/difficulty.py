@@ -34,6 +34,7 @@ from taro.models.settings import GroundingSettings
 from taro.prepare import selection
 from taro.prepare.paths import resumable_problems
 from taro.prepare.selection import histogram, with_ious
+from taro.prompts import parse_spans
 from taro.ranges import FiniteNonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from taro.rollout import VLLMSettings
 from taro.rollout.start import engine_problems
@@ -163,14 +164,14 @@ def describe(scores: Sequence[ScoredSample | None], output: str) -> str:
     done = [score for score in scores if score is not None]
     ious = [fmean(score.ious) for score in done if score.ious]
     failed = [score for score in done if score.failure is not None]
-    spans = [answer for score in done for answer in score.answers]
+    texts = [text for score in done for text in score.completions]
     lines = [f"{output}: {len(ious)} of {len(scores)} samples scored, {len(failed)} could not be asked"]
     if len(done) < len(scores):
         lines.append(f"so far: other shards have {len(scores) - len(done)} still to do, the last one writes the output")
     lines += list_failures(failed)
     if ious:
-        unread = spans.count(None)
-        lines.append(f"mean IoU {fmean(ious):.3f}; {unread} of {len(spans)} completions without an answer that can be read")
+        unread = [parse_spans(text) for text in texts].count(None)  # "none" is an answer
+        lines.append(f"mean IoU {fmean(ious):.3f}; {unread} of {len(texts)} completions without an answer that can be read")
         lines.append(histogram(ious))
     return "\n".join(lines)
 

@@ -1,6 +1,5 @@
 """Which samples to train on, by the IoU in [0, 1] that a model's answers have with the truth: kept in the samples' rows, or
-found in the rollouts of a training run. A row's `difficulty` is the mean IoU in percent, as in Time-R1's files: the higher,
-the easier.
+found in the rollouts of a training run.
 
 Run as `python -m taro.prepare.difficulty select`; the whole way is in docs/data.md.
 """
@@ -19,18 +18,17 @@ from statistics import fmean
 import numpy as np
 
 from taro.command_line import Parser
+from taro.data.difficulties import DIFFICULTY, mean_ious
 from taro.data.samples import Sample, load_samples, save_like
 from taro.errors import TaroError
 from taro.jsonl import read_rows
-from taro.messages import describe_fault, first_names, list_lines, list_problems
+from taro.messages import first_names, list_lines, list_problems
 from taro.prepare.paths import path_problems
-from taro.rows import is_number
 from taro.seeds import stable_seed
 
 Pair = tuple[float, float]
 
 # Keys of a row that are not fields of a sample.
-DIFFICULTY = "difficulty"
 IOUS = "ious"  # of each answer
 FAILURE = "difficulty_failure"  # why there is neither
 
@@ -62,7 +60,8 @@ def select(settings: SelectionSettings) -> str:
     """Write the samples that are worth training on; says which in lines.
 
     Raises:
-        SelectionError: settings that can't work, all named; difficulties that can't be read; or no sample is left.
+        SelectionError: settings that can't work, all named; or no sample is left.
+        DifficultyError: difficulties that can't be read.
         SampleError: rows that can't be read.
         ResumeError: rollouts that can't be read.
     """
@@ -156,18 +155,8 @@ def with_ious(sample: Sample, ious: Sequence[float], failure: str | None = None)
 
 
 def read_difficulties(samples: Iterable[Sample]) -> dict[str, float]:
-    """IoU in [0, 1] by id, of the samples that have a `difficulty`. SelectionError where none has, or one is no percentage."""
-    ious, wrong = {}, []
-    for sample in samples:
-        value = sample.extra.get(DIFFICULTY)
-        if value is None:
-            continue
-        if is_number(value) and 0 <= value <= 100:
-            ious[sample.id] = value / 100
-        else:
-            wrong.append(f"{sample.id}: {describe_fault(DIFFICULTY, value, '0 to 100 (percent), or null')}")
-    if wrong:
-        raise SelectionError(list_lines(f"{len(wrong)} difficulties can't be read:", wrong))
+    """As `mean_ious`. Raises SelectionError where no sample has a difficulty."""
+    ious = mean_ious(samples)
     if not ious:
         raise SelectionError(
             f"no sample has a {DIFFICULTY}: score them (python -m taro.prepare.difficulty --model ...), or give --rollouts"

@@ -8,6 +8,8 @@ qvhighlights_clips  QVHighlights: the files of `qvhighlights`; highlights are th
                     (good), or, where none is, those with the highest
 didemo              DiDeMo: rows {annotation_id, description, video, times, ...}; times are first and last segment of 5 seconds,
                     one pair for each annotator. True are those that two agree on; where no two do, all
+ra_rft              HI-VTG and SS-VTG of RA-RFT: rows {video, timestamp, duration, video_start, video_end, GRPO: [{q, a, r},
+                    ...], ...}; the timestamp answers the query `q` or, where `r` is false, nothing does: `a` says why
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ from taro.prepare.sources import (
     with_file_name,
     without,
 )
+from taro.prompts import answer_text
 from taro.rows import is_number
 from taro.spans import merge_spans
 
 CLIP_SECONDS, GOOD = 2.0, 3.0  # of QVHighlights: a clip's length, and a score from 0 to 4
 SEGMENT_SECONDS = 5.0  # of DiDeMo
+_REFUSAL_NAMES = {"query": "q", "spans": "timestamp", "clip": BENCHMARK_NAMES["clip"]}
 _CHOICES = ("a0", "a1", "a2", "a3", "a4")
 _QUESTION_COLUMNS = ("video_id", "question", "answer", "qid", *_CHOICES)
 
@@ -135,10 +139,39 @@ def _didemo_rows(row: Any) -> list[Fields]:
     return [with_file_name({**fields, **named})]
 
 
+def _refusal_rows(row: Any) -> list[Fields]:
+    """All of `multi_span`, so that the prompt doesn't tell which occur."""
+    fields = rename_fields(without(row, "timestamp", "GRPO", "query_text", "difficulty", "think"), _REFUSAL_NAMES)
+    try:
+        questions = [(one["q"], one["a"], bool(one["r"]), one) for one in row["GRPO"]]
+        occurs = [query for query, _, right, _ in questions if right]
+        rows = [
+            {
+                **fields,
+                "task": "multi_span",
+                "query": query,
+                "spans": [row["timestamp"]] if right else [],
+                **({} if right else {"explanation": _said(text), "level": about.get("difficulty"), "kinds": about.get("c")}),
+                **({"answerable_query": occurs[0]} if occurs else {}),
+            }
+            for query, text, right, about in questions
+        ]
+    except (KeyError, TypeError) as error:
+        allowed = "timestamp, and GRPO, a list of {q, a, r}"
+        raise Malformed(f"{type(error).__name__} {error}; allowed: {allowed}") from error
+    return [with_file_name(one) for one in rows]
+
+
+def _said(text: Any) -> Any:
+    found = answer_text(text) if isinstance(text, str) else None
+    return text if found is None else found
+
+
 TASK_SOURCES = {
     "nextgqa": Source(_questions, _question_rows, {"query": "question"}),
     "activitynet_v1_3": Source(_database, _action_rows, {"query": "label", "spans": "segment"}),
     "hacs": Source(_database, _action_rows, {"query": "label", "spans": "segment"}),
     "qvhighlights_clips": Source(read_items, _highlight_rows, BENCHMARK_NAMES | {"video": "vid", "spans": "saliency_scores"}),
+    "ra_rft": Source(read_items, _refusal_rows, _REFUSAL_NAMES),
     "didemo": Source(read_items, _didemo_rows, {"id": "annotation_id", "query": "description", "spans": "times"}),
 }

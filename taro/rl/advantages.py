@@ -24,9 +24,11 @@ def group_advantages(rewards: Tensor, *, scale: Literal["std", "none"] = "std", 
     raise ValueError(f'scale must be "std" or "none", got {scale!r}')
 
 
-def batch_advantages(rewards: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """(r - mean of the group) / (std + eps), with the unbiased std of all rewards of the batch. (B, G) -> (B, G)."""
-    return _centred(rewards) / (rewards.std() + eps)
+def batch_advantages(rewards: Tensor, batch: Tensor | None = None, *, eps: float = 1e-6) -> Tensor:
+    """(r - mean of the group) / (std + eps), with the unbiased std of all rewards of the batch. (B, G) -> (B, G).
+
+    `batch`: its rewards, of any shape, where `rewards` are a part of them."""
+    return _centred(rewards) / ((rewards if batch is None else batch).std() + eps)
 
 
 def leave_one_out_advantages(rewards: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import reshard
 from taro.prompts import policy_part
+from taro.rl.rewards.choose import Earned
 from taro.rl.settings import TemporalRewardSettings
 from taro.rollout import RolloutGroup
 from taro.tasks import find_task
@@ -36,6 +37,8 @@ class Group:
     packed: PackedGroup
     texts: tuple[str, ...]  # (G)
     token_spans: tuple[list[tuple[int, int]], ...]  # (G) characters of each token
+    shuffled_texts: tuple[str, ...] = ()  # completions on the video with its frames in a random order, to compare with
+    earned: Earned | None = None  # by its texts, where that had to be known before any pass
 
     @property
     def rollout_log_probs(self) -> Tensor:
@@ -75,11 +78,18 @@ class Group:
         return GroupInputs(self.example.prompt, self.packed, features or self.features)
 
 
-def make_group(example: TrainingExample, rollout: RolloutGroup, features: VisionFeatures, builder: PromptBuilder) -> Group:
+def make_group(
+    example: TrainingExample,
+    rollout: RolloutGroup,
+    features: VisionFeatures,
+    builder: PromptBuilder,
+    shuffled: RolloutGroup | None = None,
+) -> Group:
     decoded = [builder.token_spans(completion) for completion in rollout.completions]
     packed = pack_group(example.prompt.input_ids, [c.to(example.prompt.input_ids.device) for c in rollout.completions])
     texts, spans = zip(*decoded, strict=True)
-    return Group(example, rollout, features, packed, texts, spans)
+    compared = () if shuffled is None else tuple(map(builder.decode, shuffled.completions))
+    return Group(example, rollout, features, packed, texts, spans, compared)
 
 
 def group_log_probs(model: QwenVL, groups: Sequence[Group], temperature: float) -> list[GroupLogProbs]:

@@ -5,8 +5,8 @@ G completions, C tokens of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ def read_completions(group: Group, gaps: Tensor | None = None) -> list[Completio
     measured = [None] * len(group.texts) if gaps is None else gaps.tolist()
     rows = zip(group.policy_texts, group.rollout.completions, measured, group.example.constructed.tolist(), strict=True)
     return [Completion(text, group.example.sample, tuple(ids.tolist()), gap, built) for text, ids, gap, built in rows]
+
+
+def read_shuffled(group: Group) -> list[Completion]:
+    """What the policy wrote about the video with its frames in a random order, to compare with."""
+    return [Completion(text, group.example.sample, shuffled=True) for text in group.shuffled_texts]
 
 
 def needs_gaps(group: Group, settings: TemporalRewardSettings) -> bool:
@@ -63,6 +68,17 @@ class GroupRewards:
         return weighted_sum(self.by_name, self.weights)
 
 
+def earn(group: Group, rewards: Rewards) -> Group:
+    """The group with what its texts earn. Raises RewardError."""
+    return replace(group, earned=rewards([*read_completions(group), *read_shuffled(group)]))
+
+
+def earned_total(group: Group) -> Tensor:
+    """(G,) weighted sum of what its texts earn."""
+    values, weights = group.earned
+    return weighted_sum({name: torch.tensor(numbers) for name, numbers in values.items()}, weights)
+
+
 def compute_gaps(group: Group, log_probs: Tensor, shuffled_log_probs: Tensor, tokens: str) -> Tensor:
     """Temporal gap of each completion, (G,), over the chosen tokens."""
     masks = [
@@ -78,13 +94,15 @@ def reward_group(
     temporal: TemporalRewardSettings | None,
     advantages: AdvantageSettings,
     rewards: Rewards = Rewards(),
+    of_step: Callable[[Tensor, Sequence[str]], Tensor] | None = None,
 ) -> GroupRewards:
     """Rewards and advantages of a group. `gaps` (G,), None where they were not measured: then the temporal reward is 0.
+    `of_step`: makes advantages, (groups, G), of rewards and tasks, where they are relative to all groups of the step.
 
     Raises RewardError for a reward that can't be computed."""
     completions = read_completions(group, gaps)
     ious = compute_ious(completions)
-    numbers, weights = rewards(completions)
+    numbers, weights = group.earned or rewards([*completions, *read_shuffled(group)])
     by_name = {name: torch.tensor(values) for name, values in numbers.items()}
     if temporal is not None and gaps is None:
         by_name["temporal"] = torch.zeros_like(ious)
@@ -98,7 +116,10 @@ def reward_group(
             threshold=temporal.threshold,
         )
     weights = {name: weights.get(name, 1.0) for name in by_name}
-    free = _advantages(advantages.scale, by_name, weights, completions)  # (G,)
+    if advantages.of_step:
+        free = of_step(weighted_sum(by_name, weights)[None], [group.example.sample.task])[0]  # (G,)
+    else:
+        free = _advantages(advantages.scale, by_name, weights, completions)  # (G,)
     mapped = constructed_weights(free[None], mode=advantages.constructed, beta=advantages.beta)[0]
     chosen = torch.where(group.example.constructed, mapped, free)
     spans = tuple(completion.span for completion in completions)

@@ -1,6 +1,6 @@
 """GRPO for temporal grounding as a LightningModule. `training_step` is the algorithm.
 
-Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0), length penalties.
+Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -18,22 +19,23 @@ from taro.data.examples import TrainingExample
 from taro.distributed import gather, world_size
 from taro.models.adapters import LoRASettings
 from taro.models.log_probs import GroupLogProbs, empty_pass
-from taro.models.sharding import gathered
 from taro.progress import Plan, steps_done
-from taro.ranges import GroupSize, PositiveInt
-from taro.rl.group import Group, group_log_probs, make_group, reference_log_probs, shuffled_log_probs
+from taro.ranges import GroupSize, NonNegativeInt, PositiveInt
+from taro.rl.dynamic_sampling import Drawn, draw_groups
+from taro.rl.group import Group, group_log_probs, reference_log_probs, shuffled_log_probs
 from taro.rl.group_loss import TrainingGroup, group_loss
-from taro.rl.group_rewards import compute_gaps, needs_gaps, reward_group
+from taro.rl.group_rewards import compute_gaps, earn, needs_gaps, reward_group
 from taro.rl.importance import measure_mismatch
 from taro.rl.losses import count_terms
 from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
 from taro.rl.rewards.choose import TARO, Rewards
+from taro.rl.rollouts import roll_out
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
+from taro.rl.step_advantages import StepAdvantages
 from taro.rl.step_log import StepLog
 from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
-from taro.rl.usage import peak_memory
-from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, VLLMServerSettings, VLLMSettings
+from taro.rollout import RolloutEngine, SamplingSettings, VLLMServerSettings, VLLMSettings
 from taro.rollout.start import start_training_engine
 from taro.seeds import seed_step
 
@@ -64,6 +66,10 @@ class GRPOModule(PolicyModule):
         vllm: settings of the engine in this process.
         vllm_server: where the server is, and how it gets the weights.
         rollout_rows: completions that the native engine decodes together.
+        shuffled_rollouts: completions beside each group, on the video with its frames in a random order, which the reward
+            `t_grpo` compares with; half of `group_size` in its source. 0: none.
+        dynamic_sampling: how often, at most, other prompts are drawn in the place of those whose completions all earn the same
+            (DAPO). 0: never.
         feature_cache: folder that keeps the frozen tower's features of all videos across epochs and runs; None encodes each
             video once a step.
     """
@@ -88,6 +94,8 @@ class GRPOModule(PolicyModule):
         vllm: VLLMSettings = VLLMSettings(),
         vllm_server: VLLMServerSettings = VLLMServerSettings(),
         rollout_rows: PositiveInt = 128,
+        shuffled_rollouts: NonNegativeInt = 0,
+        dynamic_sampling: NonNegativeInt = 0,
         feature_cache: DiskCacheSettings | None = None,
         task_rewards: dict[str, dict[str, float | dict[str, Any]]] | None = None,
     ) -> None:
@@ -105,11 +113,14 @@ class GRPOModule(PolicyModule):
         self.group_size, self.pack_tokens = group_size, pack_tokens
         self.sampling, self.greedy = sampling, SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.rewards, self.temporal_reward, self.advantages, self.loss = chosen, temporal_reward, advantages, loss
+        self.shuffled_rollouts, self.dynamic_sampling = shuffled_rollouts, dynamic_sampling
+        self.of_step = StepAdvantages(advantages) if advantages.of_step else None
         self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
         self.warned_of_mismatch = False
         self.skipped_in_a_row = 0
         self.logged: tuple[str, ...] = ()  # names
+        self.gpu_peak_gib = 0.0  # so far
         self.updated_step = 0  # the last step, from 1, that has changed the weights
 
     def start_engine(self) -> RolloutEngine:
@@ -129,8 +140,11 @@ class GRPOModule(PolicyModule):
     def training_step(self, batch: list[TrainingExample], batch_idx: int) -> dict[str, Any]:
         seed_step(self.trainer.datamodule.seed, steps_done(self.trainer), self.global_rank)
         by_task = len(self.trainer.datamodule.train_tasks) > 1
-        log, strategy = StepLog(self.device, by_task), self.trainer.strategy
-        groups = self.rollout(batch, log)
+        log, strategy = StepLog(self.device, by_task, self.gpu_peak_gib), self.trainer.strategy
+        drawn = self.rollout(batch, log)
+        groups = drawn.groups
+        if self.of_step is not None:
+            self.of_step.take_in(steps_done(self.trainer), groups)
         terms = sum(gather(sum(self.count_terms(group) for group in groups)))  # what the step's loss is divided by
         packs = make_packs(groups, self.pack_tokens)
         shuffles = iter(on_any_rank([any(self.needs_gaps(pack)) for pack in packs], strategy))
@@ -143,35 +157,34 @@ class GRPOModule(PolicyModule):
                 to_train = self.reward_pack(pack, current, shuffled, reference, log)
                 self.backward_pack(to_train, current, terms, log)
             packs_to_train.append(to_train)
-        finite = [self.update(log)]
-        for _ in range(self.loss.updates - 1):
-            for to_train in passes(packs_to_train, self.policy, strategy):
-                current = self.current_log_probs([training.group for training in to_train])
-                self.backward_pack(to_train, current, terms, log)
-            finite.append(self.update(log))
-        failed = [example for example in batch if example.failure is not None]
-        self.log_step(log, failed)
+        with log.timed("update"):
+            finite = [self.update(log)]
+            for _ in range(self.loss.updates - 1):
+                for to_train in passes(packs_to_train, self.policy, strategy):
+                    current = self.current_log_probs([training.group for training in to_train])
+                    self.backward_pack(to_train, current, terms, log)
+                finite.append(self.update(log))
+        self.log_step(log, drawn.failed)
         trained = list(itertools.chain(*packs_to_train))
-        return {"rollouts": log.records, "groups": trained, "failed": failed, "skipped": [] if all(finite) else trained}
+        return {"rollouts": log.records, "groups": trained, "failed": drawn.failed, "skipped": [] if all(finite) else trained}
 
     # Sample
 
-    def rollout(self, batch: list[TrainingExample], log: StepLog) -> list[Group]:
+    def rollout(self, batch: list[TrainingExample], log: StepLog) -> Drawn:
         """The groups of the prompts that could be built."""
-        examples = [example for example in batch if example.prompt is not None]
         with log.timed("rollout"), torch.no_grad():
-            with gathered(self.policy):
-                features = [self.encode(example) for example in examples]
-            requests = [
-                RolloutPrompt(example.prompt, example.prefixes, example.seeds, feature)
-                for example, feature in zip(examples, features, strict=True)
-            ]
-            rollouts = self.engine.generate(requests, self.sampling)
+            drawn = draw_groups(batch, self.generate, self.trainer.datamodule.draw_again, self.dynamic_sampling)
             self.engine.sleep()
-        return [
-            make_group(example, rollout, feature, self.builder)
-            for example, rollout, feature in zip(examples, rollouts, features, strict=True)
-        ]
+        if self.dynamic_sampling:
+            log.add_sum("rollout/drawn_again", drawn.again)
+        return drawn
+
+    def generate(self, examples: list[TrainingExample]) -> list[Group]:
+        """The group of each, with what it earns where that has to be known before any pass."""
+        examples = [example.to(self.device) for example in examples]  # those that are drawn again come from the CPU
+        groups = roll_out(examples, self.engine, self.policy, self.encode, self.builder, self.sampling, self.shuffled_rollouts)
+        early = self.of_step is not None or self.dynamic_sampling > 0
+        return [earn(group, self.rewards) for group in groups] if early else groups
 
     # Score
 
@@ -218,7 +231,7 @@ class GRPOModule(PolicyModule):
         for group, own, other, ref in zip(pack, current, shuffled, reference, strict=True):
             log_probs = own.log_probs.detach()
             gaps = None if other is None else compute_gaps(group, log_probs, other, self.temporal_reward.tokens)
-            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages, self.rewards)
+            rewards = reward_group(group, gaps, self.temporal_reward, self.advantages, self.rewards, self.of_step)
             log.add_group(group, rewards, own.entropy)
             mismatch = measure_mismatch(log_probs, group.rollout_log_probs, group.sampled_mask)
             if mismatch is not None:
@@ -273,20 +286,24 @@ class GRPOModule(PolicyModule):
         plan = Plan.of(self.trainer, self.trainer.datamodule, self)
         return learning_rate(self.optimizer_settings, steps_done(self.trainer), plan.steps)
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What keeps something in checkpoints."""
+        return [one for one in [self.of_step] if one is not None and one not in self.trainer.callbacks]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.trained_parameters(), self.optimizer_settings)
 
     def log_step(self, log: StepLog, failed: list[TrainingExample]) -> None:
         log.add_sum("data/failed", float(len(failed)))
-        for name, value in {"learning_rate": self.learning_rate(), **peak_memory(self.device)}.items():
-            log.add_max(name, value)
+        log.add_max("learning_rate", self.learning_rate())
+        log.add_max("curriculum/constructed_probability", self.trainer.datamodule.constructed_probability)
         if self.features is not None:
             for name, count in asdict(self.features.cache.counts).items():  # of the run so far
                 log.add_sum(f"feature_cache/{name}", float(count))
         shown = {"loss", "reward", "kl", "timing_s/step"}
         # Lightning writes what it was given last until the epoch is over: what this step has no value for is nan.
         values = dict.fromkeys(self.logged, float("nan")) | log.values()
-        self.logged = tuple(values)
+        self.logged, self.gpu_peak_gib = tuple(values), log.gpu_peak_gib
         for name, value in values.items():
             self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
 

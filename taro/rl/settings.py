@@ -10,6 +10,8 @@ from taro.rl.losses import Average, Ratio
 from taro.rl.temporal_gap import GapTokens
 from taro.video.perturbation import FrameShuffle, SpanShuffle
 
+OF_STEP = ("batch", "ema", "ema_released")  # scales relative to all groups of a step
+
 
 @dataclass(frozen=True)
 class TemporalRewardSettings:
@@ -53,15 +55,27 @@ class AdvantageSettings:
     Args:
         scale: divide by the group's standard deviation (`std`, GRPO) or not (`none`, Dr. GRPO); compare each with the mean of
             the others (`leave_one_out`, RLOO); divide each reward by its own (`separate`, GDPO); or weigh groups by difficulty,
-            after `std`, by the mean of IoU and format (`dgrpo`, VITAL) or of all rewards (`dgrpo_released`, its code).
+            after `std`, by the mean of IoU and format (`dgrpo`, VITAL) or of all rewards (`dgrpo_released`, its code); or
+            divide by the standard deviation of all rewards of the step (`batch`), or by the moving one of the task's (`ema`,
+            OneThinker; `ema_released`, its code): these have to know all rewards before any pass, so that
+            model.temporal_reward must be null.
         constructed: what the advantages of constructed completions are mapped to: `mask` max(A, 0), `awr` exp(A / beta),
             `clone` 1 where A > 0, `raft` 1 for the group's best.
         beta: temperature of `awr`.
+        decay: of the moving standard deviation, of each step.
     """
 
-    scale: Literal["std", "none", "leave_one_out", "separate", "dgrpo", "dgrpo_released"] = "std"
+    scale: Literal[
+        "std", "none", "leave_one_out", "separate", "dgrpo", "dgrpo_released", "batch", "ema", "ema_released"
+    ] = "std"
     constructed: Literal["mask", "awr", "clone", "raft"] = "mask"
     beta: PositiveFloat = 1.0
+    decay: Share = 0.99
+
+    @property
+    def of_step(self) -> bool:
+        """Whether they are relative to all groups of a step."""
+        return self.scale in OF_STEP
 
 
 @dataclass(frozen=True)

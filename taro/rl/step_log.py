@@ -18,22 +18,23 @@ from taro.distributed import gather
 from taro.prompts import reasoning_has_timestamp
 from taro.rl.group import Group
 from taro.rl.group_loss import GroupLoss
-from taro.rl.group_rewards import GroupRewards
+from taro.rl.group_rewards import GroupRewards, compute_ious, read_shuffled
 from taro.rl.importance import Mismatch
 from taro.rl.update import Gradient
-from taro.rl.usage import read_clock
+from taro.rl.usage import cpu_peak_gib, memory_now, read_clock
 from taro.tasks import DEFAULT
 
 
 class StepLog:
-    """Sums, weighted means, maxima and times of a step, and a record of each completion.
+    """Sums, weighted means, maxima, times and memory of a step, and a record of each completion.
 
     Args:
         device: that the step's work is queued on: the time of a part ends when that is done.
         by_task: log rewards by task, too.
+        gpu_peak_gib: of the steps before.
     """
 
-    def __init__(self, device: torch.device, by_task: bool = False) -> None:
+    def __init__(self, device: torch.device, by_task: bool = False, gpu_peak_gib: float = 0.0) -> None:
         self.device, self.by_task = device, by_task
         self.sums: dict[str, float] = defaultdict(float)
         self.weights: dict[str, float] = defaultdict(float)
@@ -41,6 +42,7 @@ class StepLog:
         self.maxima: dict[str, float] = {}
         self.records: list[dict[str, Any]] = []
         self.tokens = 0
+        self.gpu_peak_gib = gpu_peak_gib  # of the run so far
         self.started = read_clock(device)
 
     def add_sum(self, name: str, value: Tensor | float) -> None:
@@ -56,9 +58,18 @@ class StepLog:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
+        """A part of the step: its seconds, and its memory: the resident set at its end, what a GPU had allocated at most."""
         start = read_clock(self.device)
+        self._read_memory()  # what was before is no part of it
         yield
         self.seconds[name] += read_clock(self.device) - start
+        for kind, gib in self._read_memory().items():
+            self.add_max(f"memory/{name}/{kind}", gib)
+
+    def _read_memory(self) -> dict[str, float]:
+        memory = memory_now(self.device)
+        self.gpu_peak_gib = max(self.gpu_peak_gib, memory.get("gpu_peak_gib", 0.0))
+        return memory
 
     def add_group(self, group: Group, rewards: GroupRewards, entropy: Tensor) -> None:
         """Log a group and keep a record of each of its completions."""
@@ -78,6 +89,8 @@ class StepLog:
             finite = [] if rewards.gaps is None else rewards.gaps[rewards.gaps.isfinite()]
             self.add_mean("taro/temporal_gap", finite.mean() if len(finite) else 0.0, len(finite) > 0)
         self.add_mean("rollout/IoU", rewards.ious.mean(), 1)
+        if group.shuffled_texts:
+            self.add_mean("rollout/IoU_shuffled", compute_ious(read_shuffled(group)).mean(), 1)
         named = [reasoning_has_timestamp(text) for text in group.texts]
         self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
         self.records += list(_records(group, rewards))
@@ -112,8 +125,13 @@ class StepLog:
 
     def values(self) -> dict[str, float]:
         """All logged values, over the prompts of all ranks: a mean over nothing is nan; times are seconds, `timing_s/...`,
-        those of the slowest rank; `tokens_per_second` are prompt and completion tokens of all ranks, each prompt once."""
+        those of the slowest rank, and memory is GiB, `memory/...`, of the rank with the most; `tokens_per_second` are prompt
+        and completion tokens of all ranks, each prompt once."""
         self.seconds["step"] = read_clock(self.device) - self.started
+        self._read_memory()
+        self.add_max("memory/cpu_peak_gib", cpu_peak_gib())
+        if self.device.type == "cuda":
+            self.add_max("memory/gpu_peak_gib", self.gpu_peak_gib)
         ranks = gather((dict(self.sums), dict(self.weights), self.maxima, dict(self.seconds), self.tokens))
         sums, weights = (_reduced((rank[part] for rank in ranks), operator.add) for part in (0, 1))
         maxima, seconds = (_reduced((rank[part] for rank in ranks), max) for part in (2, 3))

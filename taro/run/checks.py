@@ -19,6 +19,7 @@ from taro.models.packing import largest_group
 from taro.progress import Plan
 from taro.prompts import build_request
 from taro.rl.rewards.choose import RewardError, Rewards
+from taro.rl.settings import OF_STEP
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.trainer_checks import trainer_problems
@@ -102,6 +103,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield "model.sampling.temperature = 0.0: must be above 0 in training: all completions of a group would be the same"
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
+    yield from _of_step(model)
     sharded = str(trainer.strategy).startswith("fsdp2")
     if model.lora is not None and not peft_is_installed():
         yield "model.lora needs peft: pip install -e '.[lora]', or set it to null"
@@ -133,7 +135,27 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield from _vllm_server(model.vllm_server, no_gpu)
 
 
+def _of_step(model: Namespace) -> Iterator[str]:
+    """What has to know all rewards of a step before any pass, which the temporal one comes after."""
+    advantages = model.advantages
+    early = {f"model.advantages.scale = {advantages.scale}": advantages.scale in OF_STEP}
+    early[f"model.dynamic_sampling = {model.dynamic_sampling}"] = model.dynamic_sampling > 0
+    for setting in [name for name, chosen in early.items() if chosen and model.temporal_reward is not None]:
+        yield (
+            f"{setting} needs rewards that are known before any pass, and the temporal one is not: set model.temporal_reward "
+            "to null, or leave it out"
+        )
+    if advantages.decay >= 1:
+        yield f"model.advantages.decay = {advantages.decay}: must be below 1"
+
+
 def _rewards(config: Namespace) -> Iterator[str]:
+    named = [*config.model.rewards, *(name for own in (config.model.task_rewards or {}).values() for name in own)]
+    if "t_grpo" in named and not config.model.shuffled_rollouts:
+        yield (
+            "model.shuffled_rollouts = 0: the reward t_grpo compares with completions on shuffled frames; set it, to half of "
+            f"model.group_size = {config.model.group_size} as its source does"
+        )
     if not config.model.rewards and config.model.temporal_reward is None:
         yield "model.rewards = {} with model.temporal_reward = null: nothing is rewarded; name a reward"
     chosen = {"model.rewards": (config.model.rewards, {})}

@@ -86,6 +86,7 @@ def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]
         "seed_everything": data.seed,
         "data.prompts_per_step": data.prompts_per_step,
         "data.task_weights": data.task_weights,
+        "data.difficulty_weights": data.difficulty_weights,
         "data.grounding.prompt": data.grounding.prompt,
         "data.grounding.instructions": data.grounding.instructions,
         "data.grounding.video": _describe_video(data.grounding.video),

@@ -344,7 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--validation_videos", type=int, default=48)
     parser.add_argument("--test_videos", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--captions", choices=CAPTIONERS, default="loose", help="how good they are; true spans are exact")
+    parser.add_argument("--captions", choices=CAPTIONERS, default="looser", help="how good they are; true spans are exact")
     parser.add_argument("--lookalikes", action="store_true", help="each target has a twin that does the opposite")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[DEFAULT], help="of the questions (docs/tasks.md)")
     parser.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")

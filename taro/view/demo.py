@@ -216,10 +216,9 @@ def answer_part(answer: Answer, truths: Sequence[tuple[float, float]] = ()) -> s
     if not answer.spans:
         said.append("no span can be read in it" if answer.finished else "cut before an answer: raise --max_tokens")
     if answer.temporal_gap is not None:
-        likely = "less" if answer.temporal_gap > 0 else "more"
-        said.append(
-            f"with shuffled frames a token of the reasoning is {abs(answer.temporal_gap):.2f} nats {likely} likely in the mean"
-        )
+        nats = f"{answer.temporal_gap:.2f}"
+        likely = "as likely" if float(nats) == 0 else f"{nats.lstrip('-')} nats {'more' if '-' in nats else 'less'} likely"
+        said.append(f"with shuffled frames a token of the reasoning is {likely} in the mean")
     return f'{timeline_part(answer.timeline(truths))}<p class="taro faint">{escape("; ".join(said))}</p>'
 
 

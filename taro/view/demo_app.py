@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,94 +99,124 @@ def _gradio_files(folder: Path) -> Iterator[Path]:
             os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def make_app(grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> Any:
-    """The page and what its parts do, as Gradio's Blocks. Videos that are offered are among the files that Gradio has already:
-    it would copy others for who picks them."""
-    import gradio as gr
+class Handlers:
+    """What the parts of the page do. What they return, or give one after the other, is what parts of the page show then.
 
-    uploads.kept.mkdir(parents=True)
-    videos = enumerate(offer_videos(settings, uploads.kept), start=1)
-    offered = {f"{number}. {Path(one.video).stem}: {one.query}": one for number, one in videos}
-    model = threading.Lock()  # a question that is given up still ends its step, and vLLM's whole answer is one
+    Args:
+        grounder: that is asked.
+        settings: with the limits, which hold for every question: parts can be called in any order.
+        uploads: the files of each session. Videos that are offered are among them: Gradio would copy others for who picks them.
+    """
 
-    def receive(video: str | None, request: gr.Request) -> tuple:
-        """A file that was uploaded, or none any more."""
+    def __init__(self, grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> None:
+        import gradio as gr
+
+        self.grounder, self.settings, self.uploads, self.gr = grounder, settings, uploads, gr
+        uploads.kept.mkdir(parents=True)
+        videos = enumerate(offer_videos(settings, uploads.kept), start=1)
+        self.offered = {f"{number}. {Path(one.video).stem}: {one.query}": one for number, one in videos}
+        self.model = threading.Lock()  # a question that is given up still ends its step, and vLLM's whole answer is one
+
+    def receive(self, video: str | None, session: str) -> tuple:
+        """A file that was uploaded, or none any more: the video, what is shown, answer, sample, and the button to shuffle."""
         try:
             if video is not None:
-                uploads.hold(request.session_hash, video)
-                check_video(video, settings.max_minutes)
+                self.uploads.hold(session, video)
+                check_video(video, self.settings.max_minutes)
         except TaroError as error:
-            uploads.release(request.session_hash)
-            return None, _problem(error), None, None, gr.update(interactive=False)
+            self.uploads.release(session)
+            return None, _problem(error), None, None, self._enabled(False)
         if video is None:
-            uploads.release(request.session_hash)
-        return gr.skip(), "", None, None, gr.update(interactive=False)
+            self.uploads.release(session)
+        return self.gr.skip(), "", None, None, self._enabled(False)
 
-    def pick(name: str, request: gr.Request) -> tuple:
-        uploads.release(request.session_hash)
-        sample = offered[name]
-        return sample.video, sample.query, "", None, sample, gr.update(interactive=False)
+    def pick(self, name: str, session: str) -> tuple:
+        """A video that is offered: the video, its query, and then as `receive`."""
+        self.uploads.release(session)
+        sample = self.offered[name]
+        return sample.video, sample.query, "", None, sample, self._enabled(False)
 
-    def ask(video: str | None, query: str, sample: Any) -> Iterator[tuple]:
-        off = gr.update(interactive=False)
+    def ask(self, video: str | None, query: str, sample: Sample | None) -> Iterator[tuple]:
+        """What is shown, the answer, and the button to shuffle."""
         try:
             if video is None:
                 raise ViewError("there is no video: upload one, or pick one")
-            yield _text("reading the video"), None, off
-            check_video(video, settings.max_minutes)  # offered ones, too, and those of who left `receive` out
-            with model:
-                stream, text, shown = grounder.stream(video, query), "", 0.0
-            yield _text("" if grounder.streams else "vLLM shows a text when it is whole"), None, off
-            for piece in _each_within(model, stream):
+            yield _text("reading the video"), None, self._enabled(False)
+            check_video(video, self.settings.max_minutes)  # offered ones, too, and those of who left `receive` out
+            with self.model:
+                stream, text, shown = self.grounder.stream(video, query), "", 0.0
+            yield _text("" if self.grounder.streams else "vLLM shows a text when it is whole"), None, self._enabled(False)
+            for piece in _each_within(self.model, stream):
                 text += piece
                 if time.monotonic() - shown > BETWEEN:
-                    yield _text(text), None, off
+                    yield _text(text), None, self._enabled(False)
                     shown = time.monotonic()
         except TaroError as error:
-            yield _problem(error), None, off
+            yield _problem(error), None, self._enabled(False)
             return
         answer = stream.answer
-        yield answer_part(answer, _truths(sample, answer)), answer, gr.update(interactive=bool(answer.spans))
+        yield answer_part(answer, _truths(sample, answer)), answer, self._enabled(bool(answer.spans))
 
-    def shuffle(answer: Any, radius: float, sample: Any) -> str:
+    def shuffle(self, answer: Answer, radius: float, sample: Sample | None) -> str:
+        """What is shown: the same answer, with what shuffled frames do to it."""
         truths = _truths(sample, answer)
         try:
-            with model:
-                scored = grounder.gap(answer, radius=radius)
+            with self.model:
+                scored = self.grounder.gap(answer, radius=radius)
             return answer_part(scored, truths)
         except TaroError as error:
             return _problem(error) + answer_part(answer, truths)
+
+    def _enabled(self, enabled: bool) -> Any:
+        """Of a button."""
+        return self.gr.update(interactive=enabled)
+
+
+def make_app(grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> Any:
+    """The page, as Gradio's Blocks."""
+    import gradio as gr
+
+    handlers = Handlers(grounder, settings, uploads)
+
+    def of_session(handler: Callable[[Any, str], tuple]) -> Callable[..., tuple]:
+        def call(value: Any, request: gr.Request) -> tuple:
+            return handler(value, request.session_hash)
+
+        call.__name__ = handler.__name__
+        return call
 
     def leave(request: gr.Request) -> None:
         uploads.leave(request.session_hash)
 
     with gr.Blocks(title="TaRO", analytics_enabled=False) as app:
-        gr.Markdown("## When does it happen?\n" + _about(grounder, settings))
+        gr.Markdown("# When does it happen?\n" + _about(grounder, settings))
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 video = gr.Video(sources=["upload"], label="video", elem_id="video", buttons=[])
             with gr.Column(scale=2, min_width=300):
-                offer = gr.Dropdown(list(offered), value=None, label="or pick one", elem_id="offer")
+                offer = gr.Dropdown(list(handlers.offered), value=None, label="or pick one", elem_id="offer")
                 query = gr.Textbox(label="what is to be found in it?", elem_id="query", placeholder="a person opens the door")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
         shown = gr.HTML(elem_id="shown")
         with gr.Row():
             again = gr.Button("Shuffle the frames around the answer", interactive=False, elem_id="shuffle")
             ends = min(0.5, settings.radius), max(10.0, settings.radius)
-            radius = gr.Slider(*ends, settings.radius, step=0.5, label="within so many seconds of its start and end")
+            label = "within so many seconds of its start and end"
+            radius = gr.Slider(*ends, settings.radius, step=0.5, label=label, elem_id="radius")
         answer, sample = gr.State(None, time_to_live=HOUR), gr.State(None)
-        private = {"api_visibility": "private"}
-        busy = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal", **private}
-        asked = [event(ask, [video, query, sample], [shown, answer, again], **busy) for event in (button.click, query.submit)]
-        asked.append(again.click(shuffle, [answer, radius, sample], shown, **busy))
         # What is said of one video must not come when another is shown, and questions that wait must not keep anyone from it.
         # The browser does one after the other: questions end first.
+        private = {"api_visibility": "private"}
+        busy = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal", **private}
         direct = {"queue": False, **private}
+        ask = handlers.ask, [video, query, sample], [shown, answer, again]
+        asked = [event(*ask, **busy) for event in (button.click, query.submit)]
+        asked.append(again.click(handlers.shuffle, [answer, radius, sample], shown, **busy))
         for event in (video.upload, video.clear, offer.input):
             event(None, cancels=asked)
         for event in (video.upload, video.clear):
-            event(receive, video, [video, shown, answer, sample, again], **direct)
-        offer.input(pick, offer, [video, query, shown, answer, sample, again], **direct)
+            event(of_session(handlers.receive), video, [video, shown, answer, sample, again], **direct)
+        offer.input(of_session(handlers.pick), offer, [video, query, shown, answer, sample, again], **direct)
         app.unload(leave)
     return app.queue(max_size=settings.max_waiting)
 

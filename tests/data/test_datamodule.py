@@ -9,6 +9,7 @@ import torch
 from taro.cache import DiskCacheSettings
 from taro.data.datamodule import ROOM_FOR_ANSWER, GroundingDataModule
 from taro.data.dataset import GroundingDataset
+from taro.data.difficulties import DifficultyError
 from taro.data.mixture import MixtureError
 from taro.data.rows import durations_agree
 from taro.data.samples import Caption, Sample, SampleError, load_samples, save_samples
@@ -319,11 +320,44 @@ def test_tasks_have_shares(make, synthetic, tmp_path):
     assert data.train_tasks == ["actions", "grounding"]
     [batch] = data.train_dataloader()
     assert sorted(example.sample.task for example in batch) == ["actions"] * 4 + ["grounding"] * 2
-    seeds = [seed for example in data.on_after_batch_transfer(batch, 0) for seed in example.seeds]
-    assert len(set(seeds)) == 4 * 6
+    alone = data.on_after_batch_transfer(batch, 0)
+    seeds = [example.seeds for example in alone]
+    assert len({seed for own in seeds for seed in own}) == 4 * 6
+    ranks = [make(trainer(0, 2, rank), train_file=file, task_weights=data.task_weights, prompts_per_step=6) for rank in (0, 1)]
+    parts = [own.on_after_batch_transfer(next(iter(own.train_dataloader())), 0) for own in ranks]
+    assert [example.seeds for part in parts for example in part] == seeds[::2] + seeds[1::2]  # also of what comes twice
     plain = make(train_file=file, prompts_per_step=6)
     [batch] = plain.train_dataloader()
     first = plain.on_after_batch_transfer(batch, 0)[0]
     assert first.seeds[0] == stable_seed("rollout", 0, 0, first.sample.id, 0)
     with pytest.raises(MixtureError, match="grounding: has 4 training samples and no weight"):
         make(train_file=file, task_weights={"actions": 1})
+
+
+def test_others_are_drawn_in_the_place_of_prompts(make):
+    """They follow from the step, whatever was drawn before, and are those of one rank on several."""
+
+    def drawn(number, steps=1, rank=None, places=(0, 1)):
+        data = make(trainer(steps)) if rank is None else make(trainer(steps, 2, rank))
+        data.train_dataloader()
+        return [(example.sample.id, example.seeds) for example in data.draw_again(places, number)]
+
+    alone = drawn(1)
+    assert alone == drawn(1) and drawn(1, places=[1]) == alone[1:]
+    assert [*drawn(1, rank=0, places=[0]), *drawn(1, rank=1, places=[0])] == alone
+    rounds = [drawn(number, steps) for steps in range(3) for number in range(3)]
+    assert len({seed for one in rounds for _, seeds in one for seed in seeds}) == 9 * 2 * 4
+    assert sorted(id for steps in range(3) for id, _ in drawn(1, steps)) == sorted(s.id for s in make().samples["train"])
+
+
+def test_hard_samples_come_more_often(make, synthetic, tmp_path):
+    samples = load_samples(synthetic / "train.jsonl")
+    scored = [replace(sample, extra={"difficulty": 100.0 if place else 50.0}) for place, sample in enumerate(samples)]
+    file = str(tmp_path / "scored.jsonl")
+    save_samples(scored, file)
+    data = make(train_file=file, difficulty_weights="timelens2", prompts_per_step=6)
+    [batch] = data.train_dataloader()
+    assert {example.sample.id for example in batch} == {samples[0].id}
+    assert len({seed for example in data.on_after_batch_transfer(batch, 0) for seed in example.seeds}) == 4 * 6
+    with pytest.raises(DifficultyError, match=r"timelens: 6 of 6 training samples have no difficulty:"):
+        make(difficulty_weights="timelens")

@@ -51,6 +51,19 @@ def test_weights_that_do_not_fit(weights, message):
         draw(weights)
 
 
+def test_samples_by_chance():
+    chances = torch.tensor([1.0, 3, 0, 0, 0, 0] + [0.5, 0] + [1.0, 1], dtype=torch.float64)
+    mixture = TaskMixture(TASKS, {"grounding": 6, "dense": 2, "actions": 2}, chances)
+    found = Counter(place for seed in range(300) for place in mixture(torch.Generator().manual_seed(seed)))
+    assert found.keys() == {0, 1, 6, 8, 9} and found[6] == 2 * 300 and found[0] + found[1] == 6 * 300
+    assert 0.7 < found[1] / (6 * 300) < 0.8 and 0.4 < found[8] / (2 * 300) < 0.6
+    [one] = {tuple(TaskMixture(TASKS, None, chances)(torch.Generator().manual_seed(3))) for _ in range(2)}
+    assert Counter(TASKS[place] for place in one) == Counter(TASKS)  # without weights of tasks as many as there are
+    with pytest.raises(MixtureError, match="all samples of dense, actions have the weight 0"):
+        TaskMixture(TASKS, None, torch.tensor([1.0] * 6 + [0.0] * 4))
+    TaskMixture(TASKS, {"grounding": 1, "dense": 0, "actions": 0}, torch.tensor([1.0] * 6 + [0.0] * 4))
+
+
 def test_all_problems_at_once():
     with pytest.raises(MixtureError, match=r"(?s)task_weights can't be used:.*highlights.*grounding.*dense"):
         draw({"highlights": 1, "actions": 1})

@@ -82,6 +82,15 @@ def test_difficulty_is_the_mean_iou_in_percent(score, saying, synthetic, tmp_pat
     assert "0.9 to 1.0" in shown
 
 
+def test_none_is_right_where_nothing_happens(score, saying, synthetic, tmp_path, capsys):
+    saying("<answer>none</answer>", "no answer", answering(4, 9))
+    [row] = read_rows(synthetic / "train.jsonl")[:1]
+    row |= {"video": str(synthetic / row["video"]), "task": "multi_span", "spans": []}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    [written] = read_rows(score(f"--input={tmp_path}/in.jsonl"))
+    assert written["ious"] == [1.0, 0.0, 0.0] and "; 1 of 3 completions without an answer" in capsys.readouterr().out
+
+
 def test_greedy_answers_are_those_of_the_evaluation(score, model, synthetic, tmp_path):
     """Time-R1's way, and with the same parser and IoU as everywhere."""
     score("--samples=1", "--temperature=0")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from taro.data.difficulties import DifficultyError
 from taro.data.samples import Sample, load_samples, save_samples
 from taro.prepare.convert import convert
 from taro.prepare.difficulty import main
@@ -156,12 +157,12 @@ def test_histogram():
 
 @pytest.mark.parametrize("value", [-1, 100.1, "30", [30], True, float("nan")])
 def test_a_difficulty_is_a_percentage(value):
-    with pytest.raises(SelectionError, match=r"1 difficulties can't be read:\n- q1: difficulty: got .*; allowed: 0 to 100"):
+    with pytest.raises(DifficultyError, match=r"1 difficulties can't be read:\n- q1: difficulty: got .*; allowed: 0 to 100"):
         read_difficulties([make(0, difficulty=3), make(1, difficulty=value), make(2)])
 
 
 def test_the_first_of_many_bad_ones_are_listed():
-    with pytest.raises(SelectionError) as error:
+    with pytest.raises(DifficultyError) as error:
         read_difficulties([make(number, difficulty="x") for number in range(25)])
     assert len(str(error.value).splitlines()) == 22 and str(error.value).endswith("and 5 more")
 

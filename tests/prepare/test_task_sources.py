@@ -38,6 +38,30 @@ DIDEMO = {
     "video": "26@N04_42.m4v",
     "annotation_id": 1,
 }
+REFUSALS = [
+    {
+        "video": "/some/where/A.mp4",
+        "query_text": "a dog runs.",
+        "timestamp": [2.5, 6.0],
+        "difficulty": None,
+        "video_start": None,
+        "video_end": None,
+        "think": "<think>...</think>",
+        "duration": 20.0,
+        "GRPO": [
+            {"q": "a dog runs.", "a": "<answer>2.5 to 6.0</answer>", "r": True, "difficulty": "original"},
+            {"q": "a cat runs.", "a": "<answer>There is no cat.</answer>", "r": False, "c": ["Object"], "difficulty": "hard"},
+        ],
+    },
+    {
+        "video": "B.mp4",
+        "timestamp": [0, 4],
+        "video_start": 30,
+        "video_end": 42.5,
+        "duration": 12.5,
+        "GRPO": [{"q": "it rains", "a": "Unrelated.", "r": False, "c": []}],
+    },
+]
 
 
 def test_the_names_are_of_one_source_each():
@@ -128,3 +152,17 @@ def test_moments_that_annotators_agree_on_are_alternatives(tmp_path, times, span
     assert sample == sample_in(tmp_path, "1", "26@N04_42.m4v", "someone kicks the bug.", *spans, duration=30.0)
     with pytest.raises(ConvertError, match=r"allowed: times, a list of \[first, last\] segment"):
         convert("didemo", [write(tmp_path / "bad.json", [{**DIDEMO, "times": [[1]]}])], tmp_path / "out.jsonl")
+
+
+def test_queries_that_occur_and_that_do_not(tmp_path):
+    first, second, third = converted(tmp_path, "ra_rft", json.dumps(REFUSALS)).samples
+    assert {one.task for one in (first, second, third)} == {"multi_span"}
+    assert (first.query, first.spans, first.extra) == ("a dog runs.", ((2.5, 6.0),), {"answerable_query": "a dog runs."})
+    why = {"explanation": "There is no cat.", "level": "hard", "kinds": ["Object"], "answerable_query": "a dog runs."}
+    assert (second.query, second.spans, second.extra) == ("a cat runs.", (), why)
+    assert first.video == second.video == str(tmp_path / "A.mp4") and first.duration == 20.0 and first.id != second.id
+    assert (third.clip, third.duration, third.spans) == ((30.0, 42.5), 12.5, ())
+    assert third.extra["explanation"] == "Unrelated." and "answerable_query" not in third.extra
+    for broken in ({"GRPO": None}, {"GRPO": [{"q": "x"}]}, {"timestamp": 3}):
+        with pytest.raises(ConvertError, match=r"allowed: timestamp, and GRPO, a list of \{q, a, r\}|spans"):
+            convert("ra_rft", [write(tmp_path / "bad.json", [REFUSALS[0] | broken])], tmp_path / "out.jsonl")

@@ -26,7 +26,8 @@ def test_probability_of_each_step(epochs, schedule, expected):
 @pytest.mark.slow
 def test_training_switches_with_the_epoch(fit, arguments, scripted, steps):
     fit([*arguments, *PLAIN, "--curriculum.warmup_epochs=1"], steps)
-    assert steps.column("taro/constructed_fraction") == [1, 1, 1, 0, 0, 0]
+    for name in ("taro/constructed_fraction", "curriculum/constructed_probability"):
+        assert steps.column(name) == [1, 1, 1, 0, 0, 0]
     for constructed, records in zip([True] * 3 + [False] * 3, steps.records, strict=True):
         assert [record["constructed"] for record in records] == [constructed] * 6
         assert [record["completion"].startswith("<think>\nI need to find") for record in records] == [constructed] * 6

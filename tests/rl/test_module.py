@@ -136,7 +136,10 @@ def test_the_first_step_without_a_temporal_reward(fit, arguments, uneven, steps,
     completions = [completion for group in completions_of(batch, records, tiny_builder) for completion in group]
     tokens = sum(len(example.prompt.input_ids) for example in batch) + sum(map(len, completions))
     assert metrics["tokens_per_second"] * metrics["timing_s/step"] == pytest.approx(tokens, rel=1e-4)
-    assert 0.1 < metrics["memory/cpu_peak_gib"] < 64 and "memory/gpu_peak_gib" not in metrics
+    parts = {name.split("/")[1] for name in metrics if name.startswith("timing_s/")}
+    assert parts == {"rollout", "reference", "update", "step"} and not any("gpu" in name for name in metrics)
+    for part in ("cpu_peak_gib", "rollout/cpu_gib", "update/cpu_gib"):
+        assert 0.1 < metrics[f"memory/{part}"] < 64
 
 
 def with_missing_videos(synthetic, path, missing):

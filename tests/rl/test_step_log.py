@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,7 @@ class Queue:
 def test_the_time_of_a_part_is_that_of_its_own_work(monkeypatch):
     queue = Queue()
     monkeypatch.setattr("taro.rl.step_log.read_clock", queue.read)
+    monkeypatch.setattr("taro.rl.step_log.memory_now", lambda device: {})
     log = StepLog(torch.device("cuda"))
     with log.timed("shuffled"):
         queue.queued += 1
@@ -35,11 +37,26 @@ def test_the_time_of_a_part_is_that_of_its_own_work(monkeypatch):
     assert values["timing_s/step"] == pytest.approx(7)
 
 
+def test_the_memory_of_a_part_is_not_that_of_what_was_before(monkeypatch):
+    """The most of it, where there are several of a name; `memory/gpu_peak_gib` is of all of the run so far."""
+    readings = iter([9.0, 2.0, 4.0, 3.0, 1.0])  # before a part and at its end, twice, and at the end of the step
+    monkeypatch.setattr("taro.rl.step_log.read_clock", lambda device, seconds=count(): next(seconds))
+    monkeypatch.setattr("taro.rl.step_log.memory_now", lambda device: {"cpu_gib": 0.5, "gpu_peak_gib": next(readings)})
+    log = StepLog(torch.device("cuda"), gpu_peak_gib=8.0)
+    for _ in range(2):
+        with log.timed("update"):
+            pass
+    values = log.values()
+    assert (values["memory/update/gpu_peak_gib"], values["memory/update/cpu_gib"]) == (3.0, 0.5)
+    assert values["memory/gpu_peak_gib"] == 9.0 == log.gpu_peak_gib and values["memory/cpu_peak_gib"] > 0
+
+
 def group_of(sample):
     """Two completions, the second of which starts with a constructed path."""
     example = SimpleNamespace(sample=sample, constructed=torch.tensor([False, True]))
     packed = type("Packed", (), {"response_mask": torch.ones(2, 3), "__len__": lambda self: 6})()
-    return SimpleNamespace(example=example, texts=("a", "b"), rollout=SimpleNamespace(finished=(True, False)), packed=packed)
+    rollout = SimpleNamespace(finished=(True, False))
+    return SimpleNamespace(example=example, texts=("a", "b"), shuffled_texts=(), rollout=rollout, packed=packed)
 
 
 def rewards_of(**by_name):

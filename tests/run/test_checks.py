@@ -88,7 +88,7 @@ def test_what_the_experiments_leave_out(local):
         cli = parse([f"--config={CONFIGS}/tiny.yaml", f"--config={CONFIGS}/experiments/{name}.yaml", *local])
         return cli.model.temporal_reward is not None, cli.config.curriculum.warmup_epochs
 
-    assert settings("taro") == (True, 0.5)
+    assert settings("taro") == (True, 0.25)
     assert settings("time_r1") == (False, 0)
     assert settings("temporal_reward_only") == (True, 0)
     reward, warmup = settings("constructed_only")
@@ -139,7 +139,7 @@ def shortened(synthetic, tmp_path):
     def make(config, family):
         return [
             f"--config={CONFIGS}/{config}.yaml",
-            f"--model.name_or_path={save_random(tmp_path / family, family)}",
+            f"--model.name_or_path={save_random(tmp_path / family, family, layers=2)}",
             f"--output_dir={tmp_path}",
             f"--data.train_file={synthetic}/train.jsonl",
             f"--data.validation_file={synthetic}/validation.jsonl",
@@ -152,6 +152,7 @@ def shortened(synthetic, tmp_path):
             "--model.sampling.max_tokens=110",
             "--model.evaluation_max_tokens=4",
             "--data.grounding.video.max_tokens=64",
+            "--data.grounding.evaluation_video.max_tokens=64",
             "--data.workers=0",
         ]
 
@@ -246,6 +247,18 @@ def test_rewards_of_tasks_are_checked_before_a_model_is_loaded(arguments):
         parse([*arguments, "--data.grounding.instructions={dens: Write it.}"])
     with pytest.raises(ConfigError, match=r"model.task_rewards.dense = {} with model.temporal_reward = null"):
         parse([*arguments, "--model.task_rewards={dense: {}}", "--model.temporal_reward=null"])
+
+
+def test_what_needs_all_rewards_before_any_pass(arguments):
+    extra = ["--model.advantages.scale=ema", "--model.dynamic_sampling=1", "--model.advantages.decay=1"]
+    extra.append("--model.task_rewards={actions: {t_grpo: 1}}")
+    with pytest.raises(ConfigError) as error:
+        parse([*arguments, *extra])
+    lines = str(error.value).splitlines()[1:]
+    scale, sampling = "model.advantages.scale = ema needs", "model.dynamic_sampling = 1 needs"
+    starts = (scale, sampling, "model.advantages.decay = 1", "model.shuffled_rollouts = 0")
+    assert len(lines) == 4 and all(line.startswith(f"- {start}") for line, start in zip(lines, starts, strict=True))
+    parse([*arguments, *extra[:2], "--model.temporal_reward=null"])
 
 
 def test_the_best_step_may_be_that_of_a_task(arguments):

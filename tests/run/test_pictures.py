@@ -1,3 +1,4 @@
+import csv
 import re
 from types import SimpleNamespace
 from unittest.mock import create_autospec
@@ -14,8 +15,9 @@ from taro.view.timeline import Timeline, Track
 
 @pytest.mark.slow
 def test_a_run_shows_its_groups(arguments, scripted, tmp_path):
-    """Every second step of three, and histograms of each; gaps are those that were measured."""
-    short = ["--pictures_every=2", "--trainer.max_epochs=1", "--trainer.limit_val_batches=0"]
+    """Every second step of three, and histograms of each; gaps are those that were measured. Another logger gets the numbers,
+    of all parts of each step."""
+    short = ["--pictures_every=2", "--trainer.max_epochs=1", "--trainer.limit_val_batches=0", "--trainer.logger=CSVLogger"]
     train.main([*arguments, *short, "--model.temporal_reward.measured=all", "--model.optimizer.learning_rate=1e-3"])
     logged = EventAccumulator(str(tmp_path / "run"), {"images": 0, "histograms": 0, "tensors": 0}).Reload()
     for name in ("rollout/IoU", "taro/temporal_gap"):
@@ -28,6 +30,15 @@ def test_a_run_shows_its_groups(arguments, scripted, tmp_path):
     assert len(rewards) == 3 and rewards == sorted(rewards, reverse=True)
     (figure,) = logged.Images("rollout/group")
     assert figure.step == 1 and figure.width > figure.height > 100
+    (table,) = (tmp_path / "run").rglob("metrics.csv")
+    rows = list(csv.DictReader(table.open()))
+    numbers = {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
+    parts = ("rollout", "shuffled", "reference", "update")
+    by_part = [name for part in parts for name in (f"timing_s/{part}", f"memory/{part}/cpu_gib")]
+    for name in ["frac_reward_zero_std", "entropy", "kl", "rewards/temporal/mean", "rollout/IoU", "timing_s/step", *by_part]:
+        assert len(numbers[name]) == 3, name
+    assert numbers["curriculum/constructed_probability"] == [1.0] * 3
+    assert all(sum(numbers[f"timing_s/{part}"][step] for part in parts) <= numbers["timing_s/step"][step] for step in range(3))
 
 
 def test_what_can_not_be_drawn_is_said_once_and_ends_nothing(monkeypatch):

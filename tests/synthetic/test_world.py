@@ -227,7 +227,7 @@ def test_captions_may_be_loose_and_spans_are_exact():
         assert by_video.setdefault(sample.video, sample.captions) == sample.captions
 
 
-@pytest.mark.parametrize(("flags", "expected"), [([], "loose"), (["--captions=exact"], "exact")])
+@pytest.mark.parametrize(("flags", "expected"), [([], "looser"), (["--captions=exact"], "exact")])
 def test_the_command_chooses_the_captioner(tmp_path, flags, expected):
     main([f"--output={tmp_path}", "--videos=3", "--validation_videos=0", "--test_videos=0", "--workers=1", *flags])
     made = load_samples(tmp_path / "train.jsonl")

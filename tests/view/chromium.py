@@ -1,6 +1,7 @@
 """A headless chromium that does what a person does, over its debugging pipe: no driver is needed, and no network."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -9,9 +10,15 @@ import shutil
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 
+import axe_core_python
+
+AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
+FIND_VIOLATIONS = """axe.run().then((found) => JSON.stringify(Object.fromEntries(found.violations.map(
+  (rule) => [rule.id, rule.nodes.map((node) => `${node.html.slice(0, 200)} ${node.failureSummary}`)]))))"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 60  # that anything may take
+SECONDS = 250  # that anything may take; pytest ends a test a little later
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--disable-background-networking")
 
 
@@ -19,16 +26,15 @@ class Chromium:
     """One browser with many windows."""
 
     def __init__(self, folder):
-        theirs, self.commands = os.pipe()
-        self.answers, ours = os.pipe()
-        # It reads commands from descriptor 3 and answers on 4.
-        shell = ["bash", "-c", f'exec "$0" "$@" 3<&{theirs} 4>&{ours} {theirs}<&- {ours}>&-', CHROMIUM]
-        errors = (folder / "chromium.log").open("w")
+        (theirs, self.commands), (self.answers, ours) = os.pipe(), os.pipe()
+        # It reads commands from descriptor 3 and answers on 4, which may be any of these here.
+        read, write = (fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in (theirs, ours))
+        shell = ["bash", "-c", f'exec "$0" "$@" 3<&{read} 4>&{write} {read}<&- {write}>&-', CHROMIUM]
         flags = [*FLAGS, f"--user-data-dir={folder / 'profile'}"]
-        self.process = subprocess.Popen([*shell, *flags], pass_fds=(theirs, ours), stdout=errors, stderr=errors)
-        errors.close()
-        os.close(theirs)
-        os.close(ours)
+        with (folder / "chromium.log").open("w") as errors:
+            self.process = subprocess.Popen([*shell, *flags], pass_fds=(read, write), stdout=errors, stderr=errors)
+        for one in (theirs, ours, read, write):
+            os.close(one)
         self.numbers, self.buffer = itertools.count(1), b""
 
     def close(self):
@@ -114,6 +120,20 @@ class Page:
         self.wait(f"!!document.querySelector({json.dumps(selector)})")
         found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
         self.call("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
+    def press(self, key):
+        """Tab or Enter, where the focus is."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            code = {"Tab": 9, "Enter": 13}[key]
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
+
+    def violations(self, scheme="light"):
+        """What axe-core finds wrong in the page, in light or dark colours: rules, and for each the elements."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        if self.run("typeof axe") == "undefined":
+            self.run(f"{AXE.read_text(encoding='utf-8')}; 0")
+        return json.loads(self.run(FIND_VIOLATIONS))
 
     def picture(self, path, whole=True):
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)

@@ -1,7 +1,6 @@
 """Evaluations and runs as they are on disk, with markup in all that data says; and a browser."""
 
 import json
-import subprocess
 
 import pytest
 
@@ -10,7 +9,7 @@ from taro.evaluation.evaluate import make_report
 from taro.evaluation.predictions import MISSING_VIDEO, Prediction
 from taro.files import write_text
 from taro.jsonl import ResumableFolder, write_lines
-from view.chromium import CHROMIUM
+from view.chromium import CHROMIUM, Chromium
 
 MARKUP = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">\u2028</script>'
 
@@ -95,18 +94,27 @@ def run_folder(tmp_path):
     return folder
 
 
-@pytest.fixture
-def browse(tmp_path):
-    """Opens a page, runs a script in it, and returns what the page is then."""
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("no chromium is installed")
+    browser = Chromium(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
 
-    def open_page(page, script="", width=1280):
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """Opens a page from its text."""
+    pages = []
+
+    def open_one(page, width=1280):
         path = tmp_path / "opened.html"
-        path.write_text(page.replace("</body>", f"<script>{script}</script></body>"))
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--virtual-time-budget=5000"]
-        command = [CHROMIUM, *flags, "--dump-dom", f"file://{path}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-        return done.stdout
+        path.write_text(page)
+        pages.append(browser.open(path.as_uri(), width))
+        pages[-1].wait(f"document.readyState === 'complete' && location.href === {json.dumps(path.as_uri())}")
+        return pages[-1]
 
-    return open_page
+    yield open_one
+    for page in pages:
+        page.close()

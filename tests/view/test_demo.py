@@ -1,16 +1,19 @@
-import json
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from taro.data.samples import load_samples, save_samples
 from taro.video.file import VideoError
+from taro.view.answer import Answer
 from taro.view.demo import (
     TINY,
     DemoSettings,
     answer_page,
+    answer_part,
     check,
     check_video,
     explain,
@@ -28,23 +31,20 @@ def alone(video_file, scenes, tmp_path):
     return DemoSettings(video=str(video_file), query=query, output=str(tmp_path / "page.html"), max_tokens=160)
 
 
-def test_an_answer_as_a_page_moves_its_player(alone, browse):
+def test_an_answer_as_a_page_moves_its_player(alone, open_page):
     answer, missing = write_answer(start_grounder(alone), replace(alone, shuffle=True, radius=2.0))
     assert not missing
     page = Path(alone.output).read_text()
     assert answer.gaps and "with shuffled frames a token of the reasoning is" in page
-    script = """const player = document.querySelector('video');
-setTimeout(() => {
-  document.querySelector('.bar').click();
-  const seen = {bar: player.currentTime, gaps: document.querySelectorAll('.taro-text span[title*=nats]').length > 10};
-  const times = document.querySelectorAll('.taro-text .time'); times[times.length - 1].click();
-  document.title = JSON.stringify({...seen, time: player.currentTime, wide: document.documentElement.scrollWidth > innerWidth});
-}, 1000);"""
-    dom = browse(page, script, width=500)
-    start, end = answer.spans[0]
-    assert json.loads(dom[dom.index("<title>") + 7 : dom.index("</title>")]) == {
-        "bar": start, "gaps": True, "time": end, "wide": False
-    }
+    shown, (start, end) = open_page(page, width=390), answer.spans[0]
+    shown.wait("document.querySelector('video').readyState >= 1")
+    shown.click(".bar")
+    assert shown.run("document.querySelector('video').currentTime") == start
+    shown.run("[...document.querySelectorAll('.taro-text .time')].at(-1).click()")
+    assert shown.run("document.querySelector('video').currentTime") == end
+    assert shown.run("document.querySelectorAll('.taro-text span[title*=nats]').length") > 10
+    assert not shown.run("document.documentElement.scrollWidth > innerWidth")
+    assert shown.violations() == {} == shown.violations("dark")
 
 
 @pytest.mark.parametrize(("change", "message"), [({"max_tokens": 8}, "names no span"), ({"radius": 0.01}, "raise the radius")])
@@ -56,12 +56,21 @@ def test_an_answer_is_written_even_where_nothing_can_be_shuffled(alone, change, 
     assert f"not asked with shuffled frames: {missing.partition(': ')[2][:20]}" in unescape(page)
 
 
-def test_what_is_asked_and_said_is_text(alone, browse, markup):
+@pytest.mark.parametrize(
+    ("gap", "likely"), [(0.251, "0.25 nats less likely"), (-1.0, "1.00 nats more likely"), (-0.004, "as likely")]
+)
+def test_how_much_less_likely_the_reasoning_is(gap, likely):
+    video = SimpleNamespace(duration=20.0, frames=torch.zeros(2, 3, 16, 16, dtype=torch.uint8), timestamps=torch.zeros(2))
+    answer = Answer("v.mp4", "q", "<think>", (), (), True, 0.1, SimpleNamespace(video=video), temporal_gap=gap)
+    assert f"a token of the reasoning is {likely} in the mean" in answer_part(answer)
+
+
+def test_what_is_asked_and_said_is_text(alone, open_page, markup):
     answer = start_grounder(alone).ask(alone.video, alone.query)
     said = replace(answer, query=markup, text=markup, gaps=(TokenGap(1.0, 0, 5),), spans=())
     page = answer_page(said)
     assert markup not in page and "no span can be read in it" in page
-    assert "<title>owned" not in browse(page)
+    assert open_page(page).run("document.title").startswith("<script>")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from taro.view.demo import DemoSettings, start_grounder
 from taro.view.demo_app import _each_within, _problem, _text, _truths, make_app, served
 from taro.view.timeline import ViewError
 from taro.view.uploads import Uploads
-from view.chromium import CHROMIUM, Chromium
+from view.chromium import CHROMIUM
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Gradio's own
@@ -64,13 +64,6 @@ def address(grounder, tmp_path_factory):
     assert not list(folder.iterdir()) and "GRADIO_TEMP_DIR" not in os.environ
 
 
-@pytest.fixture(scope="module")
-def browser(address, tmp_path_factory):
-    browser = Chromium(tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
-
-
 def open_window(browser, address):
     page = browser.open(address)
     page.wait("!!document.querySelector('#ask')")
@@ -108,7 +101,8 @@ def pick(page, number):
     page.wait("!!document.querySelector('[role=option]')")
     chosen = f"[...document.querySelectorAll('[role=option]')].at({number})"
     page.run(f"{chosen}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
-    page.wait(f"document.querySelector('video')?.readyState >= 1 && document.querySelector('video').src !== {json.dumps(before)}")
+    video = "document.querySelector('video')"
+    page.wait(f"{video}?.readyState >= 1 && {video}.src !== {json.dumps(before)}")
 
 
 @pytest.fixture
@@ -146,6 +140,7 @@ def test_upload_ask_stream_and_seek(page, files, slowly):
     assert "with shuffled frames a token of the reasoning is" in page.run(SHOWN)
     assert not page.run("document.documentElement.scrollWidth > innerWidth")
     page.resize(1280, 900)
+    assert page.violations() == {} == page.violations("dark")  # Gradio's own parts, too
     assert page.run("performance.getEntriesByType('resource').every((one) => one.name.startsWith(origin))")  # no network
 
 

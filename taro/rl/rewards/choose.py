@@ -4,7 +4,8 @@ A reward is a function, or a class whose fields are its settings and whose insta
 takes:
 
 - `completion`: one `Completion`; it returns a number, or {part: number};
-- `group`: all completions of a prompt; it returns one number for each, or {part: numbers};
+- `group`: all completions of a prompt; it returns one number for each, or {part: numbers}; among them are those on shuffled
+  frames (`completion.shuffled`), where a run has some, which the other two don't see;
 - `completions`, with any columns: as TRL calls a `reward_func`: the texts of a group, and each column of the sample as often.
   Returned is one number for each; a None doesn't count.
 
@@ -22,6 +23,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import compress
 from typing import Any, NoReturn
 
 from taro.command_line import did_you_mean
@@ -44,6 +46,7 @@ REWARDS = {  # short names
     "museg": f"{HOME}.museg.Museg",
     "timelens": f"{HOME}.timelens.TimeLens",
     "timelens2": f"{HOME}.timelens2.TimeLens2",
+    "overlong": f"{HOME}.dapo.Overlong",
     "onethinker": f"{HOME}.onethinker.OneThinker",
     "t_grpo": f"{HOME}.t_grpo.TGRPO",
     "ra_rft": f"{HOME}.ra_rft.RaRft",
@@ -60,6 +63,8 @@ class RewardError(TaroError):
 Weights = Mapping[str, "float | Mapping[str, Any]"]
 """By name of a reward: its weight, or `weight` (1 unless given), `messages` (of TRL's kind) and its settings."""
 TARO = {"format": 1.0, "timestamp_iou": 1.0}
+Earned = tuple[dict[str, list[float]], dict[str, float]]
+"""Each reward, or each part of one as `name/part`, (G) numbers; and the weight of each."""
 
 
 class Rewards:
@@ -78,8 +83,8 @@ class Rewards:
                 raise RewardError(f"there is no task {task!r}{did_you_mean(task, TASKS)}; there are {', '.join(TASKS)}")
             self.by_task[task] = [ChosenReward.make(name, value) for name, value in own.items()]
 
-    def __call__(self, group: Sequence[Completion]) -> tuple[dict[str, list[float]], dict[str, float]]:
-        """Each reward, or each part of one as `name/part`, (G) numbers; and the weight of each. Raises RewardError."""
+    def __call__(self, group: Sequence[Completion]) -> Earned:
+        """What a group earns. Raises RewardError."""
         values, weights = {}, {}
         for reward in self.by_task.get(group[0].task, self.chosen):
             for part, numbers in reward(group).items():
@@ -121,13 +126,17 @@ class ChosenReward:
         return cls(name, function, ways[-1], float(weight), bool(messages))
 
     def __call__(self, group: Sequence[Completion]) -> dict[str, list[float]]:
-        """(G) numbers of each part; a reward without parts is the part ""."""
+        """(G) numbers of each part, without those of completions on shuffled frames; a reward without parts is the part ""."""
+        if self.way == "group":
+            parts, own = self._parts(self._call(group, group), group), [not completion.shuffled for completion in group]
+            return {name: list(compress(numbers, own)) for name, numbers in parts.items()}
+        group = [completion for completion in group if not completion.shuffled]
         if self.way == "completion":
             each = [self._parts(self._call([one], one), [one]) for one in group]
             if len({tuple(parts) for parts in each}) != 1:
                 self._refuse(group, f"returned different parts: {' and '.join(sorted({', '.join(parts) for parts in each}))}")
             return {name: [parts[name][0] for parts in each] for name in each[0]}
-        return self._parts(self._call(group, *([group] if self.way == "group" else [])), group)
+        return self._parts(self._call(group), group)
 
     def _call(self, group: Sequence[Completion], *arguments: Any) -> Any:
         columns = {} if arguments else _columns(self.function, group, self.messages)

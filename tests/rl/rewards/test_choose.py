@@ -52,6 +52,14 @@ def test_parts_weights_and_settings(complete):
     assert set(weights.values()) == {0.5, 2.0} and weights["tempr1/iou"] == 0.5 and weights.keys() == values.keys()
 
 
+def test_who_sees_completions_on_shuffled_frames(complete, own):
+    module = own("def all_of(group):\n    return [len(group) + one.shuffled for one in group]\n"
+                 "def trls(completions):\n    return [len(completions)] * len(completions)\n")  # fmt: skip
+    group = [complete(RIGHT), complete(WRONG), complete(RIGHT, shuffled=True)]
+    values, _ = Rewards({f"{module}.all_of": 1, f"{module}.trls": 1, "iou": 1})(group)
+    assert [*values.values()] == [[3.0, 3.0], [2.0, 2.0], [1.0, 0.0]]
+
+
 OWN = """
 def one(completion):
     return len(completion.text)
