@@ -34,7 +34,7 @@ def choose_part(answer: Span | None, duration: float) -> Span | None:
         return None
     first, last = sorted(answer)
     margin = max(MARGIN * duration, last - first)
-    start, end = max(0.0, math.floor(first - margin)), min(duration, math.ceil(last + margin))
+    start, end = max(0.0, float(math.floor(first - margin))), min(duration, float(math.ceil(last + margin)))
     return (start, end) if 0 < end - start <= LARGEST * duration else None
 
 
