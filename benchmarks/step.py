@@ -27,6 +27,7 @@ from taro.models.log_probs import compute_log_probs
 from taro.models.packing import pack_group
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
+from taro.models.tower_attention import attend_to_segments
 from taro.rl.group import Group, group_log_probs, shuffled_log_probs
 from taro.rl.losses import kl_loss, policy_loss
 from taro.rl.settings import TemporalRewardSettings
@@ -137,6 +138,8 @@ class Bench:
 def set_attention(bench: Bench, name: str) -> None:
     for model in (bench.policy, bench.reference):
         model.model.set_attn_implementation({"text_config": name, "vision_config": "sdpa"})
+        if name == SHARED_PREFIX:
+            attend_to_segments(model.tower)
 
 
 def shuffled_order(prompt: Prompt) -> Tensor:

@@ -25,6 +25,7 @@ from taro.models.families import FAMILIES
 from taro.models.positions import mrope_positions
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
+from taro.models.tower_attention import attend_to_segments
 from taro.rl.usage import read_clock
 from taro.video.geometry import PatchGeometry
 from taro.video.load import Video
@@ -97,6 +98,7 @@ def build_policy(size: str, family: str, device: str = "cpu", dtype: torch.dtype
     with torch.device(device):
         model = classes[family]._from_config(config, dtype=dtype)
     model.set_attn_implementation({"text_config": SHARED_PREFIX, "vision_config": "sdpa"})
+    attend_to_segments(model.model.visual)
     vision, kind = config.vision_config, FAMILIES[family]
     geometry = PatchGeometry(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size,
                              kind.image_mean, kind.image_std)  # fmt: skip

@@ -181,7 +181,9 @@ def arguments(tiny_folder, synthetic, tmp_path):
         "--data.grounding.video.fps=1.0",
         "--data.grounding.video.max_tokens=64",
         "--trainer.max_epochs=2",
+        "--trainer.max_steps=-1",
         "--trainer.val_check_interval=2",
+        "--curriculum.warmup_epochs=1",
         "--progress_bar.refresh_rate=0",
     ]
 

@@ -63,6 +63,6 @@ def squared_distance(ious: Tensor) -> Tensor:
 
 def normal_over_density(ious: Tensor) -> Tensor:
     """A normal around 0.05, of width 0.2, over the number of samples in the same of 20 bins: what is drawn is spread like that,
-    whatever there is (TimeLens, arXiv 2512.14698). (N,) -> (N,)."""
+    whatever there is, where all samples are of one task (TimeLens, arXiv 2512.14698). (N,) -> (N,)."""
     bins = (ious * BINS).long().clamp(max=BINS - 1)  # (N,)
     return torch.exp(-((ious - CENTRE) ** 2) / (2 * SIGMA**2)) / torch.bincount(bins)[bins]

@@ -18,7 +18,7 @@ from taro.distributed import global_rank
 from taro.models.attention import FLEX, SHARED_PREFIX, leave_out_cudnn
 from taro.models.families import Family, Mask, load_config, load_geometry, load_tokenizer, placeholder_ids, torch_dtype
 from taro.models.packing import PackedGroup
-from taro.models.tower_attention import SEGMENTS
+from taro.models.tower_attention import attend_to_segments
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
 from taro.video.geometry import PatchGeometry, frames_to_patches
 
@@ -80,7 +80,7 @@ class QwenVL(nn.Module):
             with parameters_on_meta():
                 model = AutoModelForImageTextToText.from_config(config, **settings)
         if own:
-            model.model.visual.config._attn_implementation = SEGMENTS  # transformers would look for a package of this name
+            attend_to_segments(model.model.visual)
         return cls(model.eval(), family, load_geometry(name_or_path, config, family), suppressed)
 
     @property
@@ -197,10 +197,8 @@ class QwenVL(nn.Module):
             if global_rank() == 0:
                 weights[name] = value.to("cpu", dtype and torch_dtype(dtype))
         if global_rank() == 0:
-            config = copy.deepcopy(self.model.config)
-            config._attn_implementation = "sdpa"  # which of them it is does not go into the folder
             with torch.device("meta"):
-                plain = type(self.model)(config)  # without adapters and shards
+                plain = type(self.model)(self.model.config)  # without adapters and shards
             plain.to(dtype=next(iter(weights.values())).dtype)
             plain.generation_config = self.model.generation_config
             plain.save_pretrained(folder, state_dict=weights)

@@ -6,6 +6,7 @@ N patches, W segments of one length L, H heads, d head size.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -14,6 +15,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 SEGMENTS = "flash_segments"  # where a name has "flash" in it, transformers hands over all segments at once
+
+
+def attend_to_segments(tower: nn.Module) -> None:
+    """Have a tower of transformers attend so. Its config is a copy from here on: models are made from that of the whole, and
+    transformers would look for a package of this name."""
+    shared, own = tower.config, copy.copy(tower.config)
+    own._attn_implementation = SEGMENTS
+    for module in tower.modules():
+        if getattr(module, "config", None) is shared:
+            module.config = own
 
 
 def segment_attention(

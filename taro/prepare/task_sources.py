@@ -140,7 +140,8 @@ def _didemo_rows(row: Any) -> list[Fields]:
 
 
 def _refusal_rows(row: Any) -> list[Fields]:
-    """All of `multi_span`, so that the prompt doesn't tell which occur."""
+    """All of `multi_span`, so that the prompt doesn't tell which occur. The truth is `timestamp`: further windows of a query of
+    QVHighlights are not read."""
     fields = rename_fields(without(row, "timestamp", "GRPO", "query_text", "difficulty", "think"), _REFUSAL_NAMES)
     try:
         questions = [(one["q"], one["a"], bool(one["r"]), one) for one in row["GRPO"]]
@@ -151,7 +152,9 @@ def _refusal_rows(row: Any) -> list[Fields]:
                 "task": "multi_span",
                 "query": query,
                 "spans": [row["timestamp"]] if right else [],
-                **({} if right else {"explanation": _said(text), "level": about.get("difficulty"), "kinds": about.get("c")}),
+                "explanation": _said(text),
+                **({"contrast": _said(other)} if (other := next((o for q, o, *_ in questions if q != query), None)) else {}),
+                **({} if right else {"level": about.get("difficulty"), "kinds": about.get("c")}),
                 **({"answerable_query": occurs[0]} if occurs else {}),
             }
             for query, text, right, about in questions

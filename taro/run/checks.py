@@ -18,7 +18,7 @@ from taro.models.families import ModelError, load_config, torch_dtype
 from taro.models.packing import largest_group
 from taro.progress import Plan
 from taro.prompts import build_request
-from taro.rl.rewards.choose import RewardError, Rewards
+from taro.rl.rewards.choose import REWARDS, RewardError, Rewards
 from taro.rl.settings import OF_STEP
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
@@ -151,7 +151,13 @@ def _of_step(model: Namespace) -> Iterator[str]:
 
 def _rewards(config: Namespace) -> Iterator[str]:
     named = [*config.model.rewards, *(name for own in (config.model.task_rewards or {}).values() for name in own)]
-    if "t_grpo" in named and not config.model.shuffled_rollouts:
+    t_grpo = any(REWARDS.get(name, name) == REWARDS["t_grpo"] for name in named)
+    if t_grpo and config.curriculum.warmup_epochs:
+        yield (
+            f"curriculum.warmup_epochs = {config.curriculum.warmup_epochs}: the reward t_grpo compares with completions without "
+            "constructed paths; set it to 0"
+        )
+    if t_grpo and not config.model.shuffled_rollouts:
         yield (
             "model.shuffled_rollouts = 0: the reward t_grpo compares with completions on shuffled frames; set it, to half of "
             f"model.group_size = {config.model.group_size} as its source does"

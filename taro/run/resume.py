@@ -114,8 +114,9 @@ def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, nam
         folder: of its checkpoints.
         names_path: `ckpt_path` is a path, and not `last` or `auto`.
     """
-    # A checkpoint of an earlier version says less.
-    misfits = [text for name, value in identity.items() for text in _misfit(name, point.identity.get(name, value), value)]
+    # A checkpoint of an earlier version says less: what there was not yet is as it was.
+    known = {"data.difficulty_weights": None} | point.identity
+    misfits = [text for name, value in identity.items() for text in _misfit(name, known.get(name, value), value)]
     own = list_checkpoints(folder) if names_path else {}
     if own and point.path.resolve().parent != folder.resolve():
         misfits.append(

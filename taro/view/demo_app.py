@@ -39,7 +39,10 @@ def serve(grounder: Grounder, settings: DemoSettings) -> None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    earlier = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt  # SIGINT itself is ignored where a shell has started this in the background
+
+    earlier = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
@@ -157,8 +160,10 @@ class Handlers:
         answer = stream.answer
         yield answer_part(answer, _truths(sample, answer)), answer, self._enabled(bool(answer.spans))
 
-    def shuffle(self, answer: Answer, radius: float, sample: Sample | None) -> str:
+    def shuffle(self, answer: Answer | None, radius: float, sample: Sample | None) -> str:
         """What is shown: the same answer, with what shuffled frames do to it."""
+        if answer is None:
+            return _problem(ViewError("the answer is older than an hour: ask again"))
         truths = _truths(sample, answer)
         try:
             with self.model:

@@ -29,7 +29,7 @@ class Uploads:
     def hold(self, session: str, file: str) -> None:
         """In place of the one that the session had. One that has left holds nothing: nobody would release it."""
         path = Path(file).resolve()
-        self._replace(session, None if session in self.gone or path.is_relative_to(self.kept) else path)
+        self._replace(session, None if path.is_relative_to(self.kept) else path)
 
     def release(self, session: str) -> None:
         """The session has none any more."""
@@ -37,7 +37,8 @@ class Uploads:
 
     def leave(self, session: str) -> None:
         """The session is over."""
-        self.gone.add(session)
+        with self.lock:
+            self.gone.add(session)
         self.release(session)
 
     def sweep(self, age: float = AGE) -> None:
@@ -69,6 +70,8 @@ class Uploads:
     def _replace(self, session: str, file: Path | None) -> None:
         with self.lock:
             former = self.files.pop(session, None)
+            if session in self.gone:
+                file = None
             if file is not None:
                 self.files[session] = file
             if former is not None and former not in self.files.values():

@@ -164,5 +164,5 @@ def test_queries_that_occur_and_that_do_not(tmp_path):
     assert (third.clip, third.duration, third.spans) == ((30.0, 42.5), 12.5, ())
     assert third.extra["explanation"] == "Unrelated." and "answerable_query" not in third.extra
     for broken in ({"GRPO": None}, {"GRPO": [{"q": "x"}]}, {"timestamp": 3}):
-        with pytest.raises(ConvertError, match=r"allowed: timestamp, and GRPO, a list of \{q, a, r\}|spans"):
+        with pytest.raises(ConvertError, match=r"allowed: timestamp, and GRPO, a list of \{q, a, r\}|timestamp\[0\]: got 3"):
             convert("ra_rft", [write(tmp_path / "bad.json", [REFUSALS[0] | broken])], tmp_path / "out.jsonl")

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 ROOT = CONFIGS.parent
 WHOLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in (BASE_CONFIG.name, "datasets.yaml")]
+WHOLE_ALONE = ("model.name_or_path", "model.rewards.")  # said again by who wants them: they replace those of the base
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
 
 
@@ -101,7 +102,7 @@ def test_a_config_says_only_what_differs(local):
     base, tiny = parser.parse_args([]), parser.parse_args([f"--config={CONFIGS}/tiny.yaml"])
     for path, below in [*((path, [base]) for path in WHOLE), *((path, [base, tiny]) for path in EXPERIMENTS)]:
         for name, value in leaves(yaml.safe_load(path.read_text())):
-            assert any(one.get(name, ...) != value for one in below) or name == "model.name_or_path", f"{path.name}: {name}"
+            assert any(one.get(name, ...) != value for one in below) or name.startswith(WHOLE_ALONE), f"{path.name}: {name}"
 
 
 def test_published_values_are_the_defaults_of_the_classes():
@@ -168,7 +169,7 @@ def assert_trained(folder):
     events.Reload()
     logged = {name: [event.value for event in events.Scalars(name)] for name in ("kl", "loss", "grad_norm")}
     assert all(len(values) == 2 and all(map(math.isfinite, values)) for values in logged.values())
-    assert logged["kl"][0] < 1e-3 and min(logged["grad_norm"]) > 0.1
+    assert logged["kl"][0] < 1e-3 and logged["grad_norm"][0] > 0.1 and logged["grad_norm"][1] > 0
 
 
 @pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])

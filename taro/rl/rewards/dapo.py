@@ -29,4 +29,6 @@ class Overlong(Method):
             raise ValueError(f"buffer must be above 0 and at most longest = {self.longest}, got {self.buffer}")
 
     def __call__(self, completion: Completion) -> float:
+        if completion.constructed:
+            return 0.0  # the length is not the policy's choice
         return overlong_penalty(len(completion.token_ids), self.longest, self.buffer)
