@@ -154,8 +154,8 @@ def _rewards(config: Namespace) -> Iterator[str]:
     t_grpo = any(REWARDS.get(name, name) == REWARDS["t_grpo"] for name in named)
     if t_grpo and config.curriculum.warmup_epochs:
         yield (
-            f"curriculum.warmup_epochs = {config.curriculum.warmup_epochs}: the reward t_grpo compares with completions without "
-            "constructed paths; set it to 0"
+            f"curriculum.warmup_epochs = {config.curriculum.warmup_epochs}: the reward t_grpo compares with completions "
+            "without constructed paths; set it to 0"
         )
     if t_grpo and not config.model.shuffled_rollouts:
         yield (

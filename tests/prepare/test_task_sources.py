@@ -157,8 +157,11 @@ def test_moments_that_annotators_agree_on_are_alternatives(tmp_path, times, span
 def test_queries_that_occur_and_that_do_not(tmp_path):
     first, second, third = converted(tmp_path, "ra_rft", json.dumps(REFUSALS)).samples
     assert {one.task for one in (first, second, third)} == {"multi_span"}
-    assert (first.query, first.spans, first.extra) == ("a dog runs.", ((2.5, 6.0),), {"answerable_query": "a dog runs."})
-    why = {"explanation": "There is no cat.", "level": "hard", "kinds": ["Object"], "answerable_query": "a dog runs."}
+    assert (first.query, first.spans) == ("a dog runs.", ((2.5, 6.0),))
+    told = {"explanation": "2.5 to 6.0", "contrast": "There is no cat.", "answerable_query": "a dog runs."}
+    assert first.extra == told
+    why = {"explanation": "There is no cat.", "contrast": "2.5 to 6.0", "level": "hard", "kinds": ["Object"]}
+    why |= {"answerable_query": "a dog runs."}
     assert (second.query, second.spans, second.extra) == ("a cat runs.", (), why)
     assert first.video == second.video == str(tmp_path / "A.mp4") and first.duration == 20.0 and first.id != second.id
     assert (third.clip, third.duration, third.spans) == ((30.0, 42.5), 12.5, ())

@@ -257,8 +257,8 @@ def test_what_needs_all_rewards_before_any_pass(arguments):
         parse([*arguments, *extra])
     lines = str(error.value).splitlines()[1:]
     scale, sampling = "model.advantages.scale = ema needs", "model.dynamic_sampling = 1 needs"
-    starts = (scale, sampling, "model.advantages.decay = 1", "model.shuffled_rollouts = 0")
-    assert len(lines) == 4 and all(line.startswith(f"- {start}") for line, start in zip(lines, starts, strict=True))
+    starts = (scale, sampling, "model.advantages.decay = 1", "curriculum.warmup_epochs = 1", "model.shuffled_rollouts = 0")
+    assert len(lines) == 5 and all(line.startswith(f"- {start}") for line, start in zip(lines, starts, strict=True))
     parse([*arguments, *extra[:2], "--model.temporal_reward=null"])
 
 
