@@ -2,13 +2,11 @@
 
 import importlib.util
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from taro.models.prompt import PromptBuilder
-from taro.models.settings import GroundingSettings
 from taro.rollout import EngineModel, VLLMEngine
 from taro.synthetic.architecture import TINY_PROMPT
 from taro.synthetic.pretraining import scene_video
@@ -24,8 +22,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "shared_engine" in item.fixturenames and "model_folder" in item.fixturenames:
             group = f"engine {item.callspec.params['family']}"
-        elif "one_engine" in item.fixturenames:
-            group = "one engine"
         else:
             group = item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
@@ -49,38 +45,6 @@ def engine(shared_engine, policy):
     """With the weights of `policy`."""
     shared_engine.sync(policy.model.named_parameters())
     return shared_engine
-
-
-@pytest.fixture(scope="session")
-def asked_folder(tiny_folder, tmp_path_factory):
-    """A model folder with the settings that it was trained with, for commands that ask it."""
-    folder = tmp_path_factory.mktemp("asked")
-    for path in Path(tiny_folder).iterdir():
-        (folder / path.name).symlink_to(path)
-    GroundingSettings(TINY_PROMPT, VideoSettings(fps=1.0, max_tokens=64), 1024, None, 1024).save(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def started():
-    engines = {}
-    yield engines
-    for engine in engines.values():
-        engine.close()
-
-
-@pytest.fixture
-def one_engine(started, monkeypatch):
-    """Commands that start the same engine as one before them get that one."""
-
-    def start(*given):
-        if repr(given) not in started:
-            started[repr(given)] = VLLMEngine(*given)
-        return started[repr(given)]
-
-    monkeypatch.setattr("taro.rollout.start.VLLMEngine", start)
-    yield
-    assert len(started) == 1
 
 
 @pytest.fixture(scope="session")

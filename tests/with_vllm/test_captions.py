@@ -5,12 +5,12 @@ import json
 from taro.prepare.caption.__main__ import main
 
 
-def test_captioning_gets_the_native_answers(one_engine, asked_folder, synthetic, tmp_path):
+def test_captioning_gets_the_native_answers(tiny_folder, synthetic, tmp_path):
     rows = {}
     for engine in ("native", "vllm"):
         main(
             [
-                f"--model={asked_folder}",
+                f"--model={tiny_folder}",
                 f"--input={synthetic}/train.jsonl",
                 f"--output={tmp_path}/{engine}.jsonl",
                 f"--engine={engine}",

@@ -19,18 +19,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_an_exported_sharded_checkpoint_answers_the_same(short, model_folder, prompts, tmp_path, rank_environment):
+def test_an_exported_sharded_checkpoint_answers_the_same(arguments, model_folder, prompts, tmp_path, rank_environment):
     extra = [
         f"--model.name_or_path={model_folder}",
         "--trainer.devices=2",
         "--trainer.accelerator=cpu",
         "--trainer.strategy=fsdp2",
-        "--trainer.max_steps=1",
+        "--trainer.max_steps=2",
         "--trainer.limit_val_batches=0",
         "--model.optimizer.learning_rate=3e-3",
         "--model.optimizer.weight_decay=10",  # a random model earns nothing: this moves its weights
+        "--model.sampling.max_tokens=64",
     ]
-    command = [python(), str(ROOT / "train.py"), *short, *extra]
+    command = [python(), str(ROOT / "train.py"), *arguments, *extra]
     done = subprocess.run(command, env=rank_environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     (checkpoint,) = (path for path in (tmp_path / "run" / "checkpoints").glob("step_*.ckpt"))

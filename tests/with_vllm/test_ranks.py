@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def even_folder(tmp_path_factory):
     """A model whose numbers of heads two ranks can share."""
     folder, tokenizer = tmp_path_factory.mktemp("even"), build_tokenizer()
-    config = build_config("qwen2_5_vl", tokenizer, layers=2)
+    config = build_config("qwen2_5_vl", tokenizer)
     text = config.text_config
     text.hidden_size, text.num_attention_heads, text.num_key_value_heads = 128, 4, 2
     config.vision_config.out_hidden_size = 128
@@ -29,7 +29,7 @@ def even_folder(tmp_path_factory):
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2], ids=["an engine each", "one engine"])
-def test_two_ranks_sample_from_the_weights_of_each_step(short, even_folder, tmp_path, size, rank_environment):
+def test_two_ranks_sample_from_the_weights_of_each_step(arguments, even_folder, tmp_path, size, rank_environment):
     extra = [
         "--model.engine=vllm",
         f"--model.name_or_path={even_folder}",
@@ -39,10 +39,10 @@ def test_two_ranks_sample_from_the_weights_of_each_step(short, even_folder, tmp_
         "--trainer.devices=2",
         "--trainer.max_steps=3",
         "--trainer.limit_val_batches=0",
-        "--model.sampling.max_tokens=24",
+        "--curriculum.warmup_epochs=0",
     ]
     done = subprocess.run(
-        [python(), str(ROOT / "train.py"), *short, *extra],
+        [python(), str(ROOT / "train.py"), *arguments, *extra],
         env=rank_environment,
         capture_output=True,
         text=True,

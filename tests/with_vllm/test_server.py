@@ -32,9 +32,9 @@ pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A lively Qwen3-VL (see tests/shared_fixtures.py) whose head is its own."""
+    """A lively Qwen3-VL (see tests/conftest.py) whose head is its own."""
     folder = tmp_path_factory.mktemp("server") / "qwen3_vl"
-    save_random(folder, "qwen3_vl", seed=1, layers=2)
+    save_random(folder, "qwen3_vl", seed=1)
     config = json.loads((folder / "config.json").read_text())
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
     (folder / "config.json").write_text(json.dumps(config))

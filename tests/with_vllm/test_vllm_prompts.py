@@ -55,7 +55,7 @@ def processed(processor, builder, query, video):
     )
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(20))
 def test_three_readings_of_a_prompt(engine, builder, processor, seed):
     """Token ids, grid, pixels and, of vLLM, positions: the reader compares them and raises where they differ."""
     video = random_video(builder, seed)
