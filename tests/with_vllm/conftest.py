@@ -1,5 +1,6 @@
 """Tests with a real vLLM: `make test-vllm`. Elsewhere they are not collected."""
 
+import gc
 import importlib.util
 import os
 
@@ -42,7 +43,12 @@ def shared_engine(engine_model):
 
 @pytest.fixture
 def engine(shared_engine, policy):
-    """With the weights of `policy`."""
+    """With the weights of `policy`. An engine of another test that is collected only now takes the process groups along."""
+    from vllm.distributed.parallel_state import model_parallel_is_initialized
+
+    gc.collect()
+    if not model_parallel_is_initialized():
+        shared_engine.restart()
     shared_engine.sync(policy.model.named_parameters())
     return shared_engine
 
