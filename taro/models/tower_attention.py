@@ -1,5 +1,5 @@
 """Attention of the vision tower, under the name by which transformers finds it: windows and pictures of one length are the
-rows of one call, where transformers calls it for each (10,320 calls for a video of 60 x 12 x 18 tokens).
+rows of one call, where transformers calls it for each.
 
 N patches, W segments of one length L, H heads, d head size.
 """
