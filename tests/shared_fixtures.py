@@ -15,6 +15,7 @@ import lightning as L
 import pytest
 import torch
 from filelock import FileLock
+from recorded import write_run
 from torch import distributed
 from transformers import PreTrainedConfig
 
@@ -117,6 +118,19 @@ def model(tiny_folder, grounding, tmp_path):
 
 
 @pytest.fixture
+def traced(synthetic, tmp_path):
+    """The training samples with one or two traces each, of different lengths."""
+    answer = "</think><answer>{0}s to {1}s</answer>"
+    texts = [f"<think>From {{0}}s to {{1}}s, it moves{answer}", f"<think>{answer}"]
+    samples = [
+        replace(sample, extra={"traces": [text.format(*sample.spans[0]) for text in texts[: 1 + place % 2]]})
+        for place, sample in enumerate(load_samples(synthetic / "train.jsonl"))
+    ]
+    save_samples(samples, tmp_path / "traced.jsonl")
+    return tmp_path / "traced.jsonl"
+
+
+@pytest.fixture
 def damaged(synthetic, tmp_path):
     """The training samples, of which the first video is missing, the second empty, the third truncated."""
     samples = load_samples(synthetic / "train.jsonl")
@@ -127,6 +141,12 @@ def damaged(synthetic, tmp_path):
     rows = [replace(sample, video=str(tmp_path / name)) for sample, name in zip(samples, names, strict=False)]
     save_samples([*rows, *samples[3:]], tmp_path / "damaged.jsonl")
     return tmp_path / "damaged.jsonl"
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Of a run, with its rollouts alone: see `recorded`."""
+    return write_run(tmp_path / "run")
 
 
 @pytest.fixture

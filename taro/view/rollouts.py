@@ -15,13 +15,13 @@ from statistics import fmean
 from typing import Any
 
 from taro.command_line import Parser
-from taro.data.samples import Sample
+from taro.data.samples import Sample, SampleError
 from taro.errors import clean_exit
 from taro.messages import first_names
+from taro.rl.rollout_log import Record, RecordedGroup, RolloutLogError, find_samples, list_steps, read_groups
 from taro.view.charts import Series, line_chart, number, percent
 from taro.view.gallery import shown_spans
 from taro.view.html import escape, make_page, write_page
-from taro.view.records import Record, RecordedGroup, find_samples, list_steps, read_groups
 from taro.view.strips import Strips, make_strips
 from taro.view.timeline import ViewError, axis_length, find_times
 
@@ -76,7 +76,8 @@ def read_run(folder: Path, steps: tuple[int, int] | None = None, prompt: str | N
         prompt: id of the only sample that is read.
 
     Raises:
-        ViewError: there are no such rollouts, or lines that can't be read.
+        ViewError: there are no such rollouts.
+        RolloutLogError: there are none, or lines that can't be read.
     """
     files = list_steps(folder)
     found = {step: paths for step, paths in files.items() if steps is None or steps[0] <= step <= steps[1]}
@@ -94,8 +95,11 @@ def read_run(folder: Path, steps: tuple[int, int] | None = None, prompt: str | N
     if not means:
         known = f"there are {first_names(ids)}" if ids else "the files are empty"
         raise ViewError(f"{folder}: no rollouts{'' if prompt is None else f' of --prompt {prompt}'} in these steps; {known}")
-    samples, remark = find_samples(folder)
-    remarks = (remark,) if remark else ()
+    samples, remarks = {}, ()
+    try:
+        samples = find_samples(folder)
+    except (RolloutLogError, SampleError) as error:
+        remarks = (f"axes end after the last time on them, and there are no frames: {error}",)
     if len(kept) < len(found):
         part = f"completions of {len(kept)} of {len(found)} steps are in this page, evenly spread"
         remarks += (f"{part}; --steps and --prompt choose others",)

@@ -11,15 +11,19 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from taro.data.samples import Sample, SampleError, load_samples
+from taro.data.samples import Sample, load_samples
+from taro.errors import TaroError
 from taro.evaluation.predictions import Answer, Iou
 from taro.jsonl import NotJSON, parse_lines
 from taro.messages import list_lines
 from taro.rows import Number, Pair, String, read_fields
 from taro.tasks import DEFAULT, TASKS
-from taro.view.timeline import ViewError
 
 _NAME = re.compile(r"step_(\d+)(?:_rank\d+)?\.jsonl")
+
+
+class RolloutLogError(TaroError):
+    """Rollouts, or the samples that they are of, that are not there or can't be read."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,16 @@ def list_steps(folder: Path) -> dict[int, list[Path]]:
     """The files of each step, in their order.
 
     Raises:
-        ViewError: there are none.
+        RolloutLogError: there are none.
     """
     if not folder.is_dir():
-        raise ViewError(f"{folder}: no such folder; name that of a run, as outputs/tiny")
+        raise RolloutLogError(f"{folder}: no such folder; name that of a run, as outputs/tiny")
     steps: dict[int, list[Path]] = {}
     for path in sorted((folder / "rollouts").glob("step_*.jsonl")):
         if match := _NAME.fullmatch(path.name):
             steps.setdefault(int(match[1]), []).append(path)
     if not steps:
-        raise ViewError(
+        raise RolloutLogError(
             f"{folder}: has no rollouts/step_*.jsonl; name the folder of a run of train.py whose rollouts_every is not 0"
         )
     return dict(sorted(steps.items()))
@@ -92,7 +96,7 @@ def read_groups(step: int, paths: Sequence[Path]) -> list[RecordedGroup]:
     """The groups of a step: neighbouring lines with one id.
 
     Raises:
-        ViewError: lines that are no record, all named. A last line that was cut off is left out: a run may be writing it.
+        RolloutLogError: lines that are no record, all named. A last line that was cut off is left out: a run may be writing it.
     """
     groups: list[RecordedGroup] = []
     bad: list[str] = []
@@ -108,7 +112,7 @@ def read_groups(step: int, paths: Sequence[Path]) -> list[RecordedGroup]:
             groups[-1].records.append(record)
             last = record.id
     if bad:
-        raise ViewError(list_lines("lines that are no rollouts; delete them, or name another folder:", bad))
+        raise RolloutLogError(list_lines("lines that are no rollouts; delete them, or name another folder:", bad))
     return groups
 
 
@@ -124,17 +128,18 @@ def _read(row: Any) -> tuple[Record | None, str]:
     return (None, "; ".join(faults.values())) if faults else (Record(**values), "")
 
 
-def find_samples(folder: Path) -> tuple[dict[str, Sample], str | None]:
-    """The samples that a run was trained on, by id, for the lengths of their videos; and why there are none, if so."""
-    without = "axes end after the last time on them, and there are no frames"
+def find_samples(folder: Path) -> dict[str, Sample]:
+    """The samples that a run was trained on, by id.
+
+    Raises:
+        RolloutLogError: its `config.yaml` doesn't say which, or they are not there any more.
+        SampleError: they can't be read.
+    """
     try:
         data = yaml.safe_load((folder / "config.yaml").read_bytes())["data"]
         file, root = Path(data["train_file"]), data.get("video_root")
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return {}, f"{folder}/config.yaml doesn't say what the run was trained on: {without}"
+        raise RolloutLogError(f"{folder}/config.yaml doesn't say what the run was trained on") from None
     if not file.is_file():
-        return {}, f"{file} is not there: {without}"
-    try:
-        return {sample.id: sample for sample in load_samples(file, video_root=root, bad_rows="keep")}, None
-    except SampleError as error:
-        return {}, f"{without}: {error}"
+        raise RolloutLogError(f"{file}, which the run was trained on, is not there; run this where train.py ran")
+    return {sample.id: sample for sample in load_samples(file, video_root=root, bad_rows="keep")}

@@ -3,8 +3,7 @@ import json
 import pytest
 
 from taro.data.samples import Sample, save_samples
-from taro.view.records import find_samples, list_steps, read_groups
-from taro.view.timeline import ViewError
+from taro.rl.rollout_log import RolloutLogError, find_samples, list_steps, read_groups
 
 
 def test_groups_of_a_step(run_folder):
@@ -40,7 +39,7 @@ def test_lines_that_are_no_rollouts_are_all_named_and_a_cut_one_is_left_out(run_
     assert len(read_groups(2, [path])) == 2
     wrong = json.loads(good.splitlines()[0]) | {"rewards": {"format": "much"}}
     path.write_bytes(good + b"no json\n[]\n" + json.dumps(wrong).encode() + b"\n")
-    with pytest.raises(ViewError) as caught:
+    with pytest.raises(RolloutLogError) as caught:
         read_groups(2, [path])
     lines = str(caught.value).splitlines()
     assert [line.partition(".jsonl ")[2].partition(":")[0] for line in lines[1:]] == ["line 5", "line 6", "line 7"]
@@ -48,19 +47,22 @@ def test_lines_that_are_no_rollouts_are_all_named_and_a_cut_one_is_left_out(run_
 
 
 def test_no_rollouts(tmp_path):
-    with pytest.raises(ViewError, match="no such folder; name that of a run"):
+    with pytest.raises(RolloutLogError, match="no such folder; name that of a run"):
         list_steps(tmp_path / "nowhere")
     (tmp_path / "rollouts").mkdir()
-    with pytest.raises(ViewError, match=r"has no rollouts/step_\*.jsonl; name the folder of a run .* rollouts_every"):
+    with pytest.raises(RolloutLogError, match=r"has no rollouts/step_\*.jsonl; name the folder of a run .* rollouts_every"):
         list_steps(tmp_path)
 
 
 def test_samples_are_those_that_the_run_was_trained_on(run_folder, tmp_path):
-    assert "doesn't say what the run was trained on" in find_samples(run_folder)[1]
-    (run_folder / "config.yaml").write_text(f"data: {{train_file: {tmp_path}/train.jsonl, video_root: null}}\n")
-    assert "train.jsonl is not there" in find_samples(run_folder)[1]
-    save_samples([Sample("always", "v.mp4", "event", ((3.0, 8.0),), 20.0)], tmp_path / "train.jsonl")
-    samples, remark = find_samples(run_folder)
+    def refused(reason):
+        with pytest.raises(RolloutLogError, match=reason):
+            find_samples(run_folder)
+
+    refused("doesn't say what the run was trained on")
     (run_folder / "config.yaml").write_bytes(b"data: {train_file: caf\xe9.jsonl}\n")
-    assert "doesn't say what the run was trained on" in find_samples(run_folder)[1]
-    assert remark is None and samples["always"].duration == 20.0
+    refused("doesn't say what the run was trained on")
+    (run_folder / "config.yaml").write_text(f"data: {{train_file: {tmp_path}/train.jsonl, video_root: null}}\n")
+    refused("train.jsonl, which the run was trained on, is not there")
+    save_samples([Sample("always", "v.mp4", "event", ((3.0, 8.0),), 20.0)], tmp_path / "train.jsonl")
+    assert find_samples(run_folder)["always"].duration == 20.0
