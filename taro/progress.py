@@ -20,6 +20,7 @@ Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 30.0  # of work that comes in samples
 SHOWN = {"reward": "reward", "rollout/IoU": "IoU"}  # of a training step: logged name, and name in its line
+SHOWN_ALONE = {"loss": "loss"}  # where there are no rewards
 STEPS_AVERAGED = 10  # for the time that is left
 
 
@@ -127,7 +128,8 @@ class ProgressLines(L.Callback):
         if self.every_n_steps and (step % self.every_n_steps == 0 or step == self.steps):
             of = "" if math.isinf(self.steps) else f" of {self.steps:.0f}"
             values = trainer.callback_metrics
-            parts = [f"{name} {values[logged]:.3f}, " for logged, name in SHOWN.items() if logged in values]
+            shown = SHOWN if "reward" in values else SHOWN_ALONE
+            parts = [f"{name} {values[logged]:.3f}, " for logged, name in shown.items() if logged in values]
             line = f"step {step}{of}: {''.join(parts)}{self.seconds:.1f} s a step{left(self.seconds, step, self.steps)}"
             self._show(trainer, line)
 

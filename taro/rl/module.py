@@ -74,6 +74,8 @@ class GRPOModule(PolicyModule):
             video once a step.
     """
 
+    stage = "grpo"
+
     def __init__(
         self,
         name_or_path: str,
@@ -247,7 +249,7 @@ class GRPOModule(PolicyModule):
     def backward_pack(
         self, to_train: list[TrainingGroup], current: list[GroupLogProbs], terms: int, log: StepLog
     ) -> None:
-        """Add the gradient of the pack's part of the loss. Ranks are added up when all packs are done."""
+        """Add the gradient of the pack's part of the loss."""
         on_policy = self.engine.is_policy
         losses = [
             group_loss(training, own.log_probs, self.loss, on_policy=on_policy, denominator=terms)
@@ -255,8 +257,12 @@ class GRPOModule(PolicyModule):
         ]
         for loss in losses:
             log.add_loss(loss)
+        self.add_gradient([loss.loss for loss in losses])
+
+    def add_gradient(self, losses: list[Tensor]) -> None:
+        """Add the gradient of a pack's losses, () each, also of none. Ranks are added up when all packs are done."""
         with self.checkpointing():  # so that ranks gather weights in the same order
-            total = torch.stack([loss.loss for loss in losses]).sum() if losses else empty_pass(self.policy)
+            total = torch.stack(losses).sum() if losses else empty_pass(self.policy)
         if self.sharded:
             self.manual_backward(total * world_size())  # FSDP2 takes the mean over ranks
             return

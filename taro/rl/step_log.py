@@ -73,16 +73,14 @@ class StepLog:
 
     def add_group(self, group: Group, rewards: GroupRewards, entropy: Tensor) -> None:
         """Log a group and keep a record of each of its completions."""
-        mask = group.packed.response_mask
+        self.add_tokens(group, entropy)
         self._add_rewards(rewards)
         if self.by_task:
             prefix = f"tasks/{group.example.sample.task}/"
             self._add_rewards(rewards, prefix)
             self.add_mean(f"{prefix}IoU", rewards.ious.mean(), 1)
             self.add_sum(f"{prefix}prompts", 1)
-        self.add_mean("completions/mean_length", mask.sum(1).float().mean(), 1)
-        self.add_mean("completions/clipped_ratio", 1 - sum(group.rollout.finished) / len(mask), 1)
-        self.add_mean("entropy", entropy.sum() / mask.sum(), mask.sum())
+        self.add_mean("completions/clipped_ratio", 1 - sum(group.rollout.finished) / len(group.texts), 1)
         self.add_mean("taro/constructed_fraction", group.example.constructed.float().mean(), 1)
         if "temporal" in rewards.by_name:
             self.add_mean("taro/gap_skipped", float(rewards.gaps is None), 1)
@@ -94,6 +92,12 @@ class StepLog:
         named = [reasoning_has_timestamp(text) for text in group.texts]
         self.add_mean("rollout/timestamp_rate", sum(named) / len(named), 1)
         self.records += list(_records(group, rewards))
+
+    def add_tokens(self, group: Group, entropy: Tensor) -> None:
+        """Log how long the completions of a group are, and the entropy of their tokens, (G, C)."""
+        mask = group.packed.response_mask
+        self.add_mean("completions/mean_length", mask.sum(1).float().mean(), 1)
+        self.add_mean("entropy", entropy.sum() / mask.sum(), mask.sum())
         self.tokens += len(group.packed)
 
     def _add_rewards(self, rewards: GroupRewards, prefix: str = "") -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,10 +19,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line
 from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
+from taro.data.traces import check_traces
 from taro.progress import Plan, ProgressBar, ProgressLines
 from taro.ranges import NonNegativeInt
 from taro.rl.curriculum import CurriculumCallback
 from taro.rl.module import GRPOModule
+from taro.rl.sft import SFTModule
 from taro.run.checkpoint_files import find_checkpoint
 from taro.run.checkpoints import Checkpoints
 from taro.run.checks import ConfigError, list_notes, list_plan_problems, list_problems, refuse, run_folder
@@ -34,6 +36,7 @@ from taro.run.trainer_checks import as_list
 logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = CONFIGS / "tiny.yaml"
+STAGES = {module.stage: module for module in (GRPOModule, SFTModule)}
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class RunSettings:
     Args:
         name: of the run; its folder is <output_dir>/<name>.
         output_dir: folder of all runs.
+        stage: `grpo`, or `sft`: learn to write the `traces` of the samples (python -m taro.prepare.traces).
         ckpt_path: go on from this checkpoint; `last`: the newest of the run; `auto`: the same if there is one, else a new run.
         rollouts_every: write rollouts each N steps; 0: never.
         pictures_every: show a group in TensorBoard each N steps, on one axis and as text; 0: never.
@@ -50,6 +54,7 @@ class RunSettings:
 
     name: str = "run"
     output_dir: str = "outputs"
+    stage: Literal["grpo", "sft"] = "grpo"
     ckpt_path: str | None = None
     rollouts_every: int = 1
     pictures_every: NonNegativeInt = 20
@@ -83,6 +88,8 @@ class TaroCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
         """And check them: before Lightning seeds and makes anything."""
         self.config = parser.parse_args(args)
+        if self.config.stage == "sft":
+            self.config.curriculum.warmup_epochs = 0.0  # nothing is constructed
         refuse(list_problems(self.config))
         for note in list_notes(self.config):
             rank_zero_info(f"note: {note}")
@@ -113,6 +120,8 @@ class TaroCLI(LightningCLI):
     def check_samples(self) -> None:
         """Log what is odd about the samples, when they are read. Raises SampleError where there is nothing to train on."""
         data, config = self.datamodule, self.config
+        if config.stage == "sft":
+            check_traces(data.samples["train"], data.files["train"])
         remarks = check_samples(
             data.samples,
             data.files,
@@ -181,6 +190,14 @@ def with_save_dir(arguments: Sequence[str]) -> list[str]:
     return [*arguments, *(["--trainer.logger.save_dir=."] if named and "save_dir" not in text else [])]
 
 
+def find_stage(files: Sequence[str], flags: Sequence[str]) -> type[GRPOModule]:
+    """The module of the stage that a flag, or else the last of the files that names one, asks for; of one that there isn't,
+    any: the parser says so."""
+    named = [TRAIN.load(file).get("stage") for file in files]
+    named += re.findall(r"(?:^| )--stage[ =](\S+)", " ".join(flags))
+    return STAGES.get(next((stage for stage in reversed(named) if stage is not None), None), GRPOModule)
+
+
 def parse(arguments: Sequence[str] | None = None, kind: type[TaroCLI] = TaroCLI) -> TaroCLI:
     """The CLI with model, data and trainer made from `arguments`; without `--config`, those of the tiny run.
 
@@ -191,7 +208,7 @@ def parse(arguments: Sequence[str] | None = None, kind: type[TaroCLI] = TaroCLI)
     files, others = answer_at_once(TRAIN, sys.argv[1:] if arguments is None else arguments)
     arguments = [*(f"--config={file}" for file in files or [DEFAULT_CONFIG]), *with_save_dir(others)]
     return kind(
-        GRPOModule,
+        find_stage(files, others),
         GroundingDataModule,
         args=arguments,
         run=False,

@@ -78,6 +78,7 @@ def identity_of(module: GRPOModule, data: GroundingDataModule) -> dict[str, Any]
     """What a run can't change half way, by the setting it comes from: the model, the shapes of the weights, which samples each
     step has, what the model sees of them, and what makes scores of validations comparable."""
     identity = {
+        "stage": module.stage,
         "model.name_or_path": _describe_model(module.name_or_path),
         "model.dtype": module.dtype_name,
         "model.lora": None if module.lora is None else asdict(module.lora),
@@ -115,7 +116,7 @@ def list_misfits(point: ResumePoint, identity: dict[str, Any], folder: Path, nam
         names_path: `ckpt_path` is a path, and not `last` or `auto`.
     """
     # A checkpoint of an earlier version says less: what there was not yet is as it was.
-    known = {"data.difficulty_weights": None} | point.identity
+    known = {"data.difficulty_weights": None, "stage": "grpo"} | point.identity
     misfits = [text for name, value in identity.items() for text in _misfit(name, known.get(name, value), value)]
     own = list_checkpoints(folder) if names_path else {}
     if own and point.path.resolve().parent != folder.resolve():

@@ -77,9 +77,10 @@ def prepare(cli: TaroCLI) -> bool:
         logger.log_hyperparams(cli.config.as_dict())
     cli.trainer.loggers = [tensorboard, *cli.trainer.loggers]
     # A checkpoint of a step is written after its rollouts; where a signal ends the run, the step's checkpoint comes first.
-    records = RunRecords(folder, cli.config.rollouts_every)
-    pictures = TrainingPictures(cli.config.pictures_every)
-    cli.trainer.callbacks = [records, pictures, SignalWatch(), *cli.trainer.callbacks, StopOnSignal()]
+    supervised = cli.config.stage == "sft"  # there are no rollouts and no rewards
+    records = RunRecords(folder, 0 if supervised else cli.config.rollouts_every)
+    watching = [] if supervised else [TrainingPictures(cli.config.pictures_every), SignalWatch()]
+    cli.trainer.callbacks = [records, *watching, *cli.trainer.callbacks, StopOnSignal()]
     return resuming
 
 

@@ -4,6 +4,9 @@ import lightning as L
 import pytest
 
 from taro.data.samples import SampleError
+from taro.data.traces import TraceError
+from taro.rl.module import GRPOModule
+from taro.rl.sft import SFTModule
 from taro.run import train
 from taro.run.checks import ConfigError, count_devices
 from taro.run.cli import DEFAULT_CONFIG, parse, resolved_config
@@ -56,6 +59,24 @@ def test_without_config_it_is_the_tiny_run(arguments):
     assert parse(arguments).model.temporal_reward.tokens == "timestamps"  # as in tiny.yaml alone
 
 
+def test_the_stage_is_that_of_the_flag_or_else_of_the_last_file(arguments, tmp_path):
+    """A file that says nothing changes nothing."""
+    for name, text in (("sft", "stage: sft"), ("grpo", "stage: grpo"), ("other", "name: run")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+
+    def module(*flags):
+        return type(parse([*arguments, *(flag.replace("AT", str(tmp_path)) for flag in flags)]).model)
+
+    assert module() is module("--config=AT/sft.yaml", "--config=AT/grpo.yaml") is GRPOModule
+    assert module("--config=AT/grpo.yaml", "--config=AT/sft.yaml", "--config=AT/other.yaml") is SFTModule
+    assert module("--stage", "sft") is SFTModule and module("--config=AT/sft.yaml", "--stage=grpo") is GRPOModule
+
+
+def test_samples_without_traces_are_told_before_any_weights_are_read(arguments, no_weights):
+    with pytest.raises(TraceError, match=r"train.jsonl: 6 of 6 samples have no traces for stage = sft:"):
+        train.main([*arguments, "--stage=sft"])
+
+
 def test_print_config(arguments, capsys):
     with pytest.raises(SystemExit) as leaving:
         parse([*arguments, "--print_config"])
@@ -70,6 +91,7 @@ def test_print_config(arguments, capsys):
         ("--model.temporal_reward.tokens=all", "model.temporal_reward"),
         ("--data.bad_rows=ignore", "data.bad_rows"),
         ("--config=nowhere.yaml", "nowhere.yaml"),
+        ("--stage=warm", "stage"),
         ("--model.group_size=1", "model.group_size = 1: must be a whole number, at least 2 ("),
         ("--data.workers=1.5", "data.workers = 1.5: must be a whole number, at least 0 ("),
         ("--model.loss.kl_coefficient=-1", "model.loss.kl_coefficient = -1: must be a number, at least 0 ("),

@@ -83,6 +83,7 @@ def identity(arguments):
 
 
 CHANGED = [
+    ("--stage=sft", "stage = sft: the checkpoint's run has grpo"),
     ("--data.grounding.prompt=When: {query}?", "data.grounding.prompt = When: {query}?: the checkpoint's run has "),
     ("--data.grounding.video.fps=2.0", "data.grounding.video: not that of the checkpoint: fps 2.0 (1.0 there)"),
     ("--data.grounding.video.resize=swscale", "data.grounding.video: not that of the checkpoint: resize swscale (torch "),
