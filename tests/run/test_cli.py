@@ -9,7 +9,7 @@ from taro.rl.module import GRPOModule
 from taro.rl.sft import SFTModule
 from taro.run import train
 from taro.run.checks import ConfigError, count_devices
-from taro.run.cli import DEFAULT_CONFIG, parse, resolved_config
+from taro.run.cli import DEFAULT_CONFIG, find_stage, parse, resolved_config
 
 pytestmark = pytest.mark.slow  # as a whole file: each builds the whole command line
 
@@ -59,17 +59,13 @@ def test_without_config_it_is_the_tiny_run(arguments):
     assert parse(arguments).model.temporal_reward.tokens == "timestamps"  # as in tiny.yaml alone
 
 
-def test_the_stage_is_that_of_the_flag_or_else_of_the_last_file(arguments, tmp_path):
+def test_the_stage_is_that_of_the_flag_or_else_of_the_last_file(tmp_path):
     """A file that says nothing changes nothing."""
-    for name, text in (("sft", "stage: sft"), ("grpo", "stage: grpo"), ("other", "name: run")):
-        (tmp_path / f"{name}.yaml").write_text(text)
-
-    def module(*flags):
-        return type(parse([*arguments, *(flag.replace("AT", str(tmp_path)) for flag in flags)]).model)
-
-    assert module() is module("--config=AT/sft.yaml", "--config=AT/grpo.yaml") is GRPOModule
-    assert module("--config=AT/grpo.yaml", "--config=AT/sft.yaml", "--config=AT/other.yaml") is SFTModule
-    assert module("--stage", "sft") is SFTModule and module("--config=AT/sft.yaml", "--stage=grpo") is GRPOModule
+    sft, grpo, other = (str(tmp_path / name) for name in ("sft.yaml", "grpo.yaml", "other.yaml"))
+    for path, text in ((sft, "stage: sft"), (grpo, "stage: grpo"), (other, "name: run")):
+        Path(path).write_text(text)
+    assert find_stage([], []) is find_stage([sft, grpo], []) is find_stage([sft], ["--stage=grpo"]) is GRPOModule
+    assert find_stage([grpo, sft, other], []) is find_stage([], ["--name=a", "--stage", "sft"]) is SFTModule
 
 
 def test_samples_without_traces_are_told_before_any_weights_are_read(arguments, no_weights):

@@ -1,7 +1,11 @@
 """Three stages as one command, each a real run in this process."""
 
 import json
+import os
 import shutil
+import signal
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -105,5 +109,33 @@ def test_mistakes_are_said_before_anything_is_made(run_stages, made, tmp_path, c
     assert made == []
 
 
-def test_a_stage_is_a_process_of_its_own():
-    assert stages.call(["--no_such_flag=1"]) == 2
+def test_a_stage_is_a_process_of_its_own(monkeypatch, tmp_path):
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "$@" > "$0.given"\nexit 3\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert stages.call(["--name=sft"]) == 3
+    assert (tmp_path / "python.given").read_text() == "-m taro.run.train --name=sft\n"
+
+
+def test_signals_go_on_to_the_stage_which_ends_by_itself(monkeypatch):
+    class Process(nullcontext):
+        returncode, waited, sent = None, 0, []
+
+        def wait(self):
+            self.waited += 1
+            if self.waited == 1:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.returncode = -signal.SIGTERM
+
+        def send_signal(self, number):
+            self.sent.append(number)
+
+        def __enter__(self):
+            return self
+
+    monkeypatch.setattr(stages.subprocess, "Popen", lambda command: Process())
+    before = signal.getsignal(signal.SIGTERM)
+    assert stages.call([]) == 128 + signal.SIGTERM and Process.sent == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before
