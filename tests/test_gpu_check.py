@@ -113,6 +113,14 @@ def test_what_a_config_leaves_out_takes_no_time(cost_model):
     assert alone["wait for slower ranks"] == 0 and alone["tower"] == pytest.approx(8 * seconds["tower"])
 
 
+def test_frozen_weights_have_no_gradients(cost_model):
+    whole, adapters = (
+        cost_model.main([f"--config=configs/{name}.yaml", "--shape=assets/shapes/qwen2.5-vl-3b", "--gpus=1"])["seconds"]
+        for name in ("qwen25_3b", "qwen25_3b_lora")
+    )
+    assert adapters["forward"] == whole["forward"] and 0.6 < adapters["backward"] / whole["backward"] < 0.8
+
+
 def test_measured_rates_take_the_place_of_guesses(cost_model, tmp_path):
     (tmp_path / "gpu.json").write_text(json.dumps({"rates": {"tower": 0.15, "matmul": 0.63}}))
     result = cost_model.main([*PLAN, f"--measured={tmp_path}/gpu.json", f"--json={tmp_path}/cost.json"])
