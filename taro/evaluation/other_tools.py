@@ -5,29 +5,25 @@ A format is known by its rows: lines of JSON, entries of one JSON value, or rows
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
+from taro.evaluation.prediction_files import PARTS, Placed, describe_row, is_key, read_rows
 from taro.evaluation.predictions import EvaluationError, load_predictions
-from taro.jsonl import CONFIG_NAME, NotJSON
+from taro.jsonl import CONFIG_NAME
 from taro.messages import MISSING, describe_fault, list_lines, shorten
 from taro.prompts import spans_in
 from taro.rows import is_number
 from taro.spans import Span
 
 Row = Mapping[str, Any]
-Placed = list[tuple[str, Any]]  # rows, each with the name of its place
 
-PARTS = ">>>"  # between video, query and truth in a key of TimeLens and lmms-eval
 NOT_ASKED = "Failed to obtain answer"  # what VLMEvalKit writes in place of an answer, as the start of it
 VIDEO_ENDINGS = re.compile(r"\.(?:mp4|mkv|webm|avi|mov|m4v)$", re.IGNORECASE)
 SPANS_ALLOWED = "[start, end] or [[start, end], ...], finite numbers (seconds)"
@@ -94,16 +90,16 @@ def load_texts(path: str | Path) -> Texts:
     if path.is_dir() and not parts:
         return Texts([Text(one.id, one.completion, one.spans, query=one.query) for one in load_predictions(path)], [])
     if parts:
-        rows = [(f"{part.name}, {place}", row) for part in parts for place, row in _read_rows(part)]
+        rows = [(f"{part.name}, {place}", row) for part in parts for place, row in read_rows(part)]
     else:
-        rows = _read_rows(path)
+        rows = read_rows(path)
     if not rows:
         raise EvaluationError(f"{path}: no predictions in it")
     place, first = rows[0]
     found = next((one for one in FORMATS if isinstance(first, Mapping) and one.fits(first)), None)
     if found is None:
         known = ["a folder of eval.py --output", *(f"{one.name}: {one.shape}" for one in FORMATS)]
-        head = f"{path}: no predictions that are known ({place}: {_shown(first)}). Known are"
+        head = f"{path}: no predictions that are known ({place}: {describe_row(first)}). Known are"
         raise EvaluationError("\n- ".join([head, *known]))
     return _count_once(path, found, _read_texts(path, found, rows))
 
@@ -113,7 +109,7 @@ def _read_texts(path: Path, found: Format, rows: Placed) -> list[Text]:
     for place, row in rows:
         try:
             if not (isinstance(row, Mapping) and found.fits(row)):
-                raise ValueError(f"{_shown(row)}; allowed: {found.shape}")
+                raise ValueError(f"{describe_row(row)}; allowed: {found.shape}")
             texts.append(found.read(row))
         except KeyError as error:
             faults.append(f"{place}: {error.args[0]}: got {shorten(MISSING)}; allowed: {found.shape}")
@@ -137,81 +133,12 @@ def _count_once(path: Path, found: Format, texts: Sequence[Text]) -> Texts:
     return Texts(list({one.id: one for one in texts}.values()), [list_lines(head, twice)])
 
 
-# ---- Rows of files ----
-
-
-def _read_rows(path: Path) -> Placed:
-    if path.suffix.lower() == ".xlsx":
-        return _read_workbook(path)
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise EvaluationError(f"{path}: can't be read ({error})") from None
-    if path.suffix.lower() != ".tsv":
-        return _json_rows(content)
-    try:
-        return [(f"row {number}", row) for number, row in enumerate(csv.DictReader(StringIO(content), delimiter="\t"), start=1)]
-    except csv.Error as error:
-        raise EvaluationError(f"{path}: no table with tabs between its columns ({error})") from None
-
-
-def _read_workbook(path: Path) -> Placed:
-    """The rows of the first sheet, named by the first of them."""
-    try:
-        from openpyxl import load_workbook
-    except ImportError:
-        raise EvaluationError(
-            f"{path}: workbooks are read with openpyxl, which is not installed: pip install openpyxl, or save it as a .tsv, by "
-            "PRED_FORMAT=tsv in VLMEvalKit, or by pandas.read_excel(FILE).to_csv('FILE.tsv', sep='\\t', index=False)"
-        ) from None
-    try:
-        names, *rows = load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
-    except (OSError, BadZipFile, KeyError, ValueError) as error:
-        raise EvaluationError(f"{path}: no workbook that can be read ({type(error).__name__}: {error})") from None
-    return [(f"row {number}", dict(zip(names, row, strict=False))) for number, row in enumerate(rows, start=1)]
-
-
-def _json_rows(content: str) -> Placed:
-    """Of one JSON value, or of lines."""
-    try:
-        return [(f"entry {number}", row) for number, row in enumerate(_parse(content), start=1)]
-    except (ValueError, RecursionError):
-        rows: Placed = []
-        for number, line in enumerate(content.split("\n"), start=1):
-            try:
-                found = _parse(line) if line.strip() else []
-            except (ValueError, RecursionError) as error:
-                found = [NotJSON(f"not JSON ({error})")]
-            rows += [(f"line {number}", row) for row in found]
-        return rows
-
-
-def _parse(text: str) -> list[Any]:
-    value = json.loads(text, object_pairs_hook=_entries)
-    return value if isinstance(value, list) else [value] if value != {} else []
-
-
-def _entries(pairs: list[tuple[str, Any]]) -> Any:
-    """An object; of one with several keys of video, query and truth, an object of each, so that equal ones stay two."""
-    if len(pairs) > 1 and all(_is_key(name) for name, _ in pairs):
-        return [{name: value} for name, value in pairs]
-    return dict(pairs)
-
-
-def _shown(row: Any) -> str:
-    return str(row) if isinstance(row, NotJSON) else f"got {shorten(row)}"
-
-
 # ---- What a row says ----
 
 
 def video_name(path: str) -> str:
     """Of a video file, without its folder and its ending."""
     return VIDEO_ENDINGS.sub("", re.split(r"[/\\]", path)[-1])
-
-
-def _is_key(name: Any) -> bool:
-    return isinstance(name, str) and name.count(PARTS) >= 2
 
 
 def _read_key(key: str, text: str) -> Text:
@@ -254,7 +181,7 @@ def _read_time_r1(row: Row) -> Text:
 def _only_value(row: Row) -> Any:
     """Of a row that is one key of video, query and truth; None of another one."""
     (key, value), *others = list(islice(row.items(), 2)) or [(None, None)]
-    return value if _is_key(key) and not others else None
+    return value if is_key(key) and not others else None
 
 
 def _read_timelens(row: Row) -> Text:
@@ -275,7 +202,7 @@ def _read_lmms_eval_samples(row: Row) -> Text:
     if not isinstance(said, str):
         raise ValueError(describe_fault("filtered_resps", row["filtered_resps"], "a list of one text"))
     for value in row.values():
-        if isinstance(value, Mapping) and len(value) == 1 and _is_key(next(iter(value))):
+        if isinstance(value, Mapping) and len(value) == 1 and is_key(next(iter(value))):
             return _read_key(next(iter(value)), said)
     prompt = row.get("input")
     return Text(str(row["doc_id"]), said, _spans("target", row["target"]), prompt=prompt if isinstance(prompt, str) else None)

@@ -1,8 +1,6 @@
 import csv
 import json
 import random
-import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -99,21 +97,6 @@ def test_tables_of_vlmevalkit(load):
     assert load(as_json([several])).texts == [Text("7", "", ((0.0, 1.0), (2.0, 3.5)), prompt="a dog")]
 
 
-def test_a_workbook(load, monkeypatch):
-    """As openpyxl gives its cells."""
-    cells = [tuple(OMTG), tuple(OMTG.values())]
-    sheet = SimpleNamespace(iter_rows=lambda values_only: iter(cells))
-    openpyxl = SimpleNamespace(load_workbook=lambda path, read_only: SimpleNamespace(worksheets=[sheet]))
-    monkeypatch.setitem(sys.modules, "openpyxl", openpyxl)
-    assert load(lambda path: path.touch(), "a.xlsx").texts[0].id == "3"
-    openpyxl.load_workbook = lambda path, read_only: {}["xl/workbook.xml"]
-    with pytest.raises(EvaluationError, match="no workbook that can be read"):
-        load(lambda path: path.touch(), "a.xlsx")
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(EvaluationError, match=r"pip install openpyxl, or save it as a \.tsv, by PRED_FORMAT=tsv"):
-        load(lambda path: path.touch(), "a.xlsx")
-
-
 def test_a_folder_with_parts(tmp_path):
     """Several processes write a file each; what else is there, such as scores, is none of them."""
     for part in range(2):
@@ -199,12 +182,6 @@ def test_the_formats_are_listed(load):
     lines = str(error.value).splitlines()[1:]
     tools = ["a folder of eval.py --output", "Time-R1", "TimeLens", "lmms-eval", "lmms-eval --log_samples", "VLMEvalKit"]
     assert [line[2:].partition(":")[0] for line in lines] == tools
-
-
-def test_bytes_that_are_no_text(load):
-    for name in ("a.json", "a.tsv"):
-        with pytest.raises(EvaluationError, match="can't be read"):
-            load(lambda path: path.write_bytes(b"\xff\xfe\x00"), name)
 
 
 def test_nothing_breaks_the_readers(load):
