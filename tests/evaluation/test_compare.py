@@ -144,5 +144,5 @@ def test_own_metrics_of_tasks(tmp_path, capsys):
     assert comparison.tasks["actions F1@0.5"] == (0.0, 1.0) and comparison.tasks["actions count_accuracy"] == (1.0, 1.0)
     assert "actions F1@0.5" in capsys.readouterr().out
     other = write_run(tmp_path / "c", [answer_to(Sample("x", "v.mp4", "q", ((0.0, 10.0),), 20.0), 4.0)])
-    with pytest.raises(EvaluationError, match="has another query"):
+    with pytest.raises(EvaluationError, match="1 samples with another query"):
         compare_runs(folders[0], other)

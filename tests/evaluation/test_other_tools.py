@@ -110,8 +110,8 @@ def test_a_folder_with_parts(tmp_path):
 
 def test_a_folder_of_eval_py(tmp_path):
     sample = Sample("a", "v.mp4", "a dog", SPAN, 9.0)
-    rows = [Prediction.answered(sample, "<answer>0 to 7</answer>", True, 0.1), Prediction.failed(sample, "missing_video", "")]
-    rows[1] = Prediction("b", "a cat", SPAN, failure="missing_video", reason="")
+    rows = [Prediction.answered(sample, "<answer>0 to 7</answer>", True, 0.1)]
+    rows.append(Prediction("b", "a cat", SPAN, failure="missing_video", reason=""))
     ResumableFolder(tmp_path, {"samples": {"count": 2}}).append(row.to_row() for row in rows)
     assert load_texts(tmp_path).texts == [
         Text("a", "<answer>0 to 7</answer>", SPAN, query="a dog"),
