@@ -85,7 +85,8 @@ def test_a_resumed_run_draws_the_same(fit, arguments, scripted, steps, tiny_buil
     extra += ["--model.optimizer.learning_rate=1e-3", "--trainer.limit_val_batches=0", "--trainer.max_epochs=1"]
     fit([*arguments, *extra], steps, RunRecords(tmp_path / "run"))
     replaced = [row for path in (tmp_path / "run" / "replaced").iterdir() for row in read_rows(path)]
-    assert {(row["completion"], row["iou"], row["reward"]) for row in replaced} == {("nothing", 0, 0)}
+    assert {(row["iou"], row["reward"]) for row in replaced} == {(0, 0)}
+    assert "nothing" in {row["completion"] for row in replaced}
     assert len(replaced) == 3 * sum(steps.column("rollout/drawn_again"))
     fit([*arguments, *extra, "--name=other", "--trainer.max_steps=2"])
     fit([*arguments, *extra, "--name=other", "--ckpt_path=last"], steps)
