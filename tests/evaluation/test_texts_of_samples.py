@@ -48,8 +48,12 @@ def test_texts_of_no_sample(stranger):
     assert texts == ["y", "y", "y"] and remarks == [f"1 predictions are of no sample: they don't count:\n- {stranger.id}"]
 
 
-def test_an_id_that_is_another_sample_s():
-    _, remarks = match(Text("1", "y", ()), Text("2", "y", ()), Text("3", "x", ((7.0, 8.0),)))
+@pytest.mark.parametrize(
+    "text",
+    [Text("3", "x", ((7.0, 8.0),)), Text("3", "x", (), video="a"), Text("3", "x", (), query="a cat")],
+)
+def test_an_id_that_is_another_sample_s(text):
+    _, remarks = match(Text("1", "y", ()), Text("2", "y", ()), text)
     assert remarks[1].endswith("- 3: a sample has this id, but another query, video or true span")
 
 
