@@ -209,6 +209,9 @@ class ScriptedEngine:
     def sleep(self):
         pass
 
+    def close(self):
+        pass
+
     def restart(self):
         raise AssertionError("a scripted engine does not fail")
 

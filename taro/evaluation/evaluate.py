@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -54,20 +55,9 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
         EngineError: vLLM is not installed, or can't run the model.
     """
     benchmark = resolve(settings)
-    questions = Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)
-    change = find_change(settings.probe, questions.model.builder.family)
-
-    def ask(samples: Sequence[Sample], name: str = benchmark.name) -> Iterator[Prediction]:
-        return (prediction for (prediction,) in questions.ask(samples, name, change=change))
-
-    output, configuration = settings.output and Path(settings.output), _configuration(questions, benchmark)
-    shard = Shard.parse(settings.shard)
-    if settings.zoom:
-        first = _answer(questions.samples, ask, output and output / FIRST_PASS, configuration, shard)
-        again = partial(zoom_in, first=first, ask=partial(ask, name=f"{benchmark.name}, second pass"))
-        found = _answer(questions.samples, again, output, configuration | ZOOM, shard)
-    else:
-        found = _answer(questions.samples, ask, output, configuration, shard)
+    output = settings.output and Path(settings.output)
+    with closing(Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)) as questions:
+        found = _answer_all(questions, benchmark, output)
     samples = [sample for sample in questions.samples if sample.id in found]
     predictions = [found[sample.id] for sample in samples]
     whole = len(samples) == len(questions.samples)
@@ -81,6 +71,22 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
             write_lines(SUBMISSIONS[benchmark.scorer](samples, predictions), output / "submission.jsonl")
         write_json(output / "metrics.json", about | report.to_json() | asdict(beside))
     return Evaluation(report, predictions, len(questions.samples), beside)
+
+
+def _answer_all(questions: Questions, benchmark: Benchmark, output: Path | None) -> dict[str, Prediction]:
+    """The predictions by id, in one pass or in two."""
+    settings, samples = questions.settings, questions.samples
+    change = find_change(settings.probe, questions.model.builder.family)
+
+    def ask(samples: Sequence[Sample], name: str = benchmark.name) -> Iterator[Prediction]:
+        return (prediction for (prediction,) in questions.ask(samples, name, change=change))
+
+    configuration, shard = _configuration(questions, benchmark), Shard.parse(settings.shard)
+    if not settings.zoom:
+        return _answer(samples, ask, output, configuration, shard)
+    first = _answer(samples, ask, output and output / FIRST_PASS, configuration, shard)
+    again = partial(zoom_in, first=first, ask=partial(ask, name=f"{benchmark.name}, second pass"))
+    return _answer(samples, again, output, configuration | ZOOM, shard)
 
 
 def _answer(

@@ -78,6 +78,11 @@ class Questions:
         """Is started when it is first needed. Raises as `start_engine`."""
         return self.model.start()
 
+    def close(self) -> None:
+        """Give back what the engine holds, where one was started."""
+        if "engine" in vars(self):
+            self.engine.close()
+
     def describe(self) -> dict[str, Any]:
         """What determines the answers, prompt and videos apart, as JSON's types."""
         settings = self.settings

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -131,15 +132,15 @@ def score_samples(settings: DifficultySettings) -> list[ScoredSample | None]:
     if problems := list(find_problems(settings)):
         raise DifficultyError(list_problems("can't score:", problems))
     file, temperature = Path(settings.input), settings.temperature
-    questions = Questions.load(settings, file, settings.video_root, evaluating=False, temperature=temperature)
-    folder = ResumableFolder(settings.folder, _configuration(settings, questions), Shard.parse(settings.shard), NAME)
-    failures = {id: score.failure for id, score in read_objects(ScoredSample, folder.read(), "sample", complete=True).items()}
-    todo = still_to_ask(folder.shard.of(questions.samples), failures)
 
     def seeds(sample: Sample) -> list[int]:
         return [stable_seed("difficulty", settings.seed, sample.id, number) for number in range(settings.samples)]
 
-    folder.append(asdict(ScoredSample.of(group)) for group in questions.ask(todo, "difficulty", seeds))
+    with closing(Questions.load(settings, file, settings.video_root, evaluating=False, temperature=temperature)) as questions:
+        folder = ResumableFolder(settings.folder, _configuration(settings, questions), Shard.parse(settings.shard), NAME)
+        there = read_objects(ScoredSample, folder.read(), "sample", complete=True)
+        todo = still_to_ask(folder.shard.of(questions.samples), {id: score.failure for id, score in there.items()})
+        folder.append(asdict(ScoredSample.of(group)) for group in questions.ask(todo, "difficulty", seeds))
     is_whole = folder.finish([sample.id for sample in questions.samples])
     done = read_objects(ScoredSample, folder.read(), "sample", complete=True)
     if is_whole:

@@ -107,6 +107,10 @@ class RolloutEngine(Protocol):
         """Start anew after an EngineError."""
         ...
 
+    def close(self) -> None:
+        """Give back for good what it holds."""
+        ...
+
 
 class SyncedEngine:
     """Hands the policy's weights to an engine when they have changed, and replaces one that fails."""

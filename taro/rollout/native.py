@@ -67,6 +67,9 @@ class NativeEngine:
     def restart(self) -> None:
         """Nothing that could have died."""
 
+    def close(self) -> None:
+        """Nothing but the policy, which is not the engine's."""
+
     @torch.no_grad()
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
         """One group for each prompt.

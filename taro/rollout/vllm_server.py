@@ -175,6 +175,9 @@ class VLLMServerEngine:
     def sleep(self) -> None:
         """Nothing to give back: the server's GPUs are its own."""
 
+    def close(self) -> None:
+        """Nothing: the server goes on without us."""
+
     def restart(self) -> None:
         """Wait for the server, which isn't ours to start, to be there again, with the weights of the next `sync`.
 

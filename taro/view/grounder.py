@@ -104,6 +104,10 @@ class Grounder:
         shown = load_video(video, clip=None, settings=self.model.grounding.video, geometry=self.model.builder.geometry)
         return AnswerStream(self, str(video), query, self.model.builder.build(query, shown))
 
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        self.engine.close()
+
     def follow(self, prompt: Prompt) -> Iterator[RolloutGroup]:
         """The only completion of a prompt as far as it is; the last one is whole."""
         request, sampling = RolloutPrompt(prompt, ((),), (0,)), self.model.sampling

@@ -22,7 +22,10 @@ class Engine:
     """Says each seed of each prompt."""
 
     def __init__(self, builder):
-        self.builder = builder
+        self.builder, self.closed = builder, 0
+
+    def close(self):
+        self.closed += 1
 
     def stream(self, prompts, sampling, at_once):
         for number, prompt in enumerate(prompts):
@@ -42,12 +45,15 @@ def test_samples_without_a_video_come_first_and_need_no_engine(synthetic, tiny_b
     questions = Questions(settings, file, None, samples, AskedModel(settings, grounding, tiny_builder, sampling))
     found = questions.ask(samples, "test", seeds=lambda _: (1, 2))
     lost = list(itertools.islice(found, 2))
+    questions.close()  # nothing yet
     assert [group[0].id for group in lost] == [sample.id for sample in samples[2:4]] and not started
     assert [one.failure for group in lost for one in group] == ["missing_video"] * 2
     assert lost[0][0].reason == f"{tmp_path}/gone.mp4 does not exist"
     rest = list(found)
     assert [group[0].id for group in rest] == [sample.id for sample in samples[:2] + samples[4:]] and started == [1]
     assert all([one.answer for one in group] == [(1.0, 9.0), (2.0, 9.0)] for group in rest)
+    questions.close()
+    assert questions.engine.closed == 1
     (tmp_path / "gone.mp4").touch()
     failures = {samples[1].id: "unreadable_video", samples[2].id: "missing_video", samples[4].id: None}
     assert still_to_ask(samples[:5], failures) == [samples[0], samples[2], samples[3]]

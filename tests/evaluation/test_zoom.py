@@ -75,7 +75,10 @@ class Seer:
     """Answers with the times of the first and the last frame that has much red in it, in the clip's own clock."""
 
     def __init__(self, builder):
-        self.builder, self.frames, self.is_policy, self.stale = builder, [], False, False
+        self.builder, self.frames, self.closed = builder, [], 0
+
+    def close(self):
+        self.closed += 1
 
     def stream(self, prompts, sampling, at_once):
         for number, prompt in enumerate(prompts):
@@ -108,7 +111,7 @@ def test_the_second_pass_sees_more_of_a_long_video(model, tiny_builder, long_vid
     arguments += ["--grounding.evaluation_video=null", "--grounding.prompt={query}"]
     (found,) = command.main(arguments).predictions
     (first,) = command.main([*arguments[:3], f"--output={output}/first_pass", *arguments[5:]]).predictions
-    assert started == [1]  # one engine for both, and the first pass is an evaluation that was finished
+    assert started == [1] and engine.closed == 1  # one engine for both, and the first pass is an evaluation that was finished
     assert [count for count, _ in engine.frames] == [64, 64]
     assert engine.frames[0][1] == 360.0 and engine.frames[1][1] == found.part[1] - found.part[0] < 60.0
     assert first.iou < 0.8 < 0.9 < found.iou and found.first_completion == first.completion
