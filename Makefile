@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train test test-fast test-vllm lint trl-env clean
+.PHONY: help install data train test test-fast test-vllm gpu-check lint trl-env clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,9 @@ $(VLLM_INSTALLED): setup.cfg Makefile tests/with_vllm/torchvision_operators.py
 		cp tests/with_vllm/torchvision_operators.py $$packages && \
 		echo 'import torchvision_operators' > $$packages/torchvision_operators.pth
 	@touch $@
+
+gpu-check: $(INSTALLED)  ## whether all is right and fast on this machine's GPU, in 8 minutes
+	$(RUN) benchmarks/gpu.py $(ARGS)
 
 lint: $(INSTALLED)  ## ruff
 	$(RUN) -m ruff check .

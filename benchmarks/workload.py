@@ -45,12 +45,15 @@ class ModelShape:
     tower_intermediate: int
     tower_heads: int
     tower_depth: int
+    tied: bool = True  # embeddings and head
 
 
 SHAPES = {
     "tiny": ModelShape(256, 1024, 6, 8, 2, 704, 128, 256, 4, 2),  # 6 M parameters
     "small": ModelShape(512, 2048, 8, 8, 2, 8192, 256, 512, 4, 4),
     "3b": ModelShape(2048, 11008, 36, 16, 2, 151936, 1280, 3420, 16, 32),  # Qwen2.5-VL-3B
+    "3b_4_layers": ModelShape(2048, 11008, 4, 16, 2, 151936, 1280, 3420, 16, 4),
+    "7b": ModelShape(3584, 18944, 28, 28, 4, 152064, 1280, 3420, 16, 32, tied=False),  # Qwen2.5-VL-7B
 }
 SPECIAL = 5  # the first ids of a vocabulary stand for the vision tokens
 
@@ -70,7 +73,7 @@ def build_config(shape: ModelShape, family: str) -> PreTrainedConfig:
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape.tied,
         "initializer_range": shape.hidden**-0.5,  # large enough that attention matters to the outputs
     }
     vision = {
@@ -84,10 +87,10 @@ def build_config(shape: ModelShape, family: str) -> PreTrainedConfig:
     if family == "qwen2_5_vl":
         vision |= {"fullatt_block_indexes": [shape.tower_depth - 1], "tokens_per_second": 2, "patch_size": 14}
         text["rope_parameters"] = rope
-        return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
+        return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=shape.tied, **special)
     vision |= {"deepstack_visual_indexes": [0], "patch_size": 16, "num_position_embeddings": 2304}
     text |= {"head_dim": head, "rope_parameters": rope | {"mrope_interleaved": True}}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=shape.tied, **special)
 
 
 def build_policy(size: str, family: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> QwenVL:

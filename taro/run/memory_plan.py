@@ -93,7 +93,9 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
     update = kept | {
         "gradients": trained * 4 if whole_gradients else trained * trained_bytes / ranks,
         "gathered weights": (shape.head * 2 + shape.tower + 2 * shape.layer) * computed if sharded else 0,
-        "activations": _activations(shape, model, max(model.pack_tokens, _largest_group(settings)), computed),
+        "activations": activation_bytes(
+            shape.text, max(model.pack_tokens, _largest_group(settings)), computed, checkpointing=model.gradient_checkpointing
+        ),
         "logits": HEAD_CHUNK * shape.text.vocab_size * 4 * 3,
     }
     parts = {"update": update, "rollouts": kept | _engine(shape, model, computed, gpu_gigabytes)}
@@ -105,12 +107,12 @@ def _largest_group(settings: Namespace) -> int:
     return largest_group(model.group_size, model.sampling.max_tokens, settings.data.grounding.max_prompt_tokens)
 
 
-def _activations(shape: Shape, model: Namespace, tokens: int, size: int) -> float:
-    """Of a pack of so many tokens: what stays of each layer, and the inside of one (queries, keys, values, output, two norms,
-    and the MLP's three products) in the backward pass."""
-    inside = tokens * (8 * shape.text.hidden_size + 3 * shape.text.intermediate_size) * size
-    inputs = shape.layers * tokens * shape.text.hidden_size * size
-    return inputs + inside if model.gradient_checkpointing else shape.layers * inside
+def activation_bytes(text: PreTrainedConfig, tokens: int, size: int, *, checkpointing: bool) -> float:
+    """Of a pack of so many tokens, with numbers of `size` bytes: what stays of each layer, and the inside of one (queries,
+    keys, values, output, two norms, and the MLP's three products) in the backward pass."""
+    layers = text.num_hidden_layers
+    inside = tokens * (8 * text.hidden_size + 3 * text.intermediate_size) * size
+    return layers * tokens * text.hidden_size * size + inside if checkpointing else layers * inside
 
 
 def _engine(shape: Shape, model: Namespace, size: int, gpu_gigabytes: float) -> dict[str, float]:

@@ -1,0 +1,251 @@
+"""Seconds of one GRPO step, computed phase by phase from a config and from what the hardware can do:
+
+    python benchmarks/cost_model.py --config configs/qwen25_7b.yaml --shape assets/shapes/qwen2.5-vl-7b --gpus 8
+    python benchmarks/cost_model.py --config configs/qwen25_7b.yaml --gpus 8 --hardware h200 --measured gpu.json
+
+A matrix product takes its floating-point operations over a share of the data sheet's rate, decoding the bytes of weights, keys
+and values over a share of its bandwidth. Shares and fixed costs are ASSUMED, which is a guess until `benchmarks/gpu.py --json`
+has measured them; what that file has takes their place, and the table says of each phase which it was. Communication between
+GPUs is not in the model, but for what ranks wait.
+
+P prompt tokens, C completion tokens in the mean, G completions of a prompt, N prompts of a rank, L layers, D hidden.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from taro.command_line import Parser
+from taro.errors import TaroError, clean_exit
+from taro.files import write_json
+from taro.messages import print_table
+from taro.models.families import load_config
+from taro.run.cli import SettingsAlone, parse
+from taro.run.memory_plan import Shape
+
+TERA = 1e12
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Of one GPU, by its data sheet."""
+
+    teraflops: float  # bfloat16, dense, float32 sums
+    terabytes: float  # a second, of its memory
+    gibibytes: float
+
+
+HARDWARE = {
+    "a100": Hardware(312, 2.0, 80),
+    "h100": Hardware(989, 3.35, 80),
+    "h200": Hardware(989, 4.8, 141),
+    "rtx4090": Hardware(165, 1.0, 24),
+}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What of the hardware is reached: shares of the data sheet, and seconds that don't depend on it."""
+
+    matmul: float = 0.63  # of the teraflops, in the decoder's products
+    attention: float = 0.25  # of the teraflops, forward
+    attention_backward: float = 0.18
+    tower: float = 0.30  # of the teraflops
+    bandwidth: float = 0.87  # of the terabytes, in decoding and in the optimizer
+    decode_overhead: float = 0.0017  # seconds a token, of the engine
+    render: float = 0.3  # seconds a prompt, on the CPU before the engine starts
+    wake: float = 0.6  # seconds, of an engine in the trainer's process
+    sync_tensor: float = 0.0014  # seconds a tensor that is handed over
+    sleep: float = 0.5  # seconds
+    waiting: float = 0.2  # of the passes, for ranks with more tokens
+
+
+ASSUMED = Rates()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rank has to do in a step."""
+
+    shape: Shape
+    prompts: int  # N
+    group: int  # G
+    prompt_tokens: int  # P
+    video_tokens: int  # of them
+    completion_tokens: int  # C
+    longest: int  # of all completions
+    moved: float  # share of the video that the temporal gap's shuffle moves; 0: no gap is measured
+    reference: bool  # a pass of it is needed
+    checkpointing: bool
+    lora_rank: int | None
+    ranks: int  # that share the optimizer's state
+
+    @property
+    def packed(self) -> int:
+        """Tokens of all groups of a rank in one pass."""
+        return self.prompts * (self.prompt_tokens + self.group * self.completion_tokens)
+
+    @property
+    def scores(self) -> float:
+        """Pairs of a query and a key that a pass looks at, of one layer and head."""
+        p, c = self.prompt_tokens, self.completion_tokens
+        return self.prompts * (p * p / 2 + self.group * c * (p + c / 2))
+
+    @property
+    def trained(self) -> int:
+        return self.shape.decoder if self.lora_rank is None else self.shape.adapters(self.lora_rank)
+
+
+def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: int, longest: int, moved: float) -> Work:
+    """Of a config: prompts as long as its videos may be, with 400 tokens of text."""
+    model, data = settings.model, settings.data
+    if data.prompts_per_step % gpus:
+        raise TaroError(f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {gpus} GPUs: set a multiple of it")
+    video = data.grounding.video.max_tokens
+    return Work(
+        shape,
+        data.prompts_per_step // gpus,
+        model.group_size,
+        video + 400,
+        video,
+        completion_tokens,
+        longest,
+        moved if model.temporal_reward is not None else 0.0,
+        model.loss.kl_coefficient > 0,
+        model.gradient_checkpointing,
+        None if model.lora is None else model.lora.rank,
+        gpus if settings.trainer.strategy.startswith("fsdp2") else 1,
+    )
+
+
+def pass_flops(work: Work) -> tuple[float, float]:
+    """Of a forward pass over a rank's groups: in products, with the head on response tokens alone, and in attention."""
+    shape, text = work.shape, work.shape.text
+    responses = work.prompts * work.group * work.completion_tokens
+    products = 2.0 * work.packed * shape.layer * shape.layers + 2.0 * responses * text.hidden_size * text.vocab_size
+    return products, 4.0 * work.scores * text.hidden_size * shape.layers
+
+
+def tower_flops(work: Work) -> float:
+    """Of a rank's videos, four patches to a token."""
+    return 2.0 * work.shape.tower * 4 * work.video_tokens * work.prompts
+
+
+def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict[str, float]:
+    """By phase, of the slowest rank."""
+    shape, text = work.shape, work.shape.text
+    flops = hardware.teraflops * TERA
+    bytes_a_second = rates.bandwidth * hardware.terabytes * TERA
+    products, attention = pass_flops(work)
+    forward = products / (rates.matmul * flops) + attention / (rates.attention * flops)
+    wanted = 2 if work.lora_rank is None else 1  # gradients of what comes in, and of the weights where they are trained
+    backward = wanted * products / (rates.matmul * flops) + 2 * attention / (rates.attention_backward * flops)
+    tower = tower_flops(work) / (rates.tower * flops)
+    head = text.hidden_size // text.num_attention_heads
+    a_token = 2 * 2 * text.num_key_value_heads * head * shape.layers  # bytes of its keys and values in bfloat16
+    cached = work.prompts * work.group * (work.prompt_tokens + work.completion_tokens / 2) * a_token
+    decoded = ((shape.decoder * 2 + cached) / bytes_a_second + rates.decode_overhead) * work.longest
+    prefill = 2.0 * work.prompts * work.prompt_tokens * shape.layer * shape.layers / (rates.matmul * flops)
+    seconds = {
+        "tower": tower,
+        "wake, weights": rates.wake + rates.sync_tensor * (12 * shape.layers + 390),
+        "render prompts": rates.render * work.prompts,
+        "engine's tower, prefill": tower + prefill,
+        "decode": decoded,
+        "sleep": rates.sleep,
+        "shuffled": tower * work.moved + forward if work.moved else 0.0,
+        "reference": forward if work.reference else 0.0,
+        "forward": forward,
+        "backward": backward + (forward if work.checkpointing else 0.0),
+        "optimizer": 4 * 4 * 2 * work.trained / work.ranks / bytes_a_second,  # two moments, weight, gradient: read and written
+    }
+    passes = sum(seconds[name] for name in ("shuffled", "reference", "forward", "backward"))
+    return seconds | {"wait for slower ranks": rates.waiting * passes if work.ranks > 1 else 0.0}
+
+
+def model_flops_utilization(work: Work, hardware: Hardware, seconds: float) -> float:
+    """Three forward passes over distinct tokens, of what the GPU could do in `seconds`."""
+    return 3 * sum(pass_flops(work)) / (hardware.teraflops * TERA * seconds)
+
+
+def read_rates(path: Path) -> tuple[Rates, set[str]]:
+    """Those of a file of `benchmarks/gpu.py --json`, and the names of what it has measured.
+
+    Raises:
+        TaroError: it is none.
+    """
+    try:
+        measured = json.loads(path.read_text())["rates"]
+        known = {field.name for field in fields(Rates)}
+        if unknown := sorted(measured.keys() - known):
+            raise ValueError(f"unknown rates {', '.join(unknown)}")
+        return replace(ASSUMED, **measured), set(measured)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TaroError(f"--measured {path}: not a file of benchmarks/gpu.py --json ({error})") from None
+
+
+FOLLOWS = {
+    "tower": {"tower"},
+    "wake, weights": {"wake", "sync_tensor"},
+    "render prompts": {"render"},
+    "engine's tower, prefill": {"tower", "matmul"},
+    "decode": {"bandwidth", "decode_overhead"},
+    "sleep": {"sleep"},
+    "shuffled": {"tower", "matmul", "attention"},
+    "reference": {"matmul", "attention"},
+    "forward": {"matmul", "attention"},
+    "backward": {"matmul", "attention", "attention_backward"},
+    "optimizer": {"bandwidth"},
+    "wait for slower ranks": {"waiting"},
+}
+"""The rates that each phase follows from."""
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", action="append", required=True, help="as for train.py; several are stacked")
+    parser.add_argument("--shape", default=None, help="folder with a config.json, in place of model.name_or_path")
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--hardware", choices=HARDWARE, default="h100", help="data sheet of one GPU")
+    parser.add_argument("--measured", type=Path, default=None, help="file of benchmarks/gpu.py --json")
+    parser.add_argument("--completion", type=int, default=300, help="tokens of a completion in the mean (C)")
+    parser.add_argument("--longest", type=int, default=600, help="tokens of the longest completion of a step")
+    parser.add_argument("--moved", type=float, default=0.22, help="share of a video whose frames the shuffle moves")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file, too")
+    parser.add_argument("overrides", nargs="*", help="settings, as data.prompts_per_step=32")
+    args = parser.parse_args(arguments)
+    own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
+    settings = parse(own, SettingsAlone).config
+    shape = Shape.of(load_config(args.shape or settings.model.name_or_path)[0])
+    rates, measured = (ASSUMED, set()) if args.measured is None else read_rates(args.measured)
+    work = read_work(settings, shape, args.gpus, args.completion, args.longest, args.moved)
+    hardware = HARDWARE[args.hardware]
+    seconds = step_seconds(work, hardware, rates)
+    whole = sum(seconds.values())
+    origin = {
+        name: "measured" if follows <= measured else "partly" if follows & measured else "assumed"
+        for name, follows in FOLLOWS.items()
+    }
+    rows = [[name, f"{value:.2f}", f"{value / whole:.0%}", origin[name]] for name, value in seconds.items()]
+    print_table(["phase", "s", "share", "rates"], [*rows, ["step", f"{whole:.1f}", "", ""]])
+    used = model_flops_utilization(work, hardware, whole)
+    print(
+        f"{args.gpus} x {args.hardware}, {work.prompts} prompts a rank of {work.prompt_tokens} tokens, "
+        f"{work.group} completions of {work.completion_tokens} tokens, the longest {work.longest}: {used:.1%} of the hardware"
+    )
+    result = {"seconds": seconds, "step": whole, "utilization": used, "origin": origin}
+    if args.json is not None:
+        write_json(args.json, result)
+    return result
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()

@@ -1,0 +1,256 @@
+"""How fast the passes of a step are on a device, as shares of what the device was seen to do.
+
+G completions, P prompt tokens, C completion tokens, S packed tokens, H heads, d head size, L layers, R response tokens.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from workload import SHAPES, build_policy, build_prompt, peak_memory, random_completions, reset_peak
+
+from taro.models.attention import shared_prefix_attention
+from taro.models.log_probs import GroupInputs, compute_log_probs, token_log_probs
+from taro.models.packing import pack_group
+from taro.models.prompt import Prompt
+from taro.models.qwen_vl import QwenVL
+from taro.rl.usage import read_clock
+from taro.rollout import NativeEngine, RolloutPrompt, SamplingSettings
+from taro.run.memory_plan import GIB, HEAD_CHUNK, activation_bytes
+
+TERA = 1e12
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A figure; good where it is at least (`more`) or at most `good`, and best likewise."""
+
+    name: str
+    value: float
+    unit: str = ""
+    good: float | None = None
+    best: float | None = None
+    more: bool = True  # is better
+
+    def reaches(self, bound: float | None) -> bool:
+        return bound is None or (self.value >= bound if self.more else self.value <= bound)
+
+
+@dataclass
+class Job:
+    """A whole model with random weights and groups of ever new lengths."""
+
+    size: str
+    device: str
+    dtype: torch.dtype
+    prompt_tokens: int  # P
+    frames: int
+    group: int  # G
+    mean: int  # of C
+    repeats: int
+    ceiling: float  # products, teraflops
+    packs: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def policy(self) -> QwenVL:
+        policy = build_policy(self.size, "qwen2_5_vl", self.device, self.dtype)
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        return policy
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        return build_prompt(self.policy, self.prompt_tokens, self.frames)
+
+    @cached_property
+    def features(self):
+        with torch.no_grad():
+            return self.policy.encode_video(self.prompt.video.frames)
+
+    def pack(self, number: int) -> list[GroupInputs]:
+        """Two groups, with other lengths for each number: C from half of the mean to twice of it."""
+        generator = torch.Generator().manual_seed(number)
+        found = []
+        for of_pack in range(2):
+            lengths = torch.randint(self.mean // 2, self.mean * 3 // 2, (self.group,), generator=generator)
+            lengths[0] = 2 * self.mean - number % 7
+            rows = random_completions(self.policy, self.group, int(lengths.max()), seed=2 * number + of_pack)
+            packed = pack_group(self.prompt.input_ids, [row[:length] for row, length in zip(rows, lengths, strict=True)])
+            found.append(GroupInputs(self.prompt, packed, self.features))
+        return found
+
+    def time(self, run: Callable[[], object], repeats: int | None = None) -> list[float]:
+        """Seconds of each."""
+        device, found = torch.device(self.device), []
+        for _ in range(repeats or self.repeats):
+            start = read_clock(device)
+            run()
+            found.append(read_clock(device) - start)
+        return found
+
+
+def product_teraflops(device: str, dtype: torch.dtype, size: int) -> float:
+    """Of a product of two square matrices, the best of some: what a pass can't get above."""
+    first, second = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    found = []
+    for _ in range(8):
+        start = read_clock(first.device)
+        first @ second
+        found.append(read_clock(first.device) - start)
+    return 2 * size**3 / min(found) / TERA
+
+
+def copy_terabytes(device: str, size: int) -> float:
+    """A second, read and written, of a copy of `size` bytes."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target, found = torch.empty_like(source), []
+    for _ in range(8):
+        start = read_clock(source.device)
+        target.copy_(source)
+        found.append(read_clock(source.device) - start)
+    return 2 * size / min(found) / TERA
+
+
+def pass_flops(job: Job, groups: list[GroupInputs]) -> tuple[float, float]:
+    """Floating-point operations of a forward pass: in the decoder's products and the head, and in attention."""
+    shape, decoder = SHAPES[job.size], job.policy.decoder
+    layer = sum(parameter.numel() for parameter in decoder.layers[0].parameters())
+    tokens = sum(len(group.packed) for group in groups)
+    responses = sum(int(group.packed.response_mask.sum()) for group in groups)
+    scores = 0.0
+    for group in groups:
+        p, lengths = group.packed.prompt_length, group.packed.response_mask.sum(1).double()
+        scores += p * p / 2 + float((lengths * (p + lengths / 2)).sum())
+    products = 2.0 * tokens * layer * shape.layers + 2.0 * responses * shape.hidden * shape.vocabulary
+    return products, 4.0 * scores * shape.hidden * shape.layers
+
+
+def measure_passes(job: Job) -> Iterator[Speed]:
+    """Forward, and forward with recomputation and backward, each time over groups of other lengths."""
+    policy, ceiling = job.policy, job.ceiling * TERA
+    packs = [job.pack(number) for number in range(job.repeats + 1)]
+
+    def forward(groups: list[GroupInputs]) -> None:
+        with torch.no_grad():
+            compute_log_probs(policy, groups)
+
+    def update(groups: list[GroupInputs]) -> None:
+        policy.train()
+        sum(one.log_probs.mean() for one in compute_log_probs(policy, groups)).backward()
+        policy.eval()
+
+    forward(packs[-1])  # libraries are loaded and tuned
+    news = [job.time(lambda groups=groups: forward(groups), 1)[0] for groups in packs[:-1]]
+    again = [job.time(lambda groups=groups: forward(groups), 1)[0] for groups in packs[:-1]]
+    flops = [sum(pass_flops(job, groups)) for groups in packs[:-1]]
+    share = statistics.median(one / seconds / ceiling for one, seconds in zip(flops, again, strict=True))
+    yield Speed("forward, share of the products' ceiling", share, "", 0.5, 0.65)
+    yield Speed("new shapes / repeated shapes", statistics.median(news) / statistics.median(again), "x", 1.15, 1.03, more=False)
+    update(packs[-1])
+    held = torch.cuda.memory_allocated() if job.device.startswith("cuda") else 0
+    reset_peak(torch.device(job.device))
+    updates = [job.time(lambda groups=groups: update(groups), 1)[0] for groups in packs[:-1]]
+    used = statistics.median(3 * one / seconds / ceiling for one, seconds in zip(flops, updates, strict=True))
+    yield Speed("forward, recomputation and backward: 3 forwards / ceiling", used, "", 0.30, 0.42)
+    job.seconds |= {"forward": statistics.median(again), "update": statistics.median(updates)}
+    if job.device.startswith("cuda"):
+        tokens = max(sum(len(group.packed) for group in groups) for groups in packs)
+        text = policy.model.config.text_config
+        planned = activation_bytes(text, tokens, policy.decoder.embed_tokens.weight.element_size(), checkpointing=True)
+        planned += HEAD_CHUNK * text.vocab_size * 4 * 3
+        peak = peak_memory(torch.device(job.device)) - held / GIB
+        yield Speed("peak of an update / taro.run.memory_plan", peak / (planned / GIB), "x", 1.10, 1.05, more=False)
+    policy.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def measure_parts(job: Job) -> Iterator[Speed]:
+    """Of a forward pass: attention alone, and the head alone; and the tower."""
+    policy, shape, groups = job.policy, SHAPES[job.size], job.pack(0)
+    tokens, head = sum(len(group.packed) for group in groups), shape.hidden // shape.heads
+    options = {"device": job.device, "dtype": job.dtype}
+    query = torch.randn(1, shape.heads, tokens, head, **options)
+    key, value = (torch.randn(1, shape.kv_heads, tokens, head, **options) for _ in range(2))
+    packed = [group.packed for group in groups]
+
+    def attend() -> None:
+        shared_prefix_attention(policy.decoder, query, key, value, None, head**-0.5, packed)
+
+    attend()
+    attention = statistics.median(job.time(attend)) * shape.layers
+    yield Speed("attention's share of a forward pass", attention / job.seconds["forward"], "", 0.25, 0.15, more=False)
+    responses = sum(int(group.response_mask.sum()) for group in packed)
+    hidden = torch.randn(responses, shape.hidden, **options)
+    targets = torch.randint(8, shape.vocabulary, (responses,), device=job.device)
+
+    def project() -> None:
+        token_log_probs(policy, hidden, targets)
+
+    project()
+    heads = statistics.median(job.time(project))
+    yield Speed("the head's share of a forward pass", heads / job.seconds["forward"], "", 0.08, 0.04, more=False)
+
+    def encode() -> None:
+        policy.encode_video(job.prompt.video.frames)
+
+    encode()
+    tower = statistics.median(job.time(encode))
+    yield Speed("tower, seconds a video", tower, "s", 0.25, 0.10, more=False)
+    job.seconds |= {"attention": attention, "head": heads, "tower": tower}
+
+
+@torch.no_grad()
+def measure_decoding(job: Job) -> Iterator[Speed]:
+    """Of the native engine, 16 rows; for tests and small models, so nothing is asked of it but to be usable."""
+    engine, counts = NativeEngine(job.policy, end_ids=()), (8, 24)
+    request = RolloutPrompt(job.prompt, ((),) * 16, tuple(range(16)), job.features)
+    engine.generate([request], SamplingSettings(max_tokens=4))
+    few, many = (
+        job.time(lambda count=count: engine.generate([request], SamplingSettings(max_tokens=count)), 1)[0] for count in counts
+    )
+    yield Speed("native engine, a token of 16 rows", 1000 * (many - few) / (counts[1] - counts[0]), "ms", 60, more=False)
+
+
+def measure_optimizer(job: Job) -> Iterator[Speed]:
+    """AdamW and the clip of the gradients on one layer, times the layers, beside the update's passes."""
+    layer = job.policy.decoder.layers[0]
+    weights = [torch.nn.Parameter(parameter.detach().clone()) for parameter in layer.parameters()]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer = torch.optim.AdamW(weights, lr=1e-6, fused=True)
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+
+    step()
+    seconds = statistics.median(job.time(step)) * SHAPES[job.size].layers
+    yield Speed("AdamW and clip / passes of an update", seconds / job.seconds["update"], "", 0.05, 0.02, more=False)
+    job.seconds["optimizer"] = seconds
+
+
+def read_rates(job: Job, peak_teraflops: float) -> dict[str, float]:
+    """What `benchmarks/cost_model.py` takes in place of its guesses: shares of the data sheet's teraflops."""
+    products, attention = pass_flops(job, job.pack(0))
+    tower = 2.0 * sum(parameter.numel() for parameter in job.policy.tower.parameters())
+    tower *= 4 * int(job.prompt.video_mask.sum())
+    peak = peak_teraflops * TERA
+    return {
+        "matmul": products / (job.seconds["forward"] - job.seconds["attention"]) / peak,
+        "attention": attention / job.seconds["attention"] / peak,
+        "tower": tower / job.seconds["tower"] / peak,
+    }
+
+
+MEASURES = (measure_passes, measure_parts, measure_decoding, measure_optimizer)
+
+
+def measure(job: Job) -> Iterator[Speed]:
+    for one in MEASURES:
+        yield from one(job)
+
+

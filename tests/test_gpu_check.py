@@ -1,0 +1,146 @@
+"""benchmarks/gpu.py on a CPU, at a size that takes seconds; and the seconds that benchmarks/cost_model.py makes of a config."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from taro.errors import TaroError
+from taro.models.packing import PackedGroup
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+PLAN = ["--config=configs/qwen25_7b.yaml", "--shape=assets/shapes/qwen2.5-vl-7b"]
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import gpu
+    import gpu_correct
+    import workload
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(workload.SHAPES, "tiny", workload.ModelShape(64, 128, 2, 4, 2, 96, 32, 64, 2, 2))
+        patched.setattr(gpu_correct, "RAGGED", ((9, 4, 1), (5, 3)))
+        yield gpu
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture
+def cost_model(gpu, monkeypatch):
+    import cost_model
+
+    monkeypatch.chdir(ROOT)
+    return cost_model
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_all_is_right_on_a_cpu(gpu, tmp_path, capsys):
+    assert gpu.main(["--device=cpu", "--shapes", "tiny", f"--json={tmp_path}/gpu.json"]) == 0
+    result, shown = json.loads((tmp_path / "gpu.json").read_text()), capsys.readouterr().out
+    values = {check["name"]: check["value"] for check in result["checks"]}
+    unseen = {name for name, value in values.items() if value is None}
+    assert unseen >= {"flex: gradients", "host waits for the device in a pass"} and "not seen: needs a GPU" in shown
+    for name in ("packed = plain, log-probs", "shared_prefix = flex, 2 groups", "gradient checkpointing"):
+        assert 0 <= values[name] < 1e-4
+    assert 0 <= values["FSDP2 on one rank, gradients"] < 1e-4 and values["adapters off = none"] == 0
+    *speeds, about = result["speeds"]["tiny"]
+    assert len(speeds) == 8 and all(math.isfinite(one["value"]) for one in speeds)
+    assert about["seconds"].keys() == {"forward", "update", "attention", "head", "tower", "optimizer"}
+    assert result["rates"] == {} and "WRONG" not in shown and "SLOW" not in shown  # nothing is asked of a CPU
+
+
+def test_what_is_wrong_is_named(gpu, capsys, monkeypatch):
+    """Completions that begin one position late."""
+    right = PackedGroup.position_ids
+    monkeypatch.setattr(PackedGroup, "position_ids", lambda self, at: right(self, at) + (self.segment_ids > 0))
+    monkeypatch.setattr(gpu, "CHECKS", gpu.CHECKS[:1])
+    assert gpu.main(["--device=cpu", "--only=correct"]) == gpu.WRONG
+    shown = capsys.readouterr().out
+    assert "WRONG  packed = plain, log-probs" in shown and "wrong: packed = plain, log-probs; packed = plain, grad" in shown
+
+
+def test_bounds():
+    import gpu_speed
+
+    tower = gpu_speed.Speed("tower", 0.2, "s", 0.25, 0.1, more=False)
+    assert tower.reaches(tower.good) and not tower.reaches(tower.best) and tower.reaches(None)
+    assert not gpu_speed.Speed("forward", 0.4, "", 0.5).reaches(0.5)
+    assert not gpu_speed.Speed("forward", math.nan, "", 0.5).reaches(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device=gpu"], "--device gpu: must be cpu, cuda or cuda:N"),
+        pytest.param(
+            [], "PyTorch sees no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"), id="no GPU"
+        ),
+    ],
+)
+def test_devices_that_are_not_there(gpu, arguments, message):
+    with pytest.raises(TaroError, match=message):
+        gpu.main(arguments)
+
+
+def test_a_step_by_hand(cost_model):
+    """2 prompts of 3,984 tokens, 16 completions of 300: 12,768 tokens in a pass of 6.5 billion weights."""
+    result = cost_model.main([*PLAN, "--gpus=8"])
+    seconds = result["seconds"]
+    layers = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944 + 3584 + 2 * 512 + 2 * 3584)  # weights, biases, norms
+    products = 2 * 12768 * layers + 2 * 4800 * 3584 * 152064
+    scores = 2 * (3984**2 / 2 + 8 * 300 * (3984 + 150))
+    attention = 4 * scores * 3584 * 28
+    assert seconds["forward"] == pytest.approx(products / (0.63 * 989e12) + attention / (0.25 * 989e12))
+    assert seconds["backward"] == pytest.approx(3 * products / (0.63 * 989e12) + attention * (2 / 0.18 + 1 / 0.25) / 989e12)
+    weights = layers + 2 * 152064 * 3584 + 3584
+    cached = 16 * (3984 + 150) * 4 * 4 * 128 * 28
+    token = (2 * weights + cached) / (0.87 * 3.35e12) + 0.0017
+    assert seconds["decode"] == pytest.approx(600 * token)
+    assert result["step"] == pytest.approx(sum(seconds.values())) and 9 < result["step"] < 13
+    assert set(result["origin"].values()) == {"assumed"}
+
+
+def test_what_a_config_leaves_out_takes_no_time(cost_model):
+    seconds = cost_model.main([*PLAN, "model.temporal_reward=null", "model.loss.kl_coefficient=0"])["seconds"]
+    assert seconds["shuffled"] == seconds["reference"] == 0 < seconds["wait for slower ranks"]
+    alone = cost_model.main([*PLAN, "--gpus=1", "trainer.strategy=auto"])["seconds"]
+    assert alone["wait for slower ranks"] == 0 and alone["tower"] == pytest.approx(8 * seconds["tower"])
+
+
+def test_frozen_weights_have_no_gradients(cost_model):
+    whole, adapters = (
+        cost_model.main([f"--config=configs/{name}.yaml", "--shape=assets/shapes/qwen2.5-vl-3b", "--gpus=1"])["seconds"]
+        for name in ("qwen25_3b", "qwen25_3b_lora")
+    )
+    assert adapters["forward"] == whole["forward"] and 0.6 < adapters["backward"] / whole["backward"] < 0.8
+
+
+def test_measured_rates_take_the_place_of_guesses(cost_model, tmp_path):
+    (tmp_path / "gpu.json").write_text(json.dumps({"rates": {"tower": 0.15, "matmul": 0.63}}))
+    result = cost_model.main([*PLAN, f"--measured={tmp_path}/gpu.json", f"--json={tmp_path}/cost.json"])
+    assert result["origin"]["tower"] == "measured" and result["origin"]["forward"] == "partly"
+    assert json.loads((tmp_path / "cost.json").read_text()) == result
+    assert result["seconds"]["tower"] == pytest.approx(2 * cost_model.main(PLAN)["seconds"]["tower"])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rates": {"speed": 1}}'])
+def test_a_file_of_something_else(cost_model, tmp_path, content):
+    (tmp_path / "gpu.json").write_text(content)
+    with pytest.raises(TaroError, match=r"not a file of benchmarks/gpu\.py --json"):
+        cost_model.main([*PLAN, f"--measured={tmp_path}/gpu.json"])
+
+
+def test_prompts_that_can_not_be_shared(cost_model):
+    with pytest.raises(TaroError, match=r"data\.prompts_per_step = 16 can't be shared by 6 GPUs: set a multiple"):
+        cost_model.main([*PLAN, "--gpus=6"])
+
+
+def test_data_sheets(gpu):
+    assert gpu.find_hardware("NVIDIA H100 80GB HBM3") == "h100" and gpu.find_hardware("NVIDIA GeForce RTX 4090") == "rtx4090"
+    assert gpu.find_hardware("cpu, 2 threads") is None
