@@ -124,16 +124,17 @@ def _movement(first: Sequence[Prediction], second: Sequence[Prediction], expecte
 def _same_samples(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
     """Both in the first's order."""
     here, there = ({prediction.id: prediction for prediction in run} for run in (first, second))
-    faults = [f"{name} is in the first alone" for name in here if name not in there]
-    faults += [f"{name} is in the second alone" for name in there if name not in here]
-    faults += [
-        f"{name} has another query or other true spans"
-        for name in here.keys() & there.keys()
-        if _asked(here[name]) != _asked(there[name])
-    ]
-    if faults:
-        head = "the runs can't be compared: evaluate both on the same samples"
-        raise EvaluationError(list_lines(head, [f"sample {fault}" for fault in faults]))
+    faults = {
+        "in the first alone": [name for name in here if name not in there],
+        "in the second alone": [name for name in there if name not in here],
+        "with another query or other true spans": [
+            name for name in here if name in there and _asked(here[name]) != _asked(there[name])
+        ],
+    }
+    if any(faults.values()):
+        head = "the runs can't be compared: evaluate both on the same samples. There are"
+        parts = [list_lines(f"{len(names)} samples {fault}:", names) for fault, names in faults.items() if names]
+        raise EvaluationError("\n".join([head, *parts]))
     return list(here.values()), [there[name] for name in here]
 
 

@@ -15,9 +15,9 @@ from taro.evaluation.beside import Beside, put_beside
 from taro.evaluation.predictions import Prediction, read_predictions
 from taro.evaluation.probes import SHIFT, SHIFTED_LABELS, find_change
 from taro.evaluation.questions import Questions
-from taro.evaluation.qvhighlights import make_submission, score_submission
 from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report
+from taro.evaluation.scorers import SCORERS, SUBMISSIONS
 from taro.evaluation.settings import EvaluationSettings, resolve
 from taro.evaluation.zoom import LARGEST, MARGIN, zoom_in
 from taro.files import write_json
@@ -61,12 +61,14 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     samples = [sample for sample in questions.samples if sample.id in found]
     predictions = [found[sample.id] for sample in samples]
     whole = len(samples) == len(questions.samples)
-    official = _score_officially(samples, predictions, settings.strict, output) if whole and benchmark.scorer else {}
+    official = SCORERS[benchmark.scorer](samples, predictions, settings.strict) if whole and benchmark.scorer else {}
     report = make_report(samples, predictions, benchmark.breakdowns, settings.strict, settings.resamples, official)
     beside = put_beside(samples, predictions) if whole else Beside()
     if output is not None and whole:
         about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
         about |= {"model": settings.model, "probe": settings.probe} | ({"zoom": True} if settings.zoom else {})
+        if benchmark.scorer in SUBMISSIONS:
+            write_lines(SUBMISSIONS[benchmark.scorer](samples, predictions), output / "submission.jsonl")
         write_json(output / "metrics.json", about | report.to_json() | asdict(beside))
     return Evaluation(report, predictions, len(questions.samples), beside)
 
@@ -115,18 +117,3 @@ def _configuration(questions: Questions, benchmark: Benchmark) -> dict[str, Any]
     if questions.settings.probe == SHIFTED_LABELS:
         probe["label_shift"] = SHIFT
     return {"dataset": benchmark.name, **probe, **questions.describe(), "grounding": grounding}
-
-
-def _score_officially(
-    samples: Sequence[Sample], predictions: Sequence[Prediction], strict: bool, output: Path | None
-) -> dict[str, float]:
-    """QVHighlights' own scores; writes what would be submitted. Its ids are whole numbers."""
-    truth = []
-    for sample in samples:
-        row = {"qid": int(sample.id) if sample.id.isdecimal() else sample.id, "query": sample.query}
-        row |= {name: sample.extra[name] for name in ("vid",) if name in sample.extra}
-        truth.append(row | {"relevant_windows": sample.spans})
-    submission = make_submission([prediction.to_row() for prediction in predictions], truth)
-    if output is not None:
-        write_lines(submission, output / "submission.jsonl")
-    return score_submission(submission, truth, strict_r1=strict)

@@ -14,7 +14,7 @@ from taro.errors import TaroError
 from taro.jsonl import ResumeError, read_config, read_folder
 from taro.messages import LINES_SHOWN, first_lines
 from taro.prompts import parse_answer
-from taro.rows import Number, OptionalString, Pair, String, read_objects
+from taro.rows import Number, OptionalString, Pair, RowError, String, read_objects
 from taro.tasks import DEFAULT, TASKS, find_task
 from taro.tasks import Answer as TaskAnswer
 
@@ -151,7 +151,11 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
     if len(rows) != asked:
         raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
-    return list(read_predictions(rows).values())
+    try:
+        return list(read_predictions(rows).values())
+    except RowError as error:
+        remedy = "Delete these lines, and the eval.py that began it makes them again"
+        raise RowError(f"{Path(folder, 'predictions.jsonl')}: {error}\n{remedy}") from None
 
 
 def list_failures(answered: Iterable[Any], shown: int = LINES_SHOWN) -> list[str]:

@@ -1,18 +1,16 @@
-r"""The same texts under every rule that published numbers were made with.
+"""The same texts under every rule that published numbers were made with.
 
-    python -m taro.evaluation.protocols outputs/eval/tvgbench [--tokenizer MODEL] [--json FILE]
+    python -m taro.evaluation.protocols outputs/eval/tvgbench [--annotations F] [--tokenizer MODEL] [--json FILE]
 
-reads a folder of `eval.py --output`, or another tool's file: lines of Time-R1's evaluation (`output_text`, `target`), or the
-dictionary of lmms-eval's charades_sta (`video>>>query>>>[start, end]` to text). A protocol is a reader of texts, a way to count
-and what it does with failures; prompt, frames and model are those that the texts were made with, and no rule changes them.
+reads a folder of `eval.py --output`, or another tool's predictions (`taro.evaluation.other_tools`). A protocol is a reader of
+texts, a way to count and what it does with failures; prompt, frames and model are those that the texts were made with, and no
+rule changes them.
 
 Spans are (start, end) in seconds.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -20,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taro.command_line import Parser
+from taro.data.samples import load_samples
 from taro.errors import clean_exit
-from taro.evaluation.predictions import EvaluationError, load_predictions
+from taro.evaluation.other_tools import Text, load_texts
 from taro.evaluation.scores import IOU_LEVELS
+from taro.evaluation.texts_of_samples import match_samples
 from taro.files import write_json
 from taro.messages import print_table
 from taro.prompts import parse_answer, parse_spans
@@ -30,15 +30,6 @@ from taro.spans import Span, best_iou, union_iou
 
 Cut = Callable[[str, int], str]
 LMMS_EVAL_TOKENS = 50  # max_new_tokens of lmms-eval's charades_sta
-
-
-@dataclass(frozen=True)
-class Text:
-    """What a model said to one query; None where it was not asked, because its video is missing or broken."""
-
-    id: str
-    text: str | None
-    truths: tuple[Span, ...]
 
 
 # ---- Readers: what counts as the answer in a text ----
@@ -153,6 +144,7 @@ class ProtocolScores:
     counted: int  # samples
     unread: int  # of them, those without an answer that the rule can read
     cut: bool  # whether texts were cut where the rule says so
+    left_out: int = 0  # samples that were not asked and are not counted
 
 
 def score_protocol(protocol: Protocol, texts: Sequence[Text], cut: Cut | None = None) -> ProtocolScores:
@@ -176,56 +168,8 @@ def score_protocol(protocol: Protocol, texts: Sequence[Text], cut: Cut | None = 
         count,
         sum(text is None or not protocol.read(text) for text in said),
         cuts,
+        len(texts) - count,
     )
-
-
-# ---- Files ----
-
-
-def load_texts(path: str | Path) -> list[Text]:
-    """Texts of a folder of `eval.py --output`, or of a file of Time-R1's or lmms-eval's evaluation.
-
-    Raises:
-        EvaluationError: it is none of these, an id comes twice, or a row can't be read; the first one is named.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return [Text(one.id, one.completion, one.spans) for one in load_predictions(path)]
-    try:
-        content = path.read_text()
-    except (OSError, UnicodeError) as error:
-        raise EvaluationError(f"{path}: can't be read ({error})") from None
-    texts = _read_json(path, content)
-    if not texts:
-        raise EvaluationError(f"{path}: no predictions in it")
-    seen: set[str] = set()
-    twice = sorted({one.id for one in texts if one.id in seen or seen.add(one.id)})
-    if twice:
-        raise EvaluationError(f"{path}: {len(twice)} ids come more than once, the first is {twice[0]}: keep one line of each")
-    return texts
-
-
-def _read_json(path: Path, content: str) -> list[Text]:
-    try:
-        whole = json.loads(content)
-    except ValueError:
-        whole = None
-    try:
-        if isinstance(whole, dict) and all(key.count(">>>") == 2 for key in whole):
-            return [Text(key, str(text), (_span(ast.literal_eval(key.split(">>>")[2])),)) for key, text in whole.items()]
-        rows = [whole] if isinstance(whole, dict) else [json.loads(line) for line in content.splitlines() if line.strip()]
-        return [Text(str(row["qid"]), str(row["output_text"]), (_span(row["target"]),)) for row in rows]
-    except (ValueError, KeyError, TypeError, SyntaxError) as error:
-        raise EvaluationError(
-            f"{path}: no predictions that are known ({type(error).__name__}: {error}). Known are a folder of eval.py --output, "
-            'lines {"qid", "output_text", "target": [start, end]} of Time-R1\'s evaluation, and lmms-eval\'s '
-            '{"video>>>query>>>[start, end]": text}'
-        ) from None
-
-
-def _span(value: Sequence[float]) -> Span:
-    start, end = value
-    return float(start), float(end)
 
 
 def load_cut(model: str) -> Cut:
@@ -248,17 +192,28 @@ def print_protocols(rows: Sequence[ProtocolScores]) -> None:
         values = [f"{100 * value:.1f}" for value in (*row.r1, row.miou)]
         lines.append([row.protocol, *values, str(row.unread), str(row.counted)])
     print_table(["protocol", *(f"R1@{level}" for level in IOU_LEVELS), "mIoU", "unread", "counted"], lines)
+    leaving = [row for row in rows if row.left_out]
+    if leaving:
+        names = ", ".join(row.protocol for row in leaving)
+        print(f"{leaving[0].left_out} samples were not asked: {names} leave them out, to the others they are misses")
 
 
 def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
     """Print the matrix and return it."""
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("predictions", type=Path, help="folder of eval.py --output, or a file of another tool")
+    parser.add_argument("--annotations", metavar="F", type=Path, help="samples that all count, with a prediction or without")
     parser.add_argument("--tokenizer", metavar="MODEL", help="model whose tokens are counted where a rule cuts texts")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the matrix there, too")
     args = parser.parse_args(arguments)
-    texts, cut = load_texts(args.predictions), args.tokenizer and load_cut(args.tokenizer)
-    rows = [score_protocol(protocol, texts, cut) for protocol in PROTOCOLS]
+    found, cut = load_texts(args.predictions), args.tokenizer and load_cut(args.tokenizer)
+    remarks = found.remarks
+    if args.annotations is not None:
+        found = match_samples(found.texts, load_samples(args.annotations, bad_rows="keep"))
+        remarks = remarks + found.remarks
+    for remark in remarks:
+        print(f"warning: {remark}")
+    rows = [score_protocol(protocol, found.texts, cut) for protocol in PROTOCOLS]
     print_protocols(rows)
     if cut is None:
         print(f"lmms_eval cuts answers at {LMMS_EVAL_TOKENS} tokens; with --tokenizer, the model, they are cut here, too")

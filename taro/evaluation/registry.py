@@ -11,6 +11,7 @@ from pydantic import Field
 
 from taro.command_line import CONFIGS
 from taro.evaluation.predictions import EvaluationError
+from taro.evaluation.scorers import SCORERS
 from taro.rows import OptionalString, RowError, String, read_objects
 
 REGISTRY = CONFIGS / "datasets.yaml"
@@ -31,7 +32,7 @@ class Benchmark:
     video_root: OptionalString = None
     aliases: _Names = ()
     breakdowns: _Names = ()
-    scorer: Annotated[Literal["qvhighlights"] | None, Field(description="qvhighlights, or null")] = None
+    scorer: Annotated[Literal[tuple(SCORERS)] | None, Field(description=f"one of {', '.join(SCORERS)}, or null")] = None
 
     def how_to_get(self) -> str:
         return f"Get it from: {self.homepage}. License: {self.license}. Then: {self.make}"

@@ -23,8 +23,8 @@ class EvaluationSettings:
     """Evaluate a model on a benchmark of temporal grounding, or on samples of one's own.
 
     Args:
-        dataset: Charades, ActivityNet, QVHighlights, TVGBench, TACoS, Ego4D-NLQ, Synthetic, or another name in `datasets`; not
-            needed with `annotations`.
+        dataset: a name in configs/datasets.yaml (Charades, ActivityNet, QVHighlights, TVGBench, Synthetic, ...), or in
+            `datasets`; not needed with `annotations`.
         model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
         engine: what generates: `native`, or `vllm`.
         datasets: registry of benchmarks to use in place of configs/datasets.yaml, in the same form.

@@ -11,12 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, Cache, PreTrainedModel
 
 from taro.distributed import global_rank
 from taro.models.attention import FLEX, SHARED_PREFIX, leave_out_cudnn
-from taro.models.families import Family, Mask, load_config, load_geometry, load_tokenizer, placeholder_ids, torch_dtype
+from taro.models.families import (
+    Family,
+    Mask,
+    ModelError,
+    load_config,
+    load_geometry,
+    load_tokenizer,
+    placeholder_ids,
+    torch_dtype,
+)
 from taro.models.packing import PackedGroup
 from taro.models.tower_attention import attend_to_segments
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
@@ -67,7 +77,7 @@ class QwenVL(nn.Module):
             weights: False: parameters are on the meta device, where they take no memory.
 
         Raises:
-            ModelError: it is not a Qwen2.5-VL or Qwen3-VL model, or its tokenizer is not there.
+            ModelError: it is not a Qwen2.5-VL or Qwen3-VL model, or its tokenizer or its weights are not there.
         """
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(load_tokenizer(name_or_path))
@@ -75,7 +85,11 @@ class QwenVL(nn.Module):
         attentions = {"text_config": attention, "vision_config": "sdpa" if own else attention}
         settings = {"dtype": torch_dtype(dtype), "attn_implementation": attentions}
         if weights:
-            model = AutoModelForImageTextToText.from_pretrained(name_or_path, config=config, **settings)
+            try:
+                model = AutoModelForImageTextToText.from_pretrained(name_or_path, config=config, **settings)
+            except (OSError, SafetensorError) as error:
+                reason = " ".join(str(error).split())
+                raise ModelError(f"{name_or_path!r} has no weights that can be read ({reason}): copy them again") from None
         else:
             with parameters_on_meta():
                 model = AutoModelForImageTextToText.from_config(config, **settings)

@@ -1,4 +1,5 @@
-"""Samples from the public annotation files, whose formats are in `taro.prepare.sources` and `taro.prepare.task_sources`:
+"""Samples from the public annotation files, whose formats are in `taro.prepare.sources`, `taro.prepare.task_sources` and
+`taro.prepare.benchmark_sources`:
 
     python -m taro.prepare.convert --source activitynet --input val_1.json --output activitynet.jsonl
     python -m taro.prepare.convert --source charades --input test.txt --durations Charades_v1_test.csv --output charades.jsonl
@@ -18,6 +19,7 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Literal
 
@@ -26,12 +28,16 @@ from taro.data.before_run import find_missing
 from taro.data.rows import FAULTS, Caption, Fault, Row, list_rows, parse_row, span_fault
 from taro.data.samples import Sample, save_samples
 from taro.errors import TaroError, clean_exit
+from taro.evaluation.registry import load_benchmarks
 from taro.messages import first_names
+from taro.prepare.benchmark_sources import BENCHMARK_SOURCES
 from taro.prepare.paths import path_problems
 from taro.prepare.sources import SOURCES, Source, read_durations
 from taro.prepare.task_sources import TASK_SOURCES
+from taro.video.file import VideoError
+from taro.video.header import read_duration
 
-ALL_SOURCES = SOURCES | TASK_SOURCES
+ALL_SOURCES = SOURCES | TASK_SOURCES | BENCHMARK_SOURCES
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts")
 
@@ -64,8 +70,8 @@ def convert(
 
     Args:
         source, inputs, output: The samples are in the order of the inputs.
-        video_root: Folder of the videos. A video that is there with another ending gets it. Names in the output are
-            relative to this folder, which is the `video_root` to load it with.
+        video_root: Folder of the videos. A video that is there with another ending gets it, and a duration that is nowhere
+            else is read from it. Names in the output are relative to this folder, which is the `video_root` to load it with.
         durations: csv files with the columns id and length (seconds), for sources that give no durations.
         captions: Give each sample the other sentences of the same file about the same video as its captions, unless it has
             some; those that lie wrong are not taken.
@@ -100,7 +106,7 @@ def _read_rows(
     source: Source, inputs: Iterable[Path], root: Path, video_root: Path | None, lengths: Mapping[str, float], captions: bool
 ) -> Iterator[Row]:
     """The rows of all files, completed by what a source may leave out: ids, durations, endings of videos and captions."""
-    names = _names_by_stem(video_root)
+    names, measured = _names_by_stem(video_root), cache(_duration_or_error)
     place_of_id: dict[str, str] = {}
     queries_of_video: Counter[str] = Counter()
     for path in inputs:
@@ -119,8 +125,10 @@ def _read_rows(
                     queries_of_video[stem] += 1
                 if "duration" not in fields and stem in lengths:
                     fields["duration"] = lengths[stem]
+                elif "duration" not in fields and fields.get("clip") is None and video_root is not None:
+                    fields["duration"] = measured(video_root / fields["video"])
             if "duration" not in fields:
-                called = {**called, "duration": "duration (the video is in no file of --durations)"}
+                called = {**called, "duration": "duration (not in --durations, and no --video_root to read it)"}
             rows.append(parse_row(place, fields, root, place_of_id, called))
         yield from _with_captions(rows) if captions else rows
 
@@ -129,6 +137,13 @@ def _names_by_stem(folder: Path | None) -> dict[str, str]:
     """The names of the videos in a folder."""
     names = [] if folder is None else sorted((path.name for path in folder.iterdir()), reverse=True)
     return {PurePath(name).stem: name for name in names if PurePath(name).suffix.lower() in VIDEO_ENDINGS}
+
+
+def _duration_or_error(video: Path) -> float | VideoError:
+    try:
+        return read_duration(video)
+    except VideoError as error:
+        return error
 
 
 def _with_captions(rows: Sequence[Row]) -> Iterator[Row]:
@@ -170,6 +185,11 @@ def describe(conversion: Conversion, output: Path, video_root: Path | None = Non
     return "\n".join(lines)
 
 
+def find_licenses(source: str) -> list[str]:
+    """Of the benchmarks that are made from a source, as the registry has them."""
+    return sorted({one.license for one in load_benchmarks() if f"--source {source} " in one.make} - {"unknown"})
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", choices=list(ALL_SOURCES), required=True)
@@ -182,6 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = vars(parser.parse_args(arguments))
     conversion = convert(inputs=args.pop("input"), **args)
     print(describe(conversion, args["output"], args["video_root"]))
+    for text in find_licenses(args["source"]):
+        print(f"license: {text}")
 
 
 if __name__ == "__main__":

@@ -165,8 +165,8 @@ def read_difficulties(samples: Iterable[Sample]) -> dict[str, float]:
 
 
 def read_rollouts(folder: Path, samples: Sequence[Sample]) -> dict[str, tuple[float, ...]]:
-    """IoUs of each sample's group of completions by id, from when training last met it. Completions that start with a
-    constructed path say little about what the model finds by itself: they don't count.
+    """IoUs of each sample's group of completions by id, from when training last met it, if only to draw another in its place.
+    Completions that start with a constructed path say little about what the model finds by itself: they don't count.
 
     Args:
         folder: of the run.
@@ -204,8 +204,10 @@ def read_rollouts(folder: Path, samples: Sequence[Sample]) -> dict[str, tuple[fl
 
 
 def rollout_files(folder: Path) -> list[Path]:
-    """Those that a run has written so far, in no order."""
-    return list((folder / "rollouts").glob("step_*.jsonl"))  # of several ranks: step_000001_rank0.jsonl
+    """Those that a run has written so far, in no order: of groups that were trained on, and of those that dynamic sampling has
+    drawn others for."""
+    found = ((folder / name).glob("step_*.jsonl") for name in ("rollouts", "replaced"))
+    return [path for paths in found for path in paths]  # of several ranks: step_000001_rank0.jsonl
 
 
 def histogram(before: Iterable[float], after: Iterable[float] | None = None) -> str:

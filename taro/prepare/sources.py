@@ -2,7 +2,7 @@
 value is found where all rows are checked, and no row is changed or left out here.
 
 A format is an entry in `SOURCES`: what its files hold, and the rows that one such entry gives. Those of other tasks are in
-`taro.prepare.task_sources`.
+`taro.prepare.task_sources`, those of sets to evaluate on in `taro.prepare.benchmark_sources`.
 
 charades     Charades-STA: lines `VID start end##sentence`, or a csv with the columns id, start, end, sentence (and length)
 activitynet  ActivityNet Captions: {video: {duration, timestamps, sentences}}
@@ -110,8 +110,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"line {number}", line.strip()
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+def read_table(path: Path, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise SourceError(f"{path}: no column {', '.join(missing)}; allowed: a csv with the columns {', '.join(columns)}")
@@ -135,7 +135,7 @@ def read_items(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"line {number}", item
 
 
-def _videos(path: Path) -> Iterator[tuple[str, tuple[str, Any]]]:
+def read_videos(path: Path) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Of one JSON object with an entry for each video."""
     videos = read_json(path)
     if not isinstance(videos, dict):
@@ -177,12 +177,12 @@ def _charades_rows(entry: str | Fields) -> list[Fields]:
 
 def _activitynet_rows(entry: tuple[str, Any]) -> list[Fields]:
     video, about = entry
-    return [{**fields, "video": f"{video}.mp4"} for fields in _timed_sentences(about)]
+    return [{**fields, "video": f"{video}.mp4"} for fields in timed_sentences(about)]
 
 
 def _tacos_rows(entry: tuple[str, Any]) -> list[Fields]:
     video, about = entry
-    rows = _timed_sentences(about)
+    rows = timed_sentences(about)
     frames, rate = about.get("num_frames"), about.get("fps")
     if not (is_number(frames) and is_number(rate) and frames > 0 and rate > 0):
         raise Malformed(describe_fault("num_frames, fps", [frames, rate], "numbers above 0"))
@@ -253,12 +253,12 @@ def _ego4d_rows(entry: tuple[Fields, Fields, Fields]) -> list[Fields]:
     return rows
 
 
-def _timed_sentences(about: Any) -> list[Fields]:
-    """A row of each sentence about a video, with its timestamps as they are."""
-    rest = without(about, "timestamps", "sentences")
-    times, sentences = about.get("timestamps"), about.get("sentences")
+def timed_sentences(about: Any, spans: str = "timestamps", queries: str = "sentences") -> list[Fields]:
+    """A row of each sentence about a video, with its span as it is; both are lists, under these keys."""
+    rest = without(about, spans, queries)
+    times, sentences = about.get(spans), about.get(queries)
     if not isinstance(times, list) or not isinstance(sentences, list) or len(times) != len(sentences):
-        got = f"timestamps: got {shorten(times)}, sentences: got {shorten(sentences)}"
+        got = f"{spans}: got {shorten(times)}, {queries}: got {shorten(sentences)}"
         raise Malformed(f"{got}; allowed: two lists of the same length")
     return [{**rest, "query": sentence, "spans": [span]} for span, sentence in zip(times, sentences, strict=True)]
 
@@ -285,10 +285,10 @@ def parse_number(text: str | None) -> float | str | None:
 
 SOURCES = {
     "charades": Source(_charades_entries, _charades_rows, {"query": "sentence", "spans": "[start, end]"}),
-    "activitynet": Source(_videos, _activitynet_rows, _TIMED_SENTENCES),
+    "activitynet": Source(read_videos, _activitynet_rows, _TIMED_SENTENCES),
     "qvhighlights": Source(read_items, _benchmark_rows, BENCHMARK_NAMES | {"video": "vid"}),
     "tvgbench": Source(read_items, _tvgbench_rows, _TVGBENCH_NAMES),
-    "tacos": Source(_videos, _tacos_rows, _TIMED_SENTENCES),
+    "tacos": Source(read_videos, _tacos_rows, _TIMED_SENTENCES),
     "ego4d_nlq": Source(_ego4d_annotations, _ego4d_rows, {"spans": "[clip_start_sec, clip_end_sec]"}),
     "timer1": Source(read_items, _timer1_rows, _TIMER1_NAMES),
     "taro": Source(read_items, _benchmark_rows, BENCHMARK_NAMES),

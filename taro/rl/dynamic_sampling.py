@@ -30,6 +30,7 @@ def draw_groups(
     generate: Callable[[list[TrainingExample]], list[Group]],
     draw_again: Callable[[Sequence[int], int], list[TrainingExample]],
     rounds: int,
+    note: Callable[[Group], None],
 ) -> Drawn:
     """The groups of a batch. While completions of a group all earn the same, and `rounds` are left, another prompt is drawn in
     its place; then it stays as it is, as where what is drawn has no prompt.
@@ -39,11 +40,15 @@ def draw_groups(
     Args:
         generate: the groups of prompts, with what they earn if there are `rounds`.
         draw_again: other prompts for these places of the batch, in the round of that number, from 1.
+        note: keeps in mind a group that another one takes the place of.
     """
     drawn, places, examples = Drawn(), range(len(batch)), batch
     for number in range(rounds + 1):
         drawn.failed += [example for example in examples if example.prompt is None]
         usable = {place: example for place, example in zip(places, examples, strict=True) if example.prompt is not None}
+        for place in usable:
+            if place in drawn.by_place:
+                note(drawn.by_place[place])
         drawn.by_place |= zip(usable, generate(list(usable.values())), strict=True)
         if number == rounds:
             break

@@ -168,14 +168,22 @@ class GRPOModule(PolicyModule):
                 finite.append(self.update(log))
         self.log_step(log, drawn.failed)
         trained = list(itertools.chain(*packs_to_train))
-        return {"rollouts": log.records, "groups": trained, "failed": drawn.failed, "skipped": [] if all(finite) else trained}
+        return {
+            "rollouts": log.records,
+            "replaced": log.replaced,
+            "groups": trained,
+            "prompts": len(batch) + drawn.again,
+            "failed": drawn.failed,
+            "skipped": [] if all(finite) else trained,
+        }
 
     # Sample
 
     def rollout(self, batch: list[TrainingExample], log: StepLog) -> Drawn:
         """The groups of the prompts that could be built."""
         with log.timed("rollout"), torch.no_grad():
-            drawn = draw_groups(batch, self.generate, self.trainer.datamodule.draw_again, self.dynamic_sampling)
+            draw_again, rounds = self.trainer.datamodule.draw_again, self.dynamic_sampling
+            drawn = draw_groups(batch, self.generate, draw_again, rounds, log.add_replaced)
             self.engine.sleep()
         if self.dynamic_sampling:
             log.add_sum("rollout/drawn_again", drawn.again)

@@ -18,10 +18,11 @@ from taro.distributed import gather
 from taro.prompts import reasoning_has_timestamp
 from taro.rl.group import Group
 from taro.rl.group_loss import GroupLoss
-from taro.rl.group_rewards import GroupRewards, compute_ious, read_shuffled
+from taro.rl.group_rewards import GroupRewards, compute_ious, earned_total, read_completions, read_shuffled
 from taro.rl.importance import Mismatch
 from taro.rl.update import Gradient
 from taro.rl.usage import cpu_peak_gib, memory_now, read_clock
+from taro.spans import Span
 from taro.tasks import DEFAULT
 
 
@@ -41,6 +42,7 @@ class StepLog:
         self.seconds: dict[str, float] = defaultdict(float)
         self.maxima: dict[str, float] = {}
         self.records: list[dict[str, Any]] = []
+        self.replaced: list[dict[str, Any]] = []  # of completions that are not trained on
         self.tokens = 0
         self.gpu_peak_gib = gpu_peak_gib  # of the run so far
         self.started = read_clock(device)
@@ -100,6 +102,12 @@ class StepLog:
         self.add_mean("entropy", entropy.sum() / mask.sum(), mask.sum())
         self.tokens += len(group.packed)
 
+    def add_replaced(self, group: Group) -> None:
+        """Keep a record of each completion of a group that dynamic sampling has drawn another in the place of."""
+        total = earned_total(group).tolist()
+        for row, completion in enumerate(read_completions(group)):
+            self.replaced.append(_said(group, row, completion.span, completion.iou) | {"reward": total[row]})
+
     def _add_rewards(self, rewards: GroupRewards, prefix: str = "") -> None:
         total = rewards.total
         self.add_mean(f"{prefix}reward", total.mean(), 1)
@@ -156,22 +164,30 @@ def _reduced(parts: Iterable[dict[str, float]], combine: Callable[[float, float]
 
 
 def _records(group: Group, rewards: GroupRewards) -> Iterator[dict[str, Any]]:
-    sample = group.example.sample
+    task = group.example.sample.task
     measured = [None] * len(group.texts) if rewards.gaps is None else rewards.gaps.tolist()
     gaps = [gap if gap == gap else None for gap in measured]
     total = rewards.total.tolist()
-    for row, text in enumerate(group.texts):
-        yield {
-            "id": sample.id,
-            "query": sample.query,
-            "spans": sample.spans,
-            "completion": text,
-            "answer": rewards.spans[row],
-            "constructed": bool(group.example.constructed[row]),
-            "finished": group.rollout.finished[row],
-            "iou": float(rewards.ious[row]),
+    for row in range(len(group.texts)):
+        earned = {
             "temporal_gap": gaps[row],
             "rewards": {name: float(values[row]) for name, values in rewards.by_name.items()},
             "reward": total[row],
             "weight": float(rewards.advantages[row]),
-        } | ({} if sample.task == DEFAULT else {"task": sample.task})
+        }
+        said = _said(group, row, rewards.spans[row], float(rewards.ious[row]))
+        yield said | earned | ({} if task == DEFAULT else {"task": task})
+
+
+def _said(group: Group, row: int, answer: Span | None, iou: float) -> dict[str, Any]:
+    sample = group.example.sample
+    return {
+        "id": sample.id,
+        "query": sample.query,
+        "spans": sample.spans,
+        "completion": group.texts[row],
+        "answer": answer,
+        "constructed": bool(group.example.constructed[row]),
+        "finished": group.rollout.finished[row],
+        "iou": iou,
+    }

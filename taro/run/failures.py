@@ -30,10 +30,10 @@ class Failures:
     failed: int = 0
     first: list[str] = field(default_factory=list)  # lines about the first LINES_SHOWN
 
-    def add(self, batch: Sequence[GroundingExample]) -> None:
-        """Called by all ranks, each with its own samples."""
-        lines = [f"{example.sample.id}: {example.failure}" for example in batch if example.failure is not None]
-        for seen, failed, first in gather((len(batch), len(lines), lines[:LINES_SHOWN])):
+    def add(self, count: int, examples: Sequence[GroundingExample]) -> None:
+        """Called by all ranks, each with the number of its samples, and those of them that may have failed."""
+        lines = [f"{example.sample.id}: {example.failure}" for example in examples if example.failure is not None]
+        for seen, failed, first in gather((count, len(lines), lines[:LINES_SHOWN])):
             self.seen += seen
             self.failed += failed
             self.first = [*self.first, *first][:LINES_SHOWN]
@@ -45,8 +45,8 @@ class FailureLimit(L.Callback):
 
     Args:
         folder: of the run, which has the list in failed.jsonl.
-        largest_share: the share of the training samples so far, 0 to 1, that may fail, and of each validation's; 1 never ends
-            a run.
+        largest_share: the share of the training samples so far, 0 to 1, that may fail, those that dynamic sampling has drawn
+            included, and of each validation's; 1 never ends a run.
         at_least: training samples before the share counts: fewer where there are fewer in the file, or in the run.
     """
 
@@ -64,7 +64,7 @@ class FailureLimit(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: dict[str, Any], batch: list[Any], batch_idx: int
     ) -> None:
         before = self.training.failed
-        self.training.add(batch)
+        self.training.add(outputs["prompts"], outputs["failed"])
         # Where nothing fails any more, as when a run goes on with its videos mended, it is let go on.
         if self.training.failed > before and self.training.seen >= self.enough:
             self._refuse(self.training, "training samples so far", "data.train_file")
@@ -75,7 +75,7 @@ class FailureLimit(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: list[Any], batch_idx: int, *args: Any
     ) -> None:
-        self.validation.add(batch)
+        self.validation.add(len(batch), batch)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Before its score is taken down, so that a run that goes on begins with it."""

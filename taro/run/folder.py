@@ -76,7 +76,7 @@ def prepare_folder(folder: Path, config: str, step: int | None) -> None:
 
 def _drop_records_after(folder: Path, step: int) -> None:
     """Of steps that are made again: their rollouts, and what failed in them or was skipped."""
-    for path in (*folder.glob("rollouts/step_*"), *folder.glob("skipped/step_*")):
+    for path in (path for name in ("rollouts", "replaced", "skipped") for path in folder.glob(f"{name}/step_*")):
         if int(re.match(r"step_(\d+)", path.name)[1]) > step:
             path.unlink()
     if (folder / FAILED).is_file():

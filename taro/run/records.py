@@ -18,7 +18,8 @@ from taro.rl.group_loss import TrainingGroup
 
 class RunRecords(L.Callback):
     """`rollouts/step_*.jsonl` with a line for each completion and its rewards; `failed.jsonl` with a line for each sample
-    that gave no prompt; `skipped/step_*.pt` with the groups of each update whose gradient was not finite.
+    that gave no prompt; `replaced/step_*.jsonl` with a line for each completion of groups in whose place dynamic sampling has
+    drawn others; `skipped/step_*.pt` with the groups of each update whose gradient was not finite.
 
     Args:
         folder: the run's.
@@ -34,7 +35,10 @@ class RunRecords(L.Callback):
         step = steps_done(trainer)
         if self.every and step % self.every == 0:
             rank = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-            _write(self.folder / "rollouts" / f"step_{step:06d}{rank}.jsonl", outputs["rollouts"], "w")
+            name = f"step_{step:06d}{rank}.jsonl"
+            _write(self.folder / "rollouts" / name, outputs["rollouts"], "w")
+            if outputs["replaced"]:
+                _write(self.folder / "replaced" / name, outputs["replaced"], "w")
         self._write_failed(outputs["failed"], step)
         if outputs["skipped"]:
             path = self.folder / "skipped" / f"step_{step:06d}_rank{trainer.global_rank}.pt"

@@ -77,6 +77,11 @@ def _order(scene: Scene, rng: random.Random) -> Iterator[Question]:
     yield question, _spans([events[place]]), {"choices": texts, "answer": letter}
 
 
+def _order_alone(scene: Scene, rng: random.Random) -> Iterator[Question]:
+    """The same, without the moment."""
+    yield from ((question, (), extra) for question, _, extra in _order(scene, rng))
+
+
 def _most(values: Iterator[str]) -> str:
     """What most of them are; the first of equals."""
     return Counter(values).most_common(1)[0][0]
@@ -92,4 +97,5 @@ QUESTIONS: dict[str, Callable[[Scene, random.Random], Iterator[Question]]] = {
     "highlights": _highlights,
     "grounded_qa": _order,
     "actions": _actions,
+    "multiple_choice": _order_alone,
 }

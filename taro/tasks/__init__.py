@@ -8,11 +8,12 @@ from taro.tasks.grounded_qa import GroundedQA
 from taro.tasks.grounding import Grounding
 from taro.tasks.highlights import Highlights
 from taro.tasks.multi_span import MultiSpan
+from taro.tasks.multiple_choice import MultipleChoice
 from taro.tasks.task import NO_ANSWER, Answer, Task
 
 __all__ = ["DEFAULT", "NO_ANSWER", "TASKS", "Answer", "Task", "TaskError", "find_task"]
 
-_ALL = (Grounding(), MultiSpan(), Dense(), Highlights(), GroundedQA(), Actions())
+_ALL = (Grounding(), MultiSpan(), Dense(), Highlights(), GroundedQA(), Actions(), MultipleChoice())
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 DEFAULT = Grounding.name
 

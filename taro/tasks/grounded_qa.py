@@ -54,7 +54,7 @@ class GroundedQA(Task):
         return Answer(super().read(text).spans, choice(answer_text(text) or ""))
 
     def truth(self, sample: Asked) -> Answer:
-        return Answer(tuple(sample.spans), sample.extra["answer"])
+        return Answer(tuple(sample.spans), sample.extra.get("answer"))
 
     def scores(self, answer: Answer, truth: Answer) -> dict[str, float]:
         """`IoP`, as NExT-GQA has it: the evidence in the answer's seconds, as a share of them."""

@@ -93,7 +93,8 @@ class VideoFile:
                 yield container, self._picture_stream(container)
         except (av.FFmpegError, OSError) as error:
             self.check_time()
-            raise self.error(f"cannot be decoded ({type(error).__name__}: {error})") from error
+            reason = f"cannot be decoded ({type(error).__name__}: {error})"
+            raise self.error(f"{reason}: no video, or cut off; copy it again") from error
 
     def _open(self) -> av.container.InputContainer:
         name = str(self.path.absolute())  # what is before a colon in another one counts as a protocol
@@ -123,13 +124,13 @@ class VideoFile:
         if not stat.S_ISREG(status.st_mode):
             raise self.error("is not a file")
         if status.st_size == 0:
-            raise self.error("is empty")
+            raise self.error("is empty: copy it again")
 
     def _picture_stream(self, container: av.container.InputContainer) -> av.VideoStream:
         attached = av.stream.Disposition.attached_pic  # the cover of an audio file is a video stream, too
         moving = [stream for stream in container.streams.video if not stream.disposition & attached]
         if not moving:
-            raise self.error("has no picture stream")
+            raise self.error("has no picture stream: it is sound alone; name a video")
         best = container.streams.best("video")
         stream = best if best in moving else moving[0]
         decoder = stream.codec_context

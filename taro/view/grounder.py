@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -73,6 +73,9 @@ class Grounder:
     """
 
     def __init__(self, model: str, **settings: Any) -> None:
+        known = [one.name for one in fields(GrounderSettings)]
+        if unknown := sorted(settings.keys() - set(known)):
+            raise ViewError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
         own = GrounderSettings(model, **settings)
         if problems := [*range_problems(own), *engine_problems(own.engine, own.device)]:
             raise ViewError(list_problems("can't ask:", problems))
@@ -99,7 +102,7 @@ class Grounder:
 
     def stream(self, video: str, query: str) -> AnswerStream:
         """The same in pieces of text, as they are generated. Raises as `ask`, before the first piece."""
-        if not query.strip():
+        if not isinstance(query, str) or not query.strip():
             raise ViewError("the question is empty: say what is to be found in the video")
         shown = load_video(video, clip=None, settings=self.model.grounding.video, geometry=self.model.builder.geometry)
         return AnswerStream(self, str(video), query, self.model.builder.build(query, shown))

@@ -111,8 +111,11 @@ def test_a_finished_folder_is_loaded(tmp_path):
     assert load_predictions(tmp_path) == predictions
     (folder,) = tmp_path.glob("*.jsonl")
     folder.write_text(folder.read_text().replace('"iou": 0.0, ', "", 1))
-    with pytest.raises(RowError, match=r'prediction "0": iou: got nothing \(the field is missing\); allowed: a number from 0'):
+    with pytest.raises(RowError) as error:
         load_predictions(tmp_path)
+    head, line, remedy = str(error.value).splitlines()
+    assert head == f"{tmp_path}/predictions.jsonl: 1 of 3 rows can't be read:" and "makes them again" in remedy
+    assert line.startswith('- prediction "0": iou: got nothing (the field is missing); allowed: a number from 0')
 
 
 def test_what_is_no_evaluation(tmp_path):

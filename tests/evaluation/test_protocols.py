@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from taro.data.samples import load_samples
-from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.protocols import PROTOCOLS, Text, load_cut, load_texts, main, score_protocol
+from taro.evaluation.other_tools import Text
+from taro.evaluation.protocols import PROTOCOLS, load_cut, main, score_protocol
 
 ROOT = Path(__file__).parents[2]
 CHARADES = ROOT.parent / "shared" / "annotations" / "charades_sta_test.jsonl"
@@ -96,31 +96,32 @@ def test_made_answers_to_a_real_set():
     assert miou("taro", constant) == 28.1 and round(100 * score_protocol(BY_NAME["taro"], constant).r1[1], 1) == 30.6
 
 
-def test_files_of_other_tools(tmp_path, capsys):
-    lmms, time_r1 = tmp_path / "lmms.json", tmp_path / "tg.jsonl"
-    lmms.write_text(json.dumps({"a.mp4>>>a dog>>>[1.0, 3.0]": "1 - 3", "a.mp4>>>a cat>>>[2.0, 4.0]": "none"}))
-    rows = [{"qid": 7, "pred": [1, 3], "target": [1.0, 3.0], "duration": None, "output_text": "1 to 3"}]
-    time_r1.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    assert load_texts(lmms)[1] == Text("a.mp4>>>a cat>>>[2.0, 4.0]", "none", ((2.0, 4.0),))
-    assert load_texts(time_r1) == [Text("7", "1 to 3", ((1.0, 3.0),))]
-    found = {row.protocol: row for row in main([str(lmms), f"--json={tmp_path}/matrix.json"])}
+def test_another_tool_s_file(tmp_path, capsys):
+    (tmp_path / "lmms.json").write_text(
+        json.dumps({"a.mp4>>>a dog>>>[1.0, 3.0]": "1 - 3", "a.mp4>>>a cat>>>[2.0, 4.0]": "none"})
+    )
+    found = {row.protocol: row for row in main([f"{tmp_path}/lmms.json", f"--json={tmp_path}/matrix.json"])}
     assert found["lmms_eval"].miou == 0.5 and found["lmms_eval"].unread == 1
-    assert "time_r1" in capsys.readouterr().out and len(json.loads((tmp_path / "matrix.json").read_text())) == len(PROTOCOLS)
+    shown = capsys.readouterr().out
+    assert "time_r1" in shown and "warning" not in shown and "not asked" not in shown
+    assert len(json.loads((tmp_path / "matrix.json").read_text())) == len(PROTOCOLS)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"a": "1 to 2"}', "no predictions that are known"),
-        ('{"qid": 1, "output_text": "x", "target": [1]}', "no predictions that are known"),
-        ('{"a>>>b>>>[1, x]": ""}', "no predictions that are known"),
-        ("{}", "no predictions in it"),
-        (2 * '{"qid": 1, "output_text": "x", "target": [1, 2]}\n', "1 ids come more than once, the first is 1"),
-    ],
-)
-def test_files_that_cant_be_read(tmp_path, content, message):
-    (tmp_path / "a.json").write_text(content)
-    with pytest.raises(EvaluationError, match=message):
-        load_texts(tmp_path / "a.json")
-    with pytest.raises(EvaluationError, match="can't be read"):
-        load_texts(tmp_path / "b.json")
+def test_predictions_and_samples_that_differ(tmp_path, capsys):
+    """What is in one of them only is said, and counts as each rule has it."""
+    spans = {"a dog": [1.0, 3.0], "a cat": [2.0, 4.0], "a bird": [0.0, 1.0]}
+    samples = [
+        {"id": query, "video": "a.mp4", "query": query, "spans": [span], "duration": 9.0} for query, span in spans.items()
+    ]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, samples)))
+    said = {f"a.mp4>>>{query}>>>{span}": "{} to {}".format(*span) for query, span in spans.items() if query != "a bird"}
+    (tmp_path / "lmms.json").write_text(json.dumps(said | {"b.mp4>>>a dog>>>[1.0, 3.0]": "1 to 3"}))
+    rows = main([f"{tmp_path}/lmms.json", f"--annotations={tmp_path}/samples.jsonl"])
+    counted = {row.protocol: (row.counted, row.left_out, row.miou) for row in rows}
+    assert counted["lmms_eval"] == counted["timelens"] == counted["videochat_r1"] == (2, 1, 1.0)
+    assert counted["time_r1"] == (3, 0, pytest.approx(2 / 3)) and counted["taro"] == (3, 0, 0.0)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "warning: 1 samples have no prediction: they count as not asked: - a bird" in shown
+    assert "warning: 1 predictions are of no sample: they don't count: - b.mp4>>>a dog>>>[1.0, 3.0]" in shown
+    leaving = "taro_release, videochat_r1, lmms_eval, timelens"
+    assert f"1 samples were not asked: {leaving} leave them out, to the others they are misses" in shown

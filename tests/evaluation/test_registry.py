@@ -1,8 +1,13 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from taro.evaluation.predictions import EvaluationError
 from taro.evaluation.registry import find_benchmark, load_benchmarks
+from taro.evaluation.scorers import SCORERS
 
+ROOT = Path(__file__).parents[2]
 ENTRY = "annotations: a.jsonl\n  split: test\n  license: l\n  homepage: h\n  make: m\n"
 
 
@@ -19,6 +24,8 @@ ENTRY = "annotations: a.jsonl\n  split: test\n  license: l\n  homepage: h\n  mak
         ("tacos", "TACoS"),
         ("ego4d_nlq", "Ego4D-NLQ"),
         ("Ego4DNLQ", "Ego4D-NLQ"),
+        ("vue_tr_v2", "VUE-TR-V2"),
+        ("omtg", "OMTG-Bench"),
         ("synthetic", "Synthetic"),
     ],
 )
@@ -29,10 +36,9 @@ def test_names_are_found_in_any_spelling(asked, name):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(EvaluationError) as error:
         find_benchmark("Chars", load_benchmarks())
-    assert str(error.value) == (
-        "--dataset Chars: unknown, allowed: Charades or Charades-STA, ActivityNet or ActivityNet-Captions, QVHighlights, "
-        "TVGBench, TACoS, Ego4D-NLQ, Synthetic; --datasets FILE adds others"
-    )
+    text = str(error.value)
+    assert text.startswith("--dataset Chars: unknown, allowed: Charades or Charades-STA, ActivityNet or ActivityNet-Captions, ")
+    assert text.endswith(", Synthetic; --datasets FILE adds others") and all(one.name in text for one in load_benchmarks())
 
 
 def test_every_benchmark_says_how_to_get_it():
@@ -44,9 +50,18 @@ def test_every_benchmark_says_how_to_get_it():
         assert "/" not in benchmark.annotations[:1] and benchmark.annotations.endswith(f"{benchmark.split}.jsonl")
 
 
+def test_the_guides_name_every_benchmark():
+    evaluation, data = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("evaluation", "data"))
+    for benchmark in load_benchmarks():
+        assert re.search(rf"(?<![\w-]){re.escape(benchmark.name)}(?![\w-])", evaluation), benchmark.name
+        source = re.search(r"--source (\w+)", benchmark.make)
+        assert source is None or f"`{source[1]}`" in data, benchmark.make
+
+
 def test_breakdowns_and_scorers():
     assert find_benchmark("TVGBench", load_benchmarks()).breakdowns == ("qsemtype", "dataset_name")
-    assert [benchmark.name for benchmark in load_benchmarks() if benchmark.scorer] == ["QVHighlights"]
+    scorers = {benchmark.name: benchmark.scorer for benchmark in load_benchmarks()}
+    assert (scorers["QVHighlights"], scorers["VUE-TR-V2"], scorers["TVGBench"]) == ("qvhighlights", "vue_tr", None)
 
 
 def test_all_faults_of_a_registry_are_named(tmp_path):
@@ -60,7 +75,8 @@ def test_all_faults_of_a_registry_are_named(tmp_path):
     assert head == f"--datasets {path}: 3 of 3 rows can't be read:"
     assert one.startswith('- entry "One": extra: got 1; allowed: no such field; there are name, annotations, ')
     assert two.startswith('- entry "Two": annotations: got nothing (the field is missing); allowed: text; split: got 3; ')
-    assert two.endswith('breakdowns: got "kind"; allowed: a list of names; scorer: got "mine"; allowed: qvhighlights, or null')
+    one_of = ", ".join(SCORERS)
+    assert two.endswith(f'allowed: a list of names; scorer: got "mine"; allowed: one of {one_of}, or null')
     assert three == '- entry "Three": got "x"; allowed: an object with fields'
 
 

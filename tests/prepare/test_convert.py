@@ -109,6 +109,17 @@ def test_a_video_gets_the_ending_that_it_has_and_missing_ones_are_counted(tmp_pa
     assert written == ["v_a.webm", "v_a.webm", "v_b.mp4", "v_c.mp4"]
 
 
+def test_a_duration_that_is_nowhere_else_is_read_from_the_video(tmp_path, synthetic):
+    known = load_samples(synthetic / "train.jsonl")[0]
+    row = {"qry_text": "it moves", "answering_time_interval": [[0, 1]], "task": "x"}
+    rows = [row | {"src_video_path": f"./{name}"} for name in (Path(known.video).name, "gone.mp4")]
+    conversion = convert(
+        "momentseeker", [write(tmp_path / "t2v.json", rows)], tmp_path / "out.jsonl", video_root=Path(known.video).parent
+    )
+    assert conversion.samples[0].duration == pytest.approx(known.duration, abs=0.1) and conversion.missing == ("gone.mp4",)
+    assert [fault.kind for row in conversion.kept for fault in row.faults] == ["no_duration"]
+
+
 def test_other_sentences_of_the_video_become_captions(tmp_path):
     times = [[5, 8], [0, 4], [3, 3], [2, 30], [4, 6]]
     content = {
@@ -138,7 +149,9 @@ def test_the_command_writes_and_says_what_it_did(tmp_path, capsys):
     raw, lengths = write(tmp_path / "raw.txt", CHARADES), write(tmp_path / "lengths.csv", LENGTHS)
     output = tmp_path / "new" / "out.jsonl"
     main(["--source", "charades", "--input", str(raw), "--output", str(output), "--durations", str(lengths)])
-    assert capsys.readouterr().out == f"{output}: 3 samples of 2 videos, 0 of them clips of a longer file\n"
+    said, license = capsys.readouterr().out.splitlines()
+    assert said == f"{output}: 3 samples of 2 videos, 0 of them clips of a longer file"
+    assert license.startswith("license: videos: Charades' own")
     assert list(output.parent.iterdir()) == [output]
     assert len(load_samples(output)) == 3
 

@@ -181,8 +181,8 @@ def test_nothing_left_writes_nothing(scored):
 # ---- Rollouts ----
 
 
-def write_rollouts(folder, name, *rows):
-    folder = folder / "rollouts"
+def write_rollouts(folder, name, *rows, kind="rollouts"):
+    folder = folder / kind
     folder.mkdir(exist_ok=True)
     keys = ("id", "iou", "constructed")
     rows = [dict(zip(keys, row, strict=True)) | {"query": f"query {row[0][1:]}"} for row in rows]
@@ -196,6 +196,12 @@ def test_the_last_free_group_of_a_sample_counts(tmp_path):
     write_rollouts(tmp_path, "step_999999", ("q0", 1.0, False), ("q3", 1.0, True))
     found = read_rollouts(tmp_path, [make(number) for number in range(5)])
     assert found == {"q0": (0.2, 0.8), "q1": (0.5,), "q2": (0.4,)}
+
+
+def test_groups_that_made_room_for_others_count(tmp_path):
+    write_rollouts(tmp_path, "step_000001", ("q0", 0.5, False), ("q1", 0.5, False))
+    write_rollouts(tmp_path, "step_000002", ("q0", 0.0, False), ("q2", 1.0, False), kind="replaced")
+    assert read_rollouts(tmp_path, [make(number) for number in range(3)]) == {"q0": (0.0,), "q1": (0.5,), "q2": (1.0,)}
 
 
 def test_rollouts_of_other_samples(tmp_path):

@@ -69,14 +69,14 @@ UNUSABLE = [
         [
             "line 1: got",
             'line 2: [start, end][0]: got ["a", 2.0]',
-            "line 3: duration (the video is in no file of --durations): got nothing",
+            "line 3: duration (not in --durations, and no --video_root to read it): got nothing",
         ],
     ),
     ("activitynet", {"v": {"duration": 9, "timestamps": [[0, 1]], "sentences": []}}, ["raw.json v: timestamps: got [[0, 1]]"]),
     (
         "activitynet",
         {"v": 3, "w": {"timestamps": [[0, 1]], "sentences": ["a"]}},
-        ["v: got 3", "w: duration (the video is in no file of --durations): got nothing"],
+        ["v: got 3", "w: duration (not in --durations, and no --video_root to read it): got nothing"],
     ),
     (
         "activitynet",
@@ -100,7 +100,7 @@ UNUSABLE = [
         [
             "[start, end]: got [53.0, null]",
             "row 2: question: got nothing",
-            "duration (the video is in no file of --durations): got nothing",
+            "duration (not in --durations, and no --video_root to read it): got nothing",
         ],
     ),
     ("timer1", [TIMER1, TIMER1], ["row 2: qid: got", "raw.json row 1 has it too"]),

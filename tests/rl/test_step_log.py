@@ -76,6 +76,21 @@ def test_a_record_has_its_rewards_before_their_weights_and_the_sum_after():
     assert not any("task" in record for record in log.records) and not any("tasks/" in name for name in log.values())
 
 
+def test_groups_that_made_room_for_others(monkeypatch):
+    """What they said and earned is kept, and is no part of what is logged."""
+    said = [SimpleNamespace(span=None, iou=0.0), SimpleNamespace(span=(1.0, 2.0), iou=0.5)]
+    monkeypatch.setattr("taro.rl.step_log.read_completions", lambda group: said)
+    log, group = StepLog(torch.device("cpu")), group_of(SAMPLE)
+    group.earned = {"format": [1.0, 1.0]}, {"format": 2.0}
+    log.add_replaced(group)
+    about = {"id": "x", "query": "q", "spans": ((1.0, 3.0),), "reward": 2.0}
+    assert log.replaced == [
+        about | {"completion": "a", "answer": None, "iou": 0.0, "constructed": False, "finished": True},
+        about | {"completion": "b", "answer": (1.0, 2.0), "iou": 0.5, "constructed": True, "finished": False},
+    ]
+    assert log.records == [] and log.tokens == 0
+
+
 def test_rewards_by_task():
     log = StepLog(torch.device("cpu"), by_task=True)
     log.add_group(group_of(SAMPLE), rewards_of(format=[1.0, 0.0]), torch.ones(2, 3))

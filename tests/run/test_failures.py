@@ -24,6 +24,12 @@ def example(number, failure=None):
     return TrainingExample(Sample(f"s{number}", "v.mp4", "query", ((0.0, 1.0),), 2.0), None, failure)
 
 
+def end_step(limit, batch, step, again=0):
+    """`again`: prompts that dynamic sampling has drawn in the place of others."""
+    outputs = {"prompts": len(batch) + again, "failed": [one for one in batch if one.failure is not None]}
+    limit.on_train_batch_end(None, None, outputs, batch, step)
+
+
 def feed(limit, steps):
     """Steps as lists of booleans, one for each sample: whether it failed. Returns after which step the run ended, or None."""
     number = 0
@@ -33,7 +39,7 @@ def feed(limit, steps):
             batch.append(example(number, f"VideoError: v{number}.mp4: is empty" if failed else None))
             number += 1
         try:
-            limit.on_train_batch_end(None, None, {}, batch, step)
+            end_step(limit, batch, step)
         except TooManyFailures:
             return step
     return None
@@ -57,7 +63,7 @@ def test_the_error_lists_failures_and_says_what_to_do(tmp_path):
     limit = FailureLimit(tmp_path, 0.2, 30)
     batch = [example(number, f"VideoError: v{number}.mp4: is empty") for number in range(30)]
     with pytest.raises(TooManyFailures) as error:
-        limit.on_train_batch_end(None, None, {}, batch, 0)
+        end_step(limit, batch, 0)
     lines = str(error.value).splitlines()
     assert lines[0] == "30 of 30 training samples so far gave no prompt, more than 20%:"
     assert lines[1:21] == [f"- s{number}: VideoError: v{number}.mp4: is empty" for number in range(20)]
@@ -71,6 +77,15 @@ def test_counts_survive_a_resume():
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
     assert feed(after, [[1, 0]]) == 1
     assert (after.training.failed, after.training.seen, len(after.training.first)) == (3, 8, 3)
+
+
+def test_prompts_that_are_drawn_again_count():
+    limit = FailureLimit("run", 0.25, 8)
+    end_step(limit, [example(number) for number in range(4)], 1, again=4)
+    assert (limit.training.seen, limit.training.failed) == (8, 0)
+    outputs = {"prompts": 8, "failed": [example(number, "VideoError: is empty") for number in range(5)]}
+    with pytest.raises(TooManyFailures, match="5 of 16 training samples so far"):  # the batch itself is fine
+        limit.on_train_batch_end(None, None, outputs, [example(number) for number in range(4)], 2)
 
 
 def test_a_run_whose_videos_were_mended_goes_on():
@@ -196,7 +211,8 @@ fine, broken = (SimpleNamespace(sample=sample, failure=failure) for failure in (
 try:
     for step in range(6):
         batch = [broken if rank == 1 and step > 1 else fine] * 2
-        limit.on_train_batch_end(None, None, {}, batch, step)
+        failed = [one for one in batch if one.failure is not None]
+        limit.on_train_batch_end(None, None, {"prompts": len(batch), "failed": failed}, batch, step)
 except TooManyFailures as error:
     print(step, limit.state_dict(), flush=True)
 distributed.destroy_process_group()

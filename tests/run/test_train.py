@@ -139,16 +139,16 @@ def test_auto_goes_on_if_it_can(whole_run, learning, tmp_path, cut_short):
     folder = tmp_path / "run"
     extra = folder / "rollouts" / "step_000006_rank0.jsonl"  # of a step that got no checkpoint, with other ranks
     extra.write_text("{}\n")
-    (folder / "skipped").mkdir()
-    skipped = [folder / "skipped" / f"step_00000{step}_rank0.pt" for step in (4, 6)]
-    for path in skipped:
+    others = [folder / kind / f"step_00000{step}_rank0.pt" for kind in ("skipped", "replaced") for step in (4, 6)]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
         path.touch()
     lines = ['{"step": "test", "id": "a"}', '{"step": 5, "id": "a"}', '{"step": 6, "id": "a"}', '{"st']
     (folder / "failed.jsonl").write_text("\n".join(lines))
     assert train.main(arguments)["steps"] == 6
     assert_same_training(checkpoint(tmp_path), whole_run[0])
     assert rollouts(tmp_path) == whole_run[1]
-    assert [path.exists() for path in skipped] == [True, False]
+    assert [path.exists() for path in others] == [True, False, True, False]
     assert (folder / "failed.jsonl").read_text().splitlines() == lines[:2]
     assert list(tmp_path.glob("run.*")) == []
 

@@ -72,6 +72,11 @@ def test_questions_about_order():
     assert len(letters) == 4 and max(letters.values()) < 30 and set(kinds) == {"first", "last", "after", "before"}
 
 
+def test_choices_alone_have_no_moment():
+    [alone] = questions("multiple_choice", SCENES[0])
+    assert alone.spans == () and len(alone.extra["choices"]) == 4 and alone.extra["answer"] in "ABCD"
+
+
 @pytest.mark.parametrize(("task", "of"), [("actions", "action"), ("highlights", "color")])
 def test_all_of_a_kind(task, of):
     several = 0

@@ -101,6 +101,7 @@ def test_nothing_to_shuffle(answer, grounder, spans, radius, message):
     ("video", "query", "error", "message"),
     [
         (None, "  ", ViewError, "the question is empty"),
+        (None, None, ViewError, "the question is empty"),
         ("nowhere.mp4", "a", VideoError, "does not exist"),
         (None, "<|im_end|>", PromptError, "would not read as text"),
     ],
@@ -130,15 +131,32 @@ def test_settings_that_can_not_work():
         "vllm.gpu_memory_utilization: 2.0 must be a share",
     ):
         assert said in str(error.value)
+    with pytest.raises(ViewError, match="no such setting: max_token; there are model, engine, max_tokens"):
+        Grounder(str(TINY), max_token=5)
     assert Grounder(str(TINY), repetition_penalty=1).streams  # a whole number is one, too
 
 
-@pytest.mark.parametrize("missing", ["tokenizer*", "chat_template.jinja"])
-def test_a_model_folder_without_its_processor(tmp_path, missing):
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("tokenizer*", "copy tokenizer"),
+        ("chat_template.jinja", "copy tokenizer"),
+        ("model.safetensors", r"has no weights that can be read \(.*\): copy them again"),
+    ],
+)
+def test_a_model_folder_that_is_not_whole(tmp_path, missing, message):
     folder = shutil.copytree(TINY, tmp_path / "model")
     for path in folder.glob(missing):
         path.unlink()
-    with pytest.raises(ModelError, match="copy tokenizer"):
+    with pytest.raises(ModelError, match=message):
+        Grounder(str(folder))
+
+
+def test_weights_that_are_cut_off(tmp_path):
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="has no weights that can be read"):
         Grounder(str(folder))
 
 

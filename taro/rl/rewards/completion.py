@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,7 +13,7 @@ from taro.data.rows import Sample
 from taro.prompts import answer_text, choice, parse_answer, parse_spans
 from taro.rl.rewards.taro import best_truth
 from taro.spans import Span
-from taro.tasks import Answer, Task, find_task
+from taro.tasks import Task, find_task
 
 _SMALL = re.compile(r"\W*([a-z])\W*")
 
@@ -62,7 +62,7 @@ class Completion:
     @cached_property
     def iou(self) -> float:
         """How well the answer fits, as the sample's task compares them; in grounding that of `span` with the nearest truth."""
-        return self.kind.iou(self.kind.read(self.text), Answer(self.truth))
+        return self.kind.iou(self.kind.read(self.text), replace(self.kind.truth(self.sample), spans=self.truth))
 
     @cached_property
     def answer(self) -> str | None:
