@@ -51,7 +51,8 @@ class SFTModule(GRPOModule):
             self.update(log)
         failed = [example for example in batch if example.prompt is None]
         self.log_step(log, failed)
-        return {"rollouts": [], "groups": [], "failed": failed, "skipped": []}
+        nothing = {"rollouts": [], "replaced": [], "groups": [], "skipped": []}
+        return nothing | {"prompts": len(batch), "failed": failed}
 
     @torch.no_grad()
     def read_traces(self, examples: list[TrainingExample]) -> list[Group]:
