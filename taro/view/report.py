@@ -140,20 +140,31 @@ def _tasks(names: Sequence[str], statistics: Sequence[Statistics]) -> list[str]:
 def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
     """Tables of the same answers by every rule in use, and of blind answers."""
     found = [put_beside(run.samples, run.predictions) for run in runs]
-    columns = [f"{name}: {metric}" if len(names) > 1 else metric for name in names for metric in ("R1@0.5", "mIoU")]
+    columns = [f"{name}: {metric}" if len(names) > 1 else metric for name in names for metric in ("R1@0.5", "mIoU", "unread")]
     rules = [
-        (rows[0].protocol, *(f"{value:.3f}" for row in rows for value in (row.r1[IOU_LEVELS.index(0.5)], row.miou)))
+        (
+            rows[0].protocol,
+            *(cell for row in rows for cell in (*_rates(row.r1, row.miou), f"{row.unread} of {row.counted}")),
+        )
         for rows in zip(*(one.protocols for one in found), strict=True)
     ]
     lines = []
     if rules:
-        caption = "the same answers, by the rule of each tool (taro/evaluation/protocols.py)"
+        caption = (
+            "the same answers, by the rule of each tool (taro/evaluation/protocols.py); unread: of the samples that it counts, "
+            "those without an answer that it can read"
+        )
         lines.append("<h2>By other rules</h2>" + table(["rule", *columns], rules, caption))
     if found[0].blind and not math.isnan(sum(sample.duration for sample in runs[0].samples)):
-        blind = [(row.name, f"{row.r1[IOU_LEVELS.index(0.5)]:.3f}", f"{row.miou:.3f}") for row in found[0].blind]
+        blind = [(row.name, *_rates(row.r1, row.miou)) for row in found[0].blind]
         caption = "constant answers were fitted on these samples; the last row is not blind"
         lines.append("<h2>Answers that never saw the video</h2>" + table(["answer", "R1@0.5", "mIoU"], blind, caption))
     return lines
+
+
+def _rates(r1: Sequence[float], miou: float) -> tuple[str, str]:
+    """R1@0.5 and mIoU. `r1`: at each of IOU_LEVELS."""
+    return f"{r1[IOU_LEVELS.index(0.5)]:.3f}", f"{miou:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,8 @@ def test_a_report(write_evaluation, markup, capsys):
     assert f'<th scope="row">mIoU</th><td>{metrics["mIoU"]:.3f}</td>' in page
     assert "R1@0.5 by where in the video the moment is (percent)" in page and "R1@0.5 by length of the moment" in page
     assert "cut_completion: the completion reached max_tokens" in page and "missing_video: there is no such file" in page
+    unread = dict(re.findall(r'<th scope="row">(\w+)</th>(?:<td>[\d.]+</td>){2}<td>(\d+ of \d+)</td>', page))
+    assert (unread["taro"], unread["time_r1"]) == ("2 of 30", "30 of 30")  # the seconds have units, which that rule can't read
     assert markup not in page and "<img src=x" not in page
     data = data_of(page)
     assert len(data["rows"]) == 30 and len(data["pictures"]) == 1
