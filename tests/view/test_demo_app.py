@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Grad
 SHOWN = "document.querySelector('#shown').innerText"
 PROBLEM = "document.querySelector('#shown [role=alert]')?.innerText"
 ANSWERED = "!!document.querySelector('#shown .taro-timeline')"
+BUTTONS = "[...document.querySelectorAll('#video button')].filter((one) => one.checkVisibility()).map((one) => one.ariaLabel)"
 REMOVE = "#video [aria-label='Clear']"
 AT = "document.querySelector('video').currentTime"
 
@@ -125,6 +126,7 @@ def test_upload_ask_stream_and_seek(page, files, slowly):
         "window.seen = new Set(); new MutationObserver(() => seen.add(document.querySelector('.taro-text')?.innerText.length))"
         ".observe(document.querySelector('#shown'), {childList: true, subtree: true, characterData: true}); 0"
     )
+    assert page.run(f"{BUTTONS}.includes('Clear') && !{BUTTONS}.some((name) => /trim|reset/i.test(name))")
     ask(page, draw_scene(1).events[0].text)
     page.wait(ANSWERED)
     assert page.run("[...seen].filter((length) => length).length") > 3  # the text grew
