@@ -158,19 +158,18 @@ class Handlers:
             yield _problem(error), None, self._enabled(False)
             return
         answer = stream.answer
-        yield answer_part(answer, _truths(sample, answer)), answer, self._enabled(bool(answer.spans))
+        yield _answered(answer, sample), answer, self._enabled(bool(answer.spans))
 
     def shuffle(self, answer: Answer | None, radius: float, sample: Sample | None) -> str:
         """What is shown: the same answer, with what shuffled frames do to it."""
         if answer is None:
             return _problem(ViewError("the answer is older than an hour: ask again"))
-        truths = _truths(sample, answer)
         try:
             with self.model:
                 scored = self.grounder.gap(answer, radius=radius)
-            return answer_part(scored, truths)
+            return _answered(scored, sample)
         except TaroError as error:
-            return _problem(error) + answer_part(answer, truths)
+            return _problem(error) + _answered(answer, sample)
 
     def _enabled(self, enabled: bool) -> Any:
         """Of a button."""
@@ -208,6 +207,7 @@ def make_app(grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> An
             ends = min(0.5, settings.radius), max(10.0, settings.radius)
             label = "within so many seconds of its start and end"
             radius = gr.Slider(*ends, settings.radius, step=0.5, label=label, elem_id="radius")
+        forget = gr.Button("forget what is shown", elem_id="forget")  # demo.js presses it, nobody sees it
         answer, sample = gr.State(None, time_to_live=HOUR), gr.State(None)
         # What is said of one video must not come when another is shown, and questions that wait must not keep anyone from it.
         # The browser does one after the other: questions end first.
@@ -221,6 +221,8 @@ def make_app(grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> An
             event(None, cancels=asked)
         for event in (video.upload, video.clear):
             event(of_session(handlers.receive), video, [video, shown, answer, sample, again], **direct)
+        # A file that Gradio refuses itself is no event here: what is said of the file before must go all the same.
+        forget.click(None, None, shown, js="() => ''", **direct)
         offer.input(of_session(handlers.pick), offer, [video, query, shown, answer, sample, again], **direct)
         app.unload(leave)
     return app.queue(max_size=settings.max_waiting)
@@ -235,6 +237,11 @@ def _each_within(lock: threading.Lock, pieces: Iterable[str]) -> Iterator[str]:
         if piece is None:
             return
         yield piece
+
+
+def _answered(answer: Answer, sample: Sample | None) -> str:
+    """An answer below its question: the one in the box may be the next already."""
+    return f'<div class="taro"><h2>{escape(answer.query)}</h2></div>{answer_part(answer, _truths(sample, answer))}'
 
 
 def _truths(sample: Sample | None, answer: Answer) -> Sequence[Span]:

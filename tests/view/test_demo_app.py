@@ -130,6 +130,7 @@ def test_upload_ask_stream_and_seek(page, files, slowly):
     ask(page, draw_scene(1).events[0].text)
     page.wait(ANSWERED)
     assert page.run("[...seen].filter((length) => length).length") > 3  # the text grew
+    assert page.run("document.querySelector('#shown h2').textContent") == draw_scene(1).events[0].text
     bars = page.run("[...document.querySelectorAll('.bar')].map((node) => node.getAttribute('aria-label'))")
     page.click(".bar")
     start = page.run(AT)
@@ -194,7 +195,7 @@ def test_what_can_not_be_asked_leaves_the_server_running(page, files):
         page.wait("!document.querySelector('video')")
     for name, message in (("notes.txt", "Invalid file type: notes.txt"), ("large.mp4", "maximum allowed size")):
         page.upload("#video input[type=file]", files / name)
-        page.wait(f"document.body.innerText.includes('{message}')")
+        page.wait(f"document.body.innerText.includes('{message}') && !{PROBLEM}")  # and nothing of the file before
     upload(page, files / "scene1.mp4")
     ask(page, "")
     page.wait(f"{PROBLEM} === 'the question is empty: say what is to be found in the video'")
