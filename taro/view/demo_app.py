@@ -251,11 +251,16 @@ def _truths(sample: Sample | None, answer: Answer) -> Sequence[Span]:
 
 
 def _about(grounder: Grounder, settings: DemoSettings) -> str:
-    name = Path(grounder.model.settings.model).name
     return (
-        f"`{name}` reasons, then answers. Videos up to {settings.max_upload_mb} MB and {settings.max_minutes:g} minutes; they "
-        "are deleted when you leave. A bar, or a time in the text, moves the player."
+        f"`{_name(grounder.model.settings.model)}` reasons, then answers. Videos up to {settings.max_upload_mb} MB and "
+        f"{settings.max_minutes:g} minutes; they are deleted when you leave. A bar, or a time in the text, moves the player."
     )
+
+
+def _name(model: str) -> str:
+    """The last part of a path; of `RUN/hf`, as each run of train.py has its model, the run's, too."""
+    path = Path(model).absolute()
+    return "/".join(path.parts[-2:]) if path.name == "hf" else path.name
 
 
 def _text(text: str) -> str:

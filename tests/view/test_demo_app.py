@@ -17,7 +17,7 @@ from taro.rollout import RolloutGroup
 from taro.synthetic.world import draw_scene, write_video
 from taro.view import demo_app
 from taro.view.demo import DemoSettings, start_grounder
-from taro.view.demo_app import _each_within, _problem, _text, _truths, make_app, served
+from taro.view.demo_app import _each_within, _name, _problem, _text, _truths, make_app, served
 from taro.view.timeline import ViewError
 from taro.view.uploads import Uploads
 from view.chromium import CHROMIUM
@@ -229,6 +229,15 @@ def test_two_users_at_once_get_their_own_answers(page, browser, address, files, 
 def test_what_a_model_or_a_file_name_says_is_no_markup(markup):
     assert markup not in _text(markup) and "&lt;script" in _text(markup)
     assert markup not in _problem(ViewError(markup)) and "&lt;script" in _problem(ViewError(markup))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [("outputs/one/hf", "one/hf"), ("Qwen/Qwen3-VL-2B-Instruct", "Qwen3-VL-2B-Instruct"), (".", "run/hf")]
+)
+def test_models_of_runs_are_told_apart(model, name, tmp_path, monkeypatch):
+    (tmp_path / "run" / "hf").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run" / "hf")
+    assert _name(model) == name
 
 
 class Mute:
