@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from taro.view.html import escape
 
 WIDTH, HEIGHT = 340, 190  # of the drawing: about a phone's, so that its text is not scaled down there
-LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 34  # margins
+LEFT, RIGHT, TOP, BOTTOM = 44, 22, 8, 34  # margins; half of a label of six digits is right of the last place
 MOST_POINTS = 300  # of a line
 COLOURS = 6  # classes run0, run1, ... and key0, key1, ...; `again`, with dashes, where they come round again
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from taro.view.charts import MOST_POINTS, Series, bar_chart, line_chart, table
+from taro.view.charts import MOST_POINTS, WIDTH, Series, bar_chart, line_chart, table
 
 
 def test_bars_have_heights_in_proportion_and_a_table(markup):
@@ -29,6 +29,12 @@ def test_long_lines_are_thinned_and_gaps_left_out():
 
 def test_a_single_step_is_a_point():
     assert "<circle" in line_chart("t", [3.0], [Series("x", [0.5])])
+
+
+def test_the_last_label_is_not_cut_off():
+    chart = line_chart("t", [1.0, 100_000.0], [Series("x", [0.0, 1.0])])
+    middle = float(re.search(r'<text x="([\d.]+)"[^>]* text-anchor="middle">100000<', chart)[1])
+    assert middle + len("100000") / 2 * 7 <= WIDTH  # of 11 pixels' height, no digit is wider
 
 
 def test_from_the_seventh_line_on_colours_come_again_with_dashes():
