@@ -26,7 +26,7 @@ from taro.view.fiftyone import export
 from taro.view.gallery import PAGE, gallery_orders, gallery_rows, shown_first
 from taro.view.html import escape, make_page, write_page
 from taro.view.statistics import BINS, SHOWN, THRESHOLDS, Statistics, measure
-from taro.view.strips import Strips, make_strips
+from taro.view.strips import make_strips
 from taro.view.timeline import ViewError
 
 STRIPS = 40  # videos whose frames are shown
@@ -39,8 +39,8 @@ GROUPS = {
 }
 
 
-def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: int = STRIPS) -> str:
-    """A whole page.
+def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: int = STRIPS) -> tuple[str, list[str]]:
+    """A whole page, and what is missing in it, in words.
 
     Args:
         runs: one evaluation, or two of the same samples.
@@ -54,7 +54,8 @@ def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: in
     statistics = [measure(run, strict) for run in runs]
     names = run_names(runs)
     orders = gallery_orders(runs)
-    found = make_strips(shown_first(runs[0].samples, orders), strips) if strips else Strips()
+    found = make_strips(shown_first(runs[0].samples, orders), strips)
+    remarks = [*runs[0].remarks, *found.remarks(" (name their folder with --video_root)")]
     data = {
         "names": names,
         "rows": gallery_rows(runs),
@@ -68,16 +69,16 @@ def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: in
     title = f"{runs[0].dataset}: {' and '.join(names)}"
     body = "\n".join(
         [
-            *_head(runs, names, statistics),
+            *_head(runs, names, statistics, remarks),
             _metrics(runs, names, statistics, strict) if comparison is None else _comparison(comparison, names, strict),
             *_tasks(names, statistics),
             *_beside(runs, names),
             *_charts(names, statistics),
             _failures(runs, names),
-            _GALLERY,
+            _GALLERY.format(frames="; frames: on the first page of each order" if found.pictures else ""),
         ]
     )
-    return make_page(title, body, data, "report")
+    return make_page(title, body, data, "report"), remarks
 
 
 def run_names(runs: Sequence[Evaluated]) -> list[str]:
@@ -88,13 +89,14 @@ def run_names(runs: Sequence[Evaluated]) -> list[str]:
     return [str(run.folder) for run in runs] if len({str(run.folder) for run in runs}) > 1 else ["first", "second"]
 
 
-def _head(runs: Sequence[Evaluated], names: Sequence[str], statistics: Sequence[Statistics]) -> list[str]:
+def _head(
+    runs: Sequence[Evaluated], names: Sequence[str], statistics: Sequence[Statistics], remarks: Sequence[str]
+) -> list[str]:
     models = "; ".join(f"{name}: {run.model}" for name, run in zip(names, runs, strict=True))
     lines = [
         f"<h1>{escape(runs[0].dataset)}</h1>",
         f'<p class="faint">{statistics[0].summary.samples} samples. {escape(models)}</p>',
     ]
-    remarks = dict.fromkeys(remark for run in runs[:1] for remark in run.remarks)
     return lines + [f'<p class="warning">{escape(remark)}</p>' for remark in remarks]
 
 
@@ -234,7 +236,7 @@ def _failures(runs: Sequence[Evaluated], names: Sequence[str]) -> str:
 
 _GALLERY = """<h2 id="samples">Samples</h2>
 <p class="taro-legend">bar: from no overlap <span class="swatch scores"></span> \
-to the whole truth; shaded: the truth; ▲ a time that the reasoning names</p>
+to the whole truth; shaded: the truth; ▲ a time that the reasoning names{frames}</p>
 <form class="controls" id="controls" aria-label="which samples are shown"></form>
 <p id="count" class="faint" role="status"></p>
 <div class="pages" data-pages></div>
@@ -259,10 +261,10 @@ def main(arguments: list[str] | None = None) -> Path:
         raise ViewError(f"--strips {args.strips}: must be at least 0")
     folders = [args.folder, *([args.second] if args.second else [])]
     runs = [read_evaluation(folder, args.annotations, args.video_root) for folder in folders]
-    page = make_report_page(runs, args.strict or runs[0].strict, args.strips)
+    page, remarks = make_report_page(runs, args.strict or runs[0].strict, args.strips)
     output = args.output or folders[-1] / REPORT
     write_page(output, page)
-    for remark in runs[0].remarks:
+    for remark in remarks:
         print(f"warning: {remark}")
     print(f"the report is {output} ({len(page) / 2**20:.1f} MB)")
     if args.fiftyone:

@@ -22,7 +22,7 @@ from taro.rl.rollout_log import Record, RecordedGroup, RolloutLogError, find_sam
 from taro.view.charts import Series, line_chart, number, percent
 from taro.view.gallery import shown_spans
 from taro.view.html import escape, make_page, write_page
-from taro.view.strips import Strips, make_strips
+from taro.view.strips import make_strips
 from taro.view.timeline import ViewError, axis_length, find_times
 
 PAGE = 10  # groups that are shown at once
@@ -129,7 +129,7 @@ def make_rollouts_page(run: Run, strips: int = STRIPS) -> str:
         met.setdefault(group.records[0].id, []).append(place)
     often = sorted(met, key=lambda id: -len(met[id]))
     number_of = {id: place for place, id in enumerate(often)}
-    found = make_strips((run.samples[id] for id in often if id in run.samples), strips) if strips else Strips()
+    found = make_strips((run.samples[id] for id in often if id in run.samples), strips)
     data = {
         "page": PAGE,
         "rewards": names,
@@ -143,7 +143,7 @@ def make_rollouts_page(run: Run, strips: int = STRIPS) -> str:
     body = [
         f"<h1>{escape(run.name)}</h1>",
         f'<p class="faint">steps {run.means[0].step} to {last}, {len(run.groups)} groups of {run.steps} steps are shown</p>',
-        *(f'<p class="warning">{escape(remark)}</p>' for remark in run.remarks),
+        *(f'<p class="warning">{escape(remark)}</p>' for remark in (*run.remarks, *found.remarks())),
         f'<h2>What was rewarded</h2><div class="charts">{"".join(_charts(run, names))}</div>',
         _GROUPS,
     ]

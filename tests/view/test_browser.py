@@ -44,7 +44,7 @@ def assert_sound(page):
 def test_a_report_shows_its_samples_and_filters_them(samples, write_evaluation, open_page, width):
     samples[12] = replace(samples[12], task="multi_span")
     runs = [write_evaluation("base", again=True), write_evaluation("trained", 0.05)]
-    page = open_page(make_report_page([read_evaluation(run) for run in runs]), width)
+    page = open_page(make_report_page([read_evaluation(run) for run in runs])[0], width)
     shown = page.run(SHOWN)
     assert len(shown) == 20 and shown[:2] == ["s27", "s26"]  # the answers of the first run are farther off each time
     assert choose(page, "order", "worst")[0] == "s27" and choose(page, "order", "best")[1] == "s1"
@@ -65,7 +65,7 @@ def test_a_report_shows_its_samples_and_filters_them(samples, write_evaluation, 
 
 
 def test_a_keyboard_reaches_all_of_a_report(write_evaluation, open_page):
-    page = open_page(make_report_page([read_evaluation(write_evaluation())]))
+    page = open_page(make_report_page([read_evaluation(write_evaluation())])[0])
     page.run("document.querySelector('#controls select').focus()")
     said = []
     for _ in range(5):

@@ -17,7 +17,10 @@ def test_a_report(write_evaluation, markup, capsys):
     folder = write_evaluation()
     output = main([str(folder)])
     page = output.read_text()
-    assert output == folder / "report.html" and "the report is" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert output == folder / "report.html" and "the report is" in said
+    missing = "no frames of videos that are not there (name their folder with --video_root), 1 in all: "
+    assert f"warning: {missing}" in said and missing in page and "frames: on the first page of each order" in page
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     assert f'<th scope="row">mIoU</th><td>{metrics["mIoU"]:.3f}</td>' in page
     assert "R1@0.5 by where in the video the moment is (percent)" in page and "R1@0.5 by length of the moment" in page
@@ -40,13 +43,13 @@ def test_two_runs_side_by_side(write_evaluation, markup, tmp_path):
 
 def test_strict_is_as_in_the_evaluation_or_asked_for(write_evaluation):
     folder = write_evaluation()
-    assert "R1@0.7 (IoU &gt; 0.7)" in make_report_page([read_evaluation(folder)], strict=True, strips=0)
-    assert "(IoU &gt; 0.7)" not in make_report_page([read_evaluation(folder)], strips=0)
+    assert "R1@0.7 (IoU &gt; 0.7)" in make_report_page([read_evaluation(folder)], strict=True, strips=0)[0]
+    assert "(IoU &gt; 0.7)" not in make_report_page([read_evaluation(folder)], strips=0)[0]
 
 
 def test_a_subset_without_an_official_score(write_evaluation):
     run = replace(read_evaluation(write_evaluation()), official={"mAP": 12.5, "short-mAP": None})
-    page = make_report_page([run], strips=0)
+    page, _ = make_report_page([run], strips=0)
     assert '<th scope="row">official mAP</th><td>12.50</td>' in page
     assert '<th scope="row">official short-mAP</th><td>–</td>' in page
 
@@ -80,7 +83,7 @@ def of_two_tasks(write_evaluation, samples):
 
 
 def test_tasks(write_evaluation, of_two_tasks):
-    page = make_report_page([read_evaluation(of_two_tasks)], strips=0)
+    page, _ = make_report_page([read_evaluation(of_two_tasks)], strips=0)
     data = data_of(page)
     assert data["tasks"] == ["multi_span", "grounding"] and [row["k"] for row in data["rows"][:2]] == data["tasks"]
     assert data["rows"][0]["runs"][0]["s"] == [[0.0, 5.0]] and "s" not in data["rows"][1]["runs"][0]
@@ -89,5 +92,5 @@ def test_tasks(write_evaluation, of_two_tasks):
 
 
 def test_one_task_is_as_it_was(write_evaluation):
-    page = make_report_page([read_evaluation(write_evaluation())], strips=0)
+    page, _ = make_report_page([read_evaluation(write_evaluation())], strips=0)
     assert "<h2>Tasks</h2>" not in page and not any("k" in row for row in data_of(page)["rows"])

@@ -1,10 +1,12 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
+from taro.data.samples import Sample
 from taro.view import rollouts
-from taro.view.rollouts import main, parse_steps, read_run, spread_steps
+from taro.view.rollouts import main, make_rollouts_page, parse_steps, read_run, spread_steps
 from taro.view.timeline import ViewError
 
 
@@ -41,6 +43,13 @@ def test_some_steps_or_one_prompt(run_folder):
         read_run(run_folder, (7, 9))
     with pytest.raises(ViewError, match=r"no rollouts of --prompt x in these steps; there are always, once1, once2, \.\.\."):
         read_run(run_folder, None, "x")
+
+
+def test_a_page_says_that_there_may_be_more_frames(run_folder, video_file):
+    clips = {"always": None, "once1": (0.0, 2.0)}
+    samples = {id: Sample(id, str(video_file), "q", ((1.0, 2.0),), 9.0, clip=clip) for id, clip in clips.items()}
+    page = make_rollouts_page(replace(read_run(run_folder), samples=samples), strips=1)
+    assert "frames are shown of 1 videos, not of 1 others; --strips N shows more" in page
 
 
 def test_steps_are_spread():
