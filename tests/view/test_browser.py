@@ -51,6 +51,7 @@ def test_a_report_shows_its_samples_and_filters_them(samples, write_evaluation, 
     assert choose(page, "order", "file")[-1] == "s19"
     assert page.run("document.querySelectorAll('.strip img').length") == 3
     assert set(choose(page, "failure", "missing_video")) == {"s29"}
+    assert page.run("document.querySelector('[value=missing_video]').textContent") == "missing_video (1 samples, in either run)"
     assert "s29" not in choose(page, "failure", "answered")
     assert choose(page, "failure", "") and choose(page, "task", "multi_span") == ["s12"]
     assert len(choose(page, "task", "")) == 20 and choose(page, "query, id or answer has", "event 14 ") == ["s14"]

@@ -20,8 +20,8 @@
   function failureOptions() {
     const kinds = {};
     data.rows.forEach((row) => new Set(row.runs.map((run) => run.f).filter(Boolean)).forEach((kind) => { kinds[kind] = (kinds[kind] || 0) + 1; }));
-    return [["", "all"], ["answered", "with an answer"],
-      ...Object.keys(data.failures).filter((kind) => kinds[kind]).map((kind) => [kind, `${kind} (${kinds[kind]})`])];
+    return [["", "all"], ["answered", last ? "with an answer in both" : "with an answer"],
+      ...Object.keys(data.failures).filter((kind) => kinds[kind]).map((kind) => [kind, `${kind} (${kinds[kind]}${last ? " samples, in either run" : ""})`])];
   }
 
   controls.append(
