@@ -185,7 +185,7 @@ def _row(record: Record, names: Sequence[str]) -> dict[str, Any]:
         "a": record.answer and list(record.answer),
         **shown_spans(record.task, record.completion),
         "i": round(record.iou, 4),
-        "r": [round(record.rewards.get(name, 0.0), 4) for name in names],
+        "r": [_part(record, name) for name in names],
         "t": round(record.reward, 4),
         "w": round(record.weight, 4),
         "g": None if record.temporal_gap is None else round(record.temporal_gap, 4),
@@ -194,6 +194,12 @@ def _row(record: Record, names: Sequence[str]) -> dict[str, Any]:
         "c": record.completion,
         "n": [end for time in find_times(record.completion) for end in (time.start, time.end)],
     }
+
+
+def _part(record: Record, name: str) -> float | None:
+    """One of its rewards; the temporal one is 0 where no gap was measured, too, and is none then."""
+    unmeasured = name == "temporal" and record.temporal_gap is None
+    return None if unmeasured else round(record.rewards.get(name, 0.0), 4)
 
 
 _GROUPS = """<h2 id="groups">Groups</h2>

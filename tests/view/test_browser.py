@@ -101,6 +101,7 @@ def test_rollouts_of_one_prompt_show_what_changed(run_folder, open_page, width):
     assert page.run("document.querySelectorAll('article tbody tr').length") == 6
     assert page.run("document.querySelectorAll('.time').length") == 12
     assert page.run("document.body.textContent.includes('reward 1.60')")
+    assert page.run("document.querySelector('article').textContent.includes('by default a negative one counts 0')")
 
 
 def test_a_timeline_draws_itself_wherever_html_is_shown(open_page, markup):

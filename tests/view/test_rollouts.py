@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from taro.data.samples import Sample
+from taro.rl.rollout_log import Record
 from taro.view import rollouts
-from taro.view.rollouts import main, make_rollouts_page, parse_steps, read_run, spread_steps
+from taro.view.rollouts import _row, main, make_rollouts_page, parse_steps, read_run, spread_steps
 from taro.view.timeline import ViewError
 
 
@@ -25,6 +26,12 @@ def test_a_page_of_a_run(run_folder, markup, capsys):
     best = data["groups"][4]["rows"][0]
     assert data["groups"][4]["s"] == 3 and best["r"] == [1.0, 0.3] and best["a"] == [6.0, 11.0] and best["g"] == 0.25
     assert best["t"] == 1.6  # the weighted sum
+
+
+def test_a_temporal_reward_without_a_gap_is_none():
+    record = Record("a", "q", ((1.0, 2.0),), "text", None, 0.5, {"iou": 0.5, "temporal": 0.0}, 0.0)
+    assert _row(record, ["iou", "temporal"])["r"] == [0.5, None]
+    assert _row(replace(record, temporal_gap=0.01), ["iou", "temporal"])["r"] == [0.5, 0.0]
 
 
 def test_means_are_of_all_steps_and_completions_of_as_many_as_there_is_room_for(run_folder, monkeypatch):

@@ -66,15 +66,20 @@
   }
 
   function table(group) {
-    const signed = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(value).toFixed(2)}`;
+    const number = (value) => (value === null ? "–" : value.toFixed(2));
+    const signed = (value) => `${value === 0 ? "" : value > 0 ? "+" : "−"}${Math.abs(value).toFixed(2)}`;
     const gaps = group.rows.some((row) => row.g !== null);
     const names = ["completion", ...data.rewards, "reward", "advantage", "IoU", ...(gaps ? ["gap"] : []), "what it is"];
     const rows = group.rows.map((row, k) => el("tr", {},
-      el("th", {scope: "row"}, `#${k + 1}`), ...row.r.map((part) => el("td", {}, part.toFixed(2))), el("td", {}, row.t.toFixed(2)),
-      el("td", {}, signed(row.w)), el("td", {}, row.i.toFixed(2)), gaps ? el("td", {}, row.g === null ? "–" : row.g.toFixed(2)) : null,
+      el("th", {scope: "row"}, `#${k + 1}`), ...row.r.map((part) => el("td", {}, number(part))), el("td", {}, row.t.toFixed(2)),
+      el("td", {}, signed(row.w)), el("td", {}, row.i.toFixed(2)), gaps ? el("td", {}, number(row.g)) : null,
       el("td", {}, [row.k ? "constructed" : "", row.f ? "" : "cut"].filter(Boolean).join(", "))));
-    return el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": `rewards by part, step ${group.s}, ${data.prompts[group.p].id}`},
-      el("table", {}, el("thead", {}, el("tr", {}, ...names.map((name) => el("th", {scope: "col"}, name)))), el("tbody", {}, ...rows)));
+    const notes = [
+      group.rows.some((row) => row.r.includes(null)) ? "–: no gap was measured" : "",
+      group.rows.some((row) => row.k) ? "the advantage of a constructed completion is mapped, as model.advantages.constructed says: by default a negative one counts 0" : "",
+    ].filter(Boolean).join("; ");
+    return el("div", {}, notes ? el("p", {class: "faint"}, notes) : null, el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": `rewards by part, step ${group.s}, ${data.prompts[group.p].id}`},
+      el("table", {}, el("thead", {}, el("tr", {}, ...names.map((name) => el("th", {scope: "col"}, name)))), el("tbody", {}, ...rows))));
   }
 
   function card(group) {
