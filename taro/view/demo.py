@@ -31,6 +31,9 @@ TINY = CONFIGS.parent / "assets" / "tiny-qwen2.5-vl"
 SCENES = (2_000_006, 2_000_011, 2_000_012)  # seeds of the synthetic videos that are offered
 MOST_OFFERED = 20  # samples of a file
 MOST_EMBEDDED = 32 * 2**20  # bytes of a video that a page carries along
+# What demo.js shows beside a player where that is so.
+UNPLAYABLE = """<p id="unplayable" class="taro" role="status">This browser can't play the video, so bars and times move no \
+player. The model reads it all the same.</p>"""
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def _player(video: Path) -> str:
     if video.stat().st_size > MOST_EMBEDDED:
         return f'<p class="faint">the video is not in this page: more than {MOST_EMBEDDED // 2**20} MB</p>'
     kind = mimetypes.guess_type(video.name)[0] or "video/mp4"
-    return f'<video controls src="data:{kind};base64,{base64.b64encode(video.read_bytes()).decode()}"></video>'
+    return f'<video controls src="data:{kind};base64,{base64.b64encode(video.read_bytes()).decode()}"></video>{UNPLAYABLE}'
 
 
 def scripts() -> str:

@@ -17,7 +17,7 @@ from taro.data.samples import Sample
 from taro.errors import TaroError
 from taro.spans import Span
 from taro.view.answer import Answer
-from taro.view.demo import DemoSettings, answer_part, check_video, explain, offer_videos, scripts
+from taro.view.demo import UNPLAYABLE, DemoSettings, answer_part, check_video, explain, offer_videos, scripts
 from taro.view.grounder import Grounder
 from taro.view.html import asset, escape
 from taro.view.timeline import ViewError
@@ -197,6 +197,7 @@ def make_app(grounder: Grounder, settings: DemoSettings, uploads: Uploads) -> An
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 video = gr.Video(sources=["upload"], label="video", elem_id="video", buttons=[])
+                gr.HTML(UNPLAYABLE, elem_classes="unplayable-part")
             with gr.Column(scale=2, min_width=300):
                 offer = gr.Dropdown(list(handlers.offered), value=None, label="or pick one", elem_id="offer")
                 query = gr.Textbox(label="what is to be found in it?", elem_id="query", placeholder="a person opens the door")

@@ -38,6 +38,7 @@ def test_an_answer_as_a_page_moves_its_player(alone, open_page):
     assert answer.gaps and "with shuffled frames a token of the reasoning is" in page
     shown, (start, end) = open_page(page, width=390), answer.spans[0]
     shown.wait("document.querySelector('video').readyState >= 1")
+    assert not shown.run("document.querySelector('#unplayable').checkVisibility()")
     shown.click(".bar")
     assert shown.run("document.querySelector('video').currentTime") == start
     shown.run("[...document.querySelectorAll('.taro-text .time')].at(-1).click()")
@@ -65,12 +66,15 @@ def test_how_much_less_likely_the_reasoning_is(gap, likely):
     assert f"a token of the reasoning is {likely} in the mean" in answer_part(answer)
 
 
-def test_what_is_asked_and_said_is_text(alone, open_page, markup):
+def test_what_is_asked_and_said_is_text(alone, open_page, markup, tmp_path):
     answer = start_grounder(alone).ask(alone.video, alone.query)
-    said = replace(answer, query=markup, text=markup, gaps=(TokenGap(1.0, 0, 5),), spans=())
+    (tmp_path / "old.avi").write_bytes(b"no browser plays it")
+    said = replace(answer, query=markup, text=markup, gaps=(TokenGap(1.0, 0, 5),), spans=(), video=str(tmp_path / "old.avi"))
     page = answer_page(said)
     assert markup not in page and "no span can be read in it" in page
-    assert open_page(page).run("document.title").startswith("<script>")
+    shown = open_page(page)
+    assert shown.run("document.title").startswith("<script>")
+    shown.wait("document.querySelector('#unplayable').checkVisibility()")
 
 
 @pytest.mark.parametrize(
