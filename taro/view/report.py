@@ -120,8 +120,8 @@ def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> s
             _metric_name(change.metric, strict),
             f"{change.first:.3f}",
             f"{change.second:.3f}",
-            f"{change.difference:+.3f}",
-            "{:+.3f} to {:+.3f}".format(*change.interval),
+            _signed(change.difference),
+            " to ".join(map(_signed, change.interval)),
             f"{change.p_value:.3f}",
         )
         for change in comparison.changes
@@ -167,6 +167,12 @@ def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
 def _rates(r1: Sequence[float], miou: float) -> tuple[str, str]:
     """R1@0.5 and mIoU. `r1`: at each of IOU_LEVELS."""
     return f"{r1[IOU_LEVELS.index(0.5)]:.3f}", f"{miou:.3f}"
+
+
+def _signed(value: float) -> str:
+    """Zero without a sign, whichever side it was rounded from."""
+    text = f"{value:+.3f}"
+    return text if float(text) else text[1:]
 
 
 def _number(value: float | None) -> str:
