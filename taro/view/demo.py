@@ -46,7 +46,7 @@ class DemoSettings:
         video: asked about without a server, together with `query` and `output`.
         query: what is to be found in it.
         output: the page that shows the answer.
-        shuffle: show there, too, how much less likely each word gets when the frames around the answer are shuffled.
+        shuffle: show there, too, how much less likely each token gets when the frames around the answer are shuffled.
         annotations: samples file whose first videos are offered; a few synthetic ones unless given.
         video_root: folder of its videos; that of `annotations` unless given.
         host: address that the server listens at; others than this machine reach it by 0.0.0.0.

@@ -107,13 +107,16 @@ def test_rollouts_of_one_prompt_show_what_changed(run_folder, open_page, width):
 def test_a_timeline_draws_itself_wherever_html_is_shown(open_page, markup):
     text = f"<think>😀 From 2.0s to 4.0s, {markup}"
     start = text.index("2.0")
-    gaps = (TokenGap(1.0, start, start + 1), TokenGap(-0.5, start + 1, start + 3))
+    gaps = (TokenGap(-0.004, 0, 3), TokenGap(1.0, start, start + 1), TokenGap(-0.5, start + 1, start + 3))
     tracks = (Track(markup, (2.0, 9.0), 0.5, markup, text, gaps), Track("#2", (8.0, 60.0), 0.0))
     part = timeline_html(Timeline(10.0, ((2.0, 4.0),), tracks))
     page = open_page(make_page("x", part + part, {}))  # two of them in one page
     times = "[...document.querySelectorAll('.time')]"
     assert page.run(f"{times}.map((node) => node.textContent)") == ["2.0", "4.0", "2.0", "4.0"]
     assert page.run(f"{times}[0].childNodes.length") == 2
+    said = page.run("[...document.querySelectorAll('.taro-text span[title]')].map((node) => node.title)")
+    measured = [f"{which} likely with shuffled frames: {nats} nats" for which, nats in (("less", "1.00"), ("more", "0.50"))]
+    assert said == ["as likely with shuffled frames", *measured] * 2
     page.run(f"{times}[1].click()")
     assert page.run("document.querySelector('.taro-timeline').style.getPropertyValue('--at')") == "40%"
     bars = page.run("""(() => {

@@ -123,7 +123,8 @@
       if (gap && largest > 0) {
         const strength = Math.min(1, Math.abs(gap[0]) / largest);
         node.style.background = `rgba(var(${gap[0] > 0 ? "--more" : "--less"}), ${(0.4 * strength).toFixed(2)})`;
-        node.title = `${gap[0] > 0 ? "less" : "more"} likely with shuffled frames: ${Math.abs(gap[0]).toFixed(2)} nats`;
+        const nats = Math.abs(gap[0]).toFixed(2);
+        node.title = nats === "0.00" ? "as likely with shuffled frames" : `${gap[0] > 0 ? "less" : "more"} likely with shuffled frames: ${nats} nats`;
       }
       if (time && time[1] === start) {
         button = el("button", {
@@ -149,7 +150,7 @@
 
   function gapLegend(largest) {
     const swatch = (name) => el("span", {class: "swatch", style: {background: `linear-gradient(90deg, transparent, rgba(var(${name}), .4))`}});
-    return el("p", {class: "taro-legend"}, "with shuffled frames a word gets less likely ", swatch("--more"),
+    return el("p", {class: "taro-legend"}, "with shuffled frames a token gets less likely ", swatch("--more"),
       " or more likely ", swatch("--less"), `, at most ${largest.toFixed(2)} nats`);
   }
 
