@@ -43,7 +43,7 @@ def test_an_answer_as_a_page_moves_its_player(alone, open_page):
     assert shown.run("document.querySelector('video').currentTime") == start
     shown.run("[...document.querySelectorAll('.taro-text .time')].at(-1).click()")
     assert shown.run("document.querySelector('video').currentTime") == end
-    assert shown.run("document.querySelectorAll('.taro-text span[title*=nats]').length") > 10
+    assert shown.run("document.querySelectorAll('.taro-text span[title*=shuffled]').length") > 10
     assert not shown.run("document.documentElement.scrollWidth > innerWidth")
     assert shown.violations() == {} == shown.violations("dark")
 

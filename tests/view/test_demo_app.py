@@ -139,7 +139,7 @@ def test_upload_ask_stream_and_seek(page, files, slowly):
     assert page.run(AT) == float(bars[0].split(" to ")[1].split()[0])
     page.wait("document.querySelector('.taro-timeline').style.getPropertyValue('--at')")
     page.click("#shuffle")
-    page.wait("document.querySelectorAll('.taro-text span[title*=nats]').length > 10")
+    page.wait("document.querySelectorAll('.taro-text span[title*=shuffled]').length > 10")
     assert "with shuffled frames a token of the reasoning is" in page.run(SHOWN)
     assert not page.run("document.documentElement.scrollWidth > innerWidth")
     page.resize(1280, 900)
