@@ -112,7 +112,7 @@ class ProgressLines(L.Callback):
     def __init__(self, every_n_steps: NonNegativeInt = 1) -> None:
         self.every_n_steps = every_n_steps
         self.steps = math.inf  # of the whole run
-        self.started = 0.0
+        self.started = self.shown = 0.0  # of a step, or an evaluation; and when a line of the latter was shown last
         self.seconds = 0.0  # that a step takes, lately
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -132,6 +132,24 @@ class ProgressLines(L.Callback):
             parts = [f"{name} {values[logged]:.3f}, " for logged, name in shown.items() if logged in values]
             line = f"step {step}{of}: {''.join(parts)}{self.seconds:.1f} s a step{left(self.seconds, step, self.steps)}"
             self._show(trainer, line)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.started = self.shown = time.monotonic()
+
+    on_test_start = on_validation_start
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """A line now and then while it takes long."""
+        now, done = time.monotonic(), batch_idx + 1
+        total = sum(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
+        if done < total and now - self.shown >= SECONDS_BETWEEN_LINES:
+            name = "test" if trainer.testing else "validation"
+            self._show(trainer, f"{name}: batch {done} of {total}{left((now - self.started) / done, done, total)}")
+            self.shown = now
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._show(trainer, f"validation after step {steps_done(trainer)}: {_scores(trainer, 'vtg/')}")

@@ -98,6 +98,17 @@ def test_lines_of_a_run_in_a_log_file(fit, arguments, scripted, capsys):
         assert re.match(rf"validation after step {step}: mIoU {number}, R1@0.3 {number}, ", line), line
 
 
+def test_lines_of_a_validation_that_takes_long(fit, arguments, scripted, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    one = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--data.evaluation_batch=1"]
+    fit([*arguments, *LEARNING, *one, "--trainer.limit_val_batches=1.0"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("validation")]
+    count = len(lines)  # of batches: the last one has the scores
+    for batch, line in enumerate(lines[:-1], start=1):
+        assert re.fullmatch(rf"validation: batch {batch} of {count}, 0:\d\d:\d\d left", line), line
+    assert count >= 2 and lines[-1].startswith("validation after step 1: mIoU")
+
+
 @pytest.mark.parametrize(("setting", "terminal"), [("--progress_lines.every_n_steps=0", False), ("--name=run", True)])
 def test_no_lines(fit, arguments, scripted, capsys, monkeypatch, setting, terminal):
     monkeypatch.setattr(progress, "on_terminal", lambda: terminal)
