@@ -15,6 +15,10 @@ from pathlib import Path
 import axe_core_python
 
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
+# Pages may change classes when the scheme does, which is between two frames, and colours may take their time.
+COLOURS_HAVE_CHANGED = """new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))
+  .then(() => Promise.all(document.getAnimations().filter((one) => one instanceof CSSTransition).map((one) => one.finished)))
+  .then(() => 0)"""
 FIND_VIOLATIONS = """axe.run().then((found) => JSON.stringify(Object.fromEntries(found.violations.map(
   (rule) => [rule.id, rule.nodes.map((node) => `${node.html.slice(0, 200)} ${node.failureSummary}`)]))))"""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -131,6 +135,7 @@ class Page:
     def violations(self, scheme="light"):
         """What axe-core finds wrong in the page, in light or dark colours: rules, and for each the elements."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.run(COLOURS_HAVE_CHANGED)
         if self.run("typeof axe") == "undefined":
             self.run(f"{AXE.read_text(encoding='utf-8')}; 0")
         return json.loads(self.run(FIND_VIOLATIONS))
