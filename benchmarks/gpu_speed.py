@@ -53,7 +53,6 @@ class Job:
     mean: int  # of C
     repeats: int
     ceiling: float  # products, teraflops
-    packs: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
