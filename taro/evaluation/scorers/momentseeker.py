@@ -11,6 +11,7 @@ from statistics import fmean
 
 from taro.data.samples import Sample
 from taro.evaluation.predictions import Prediction
+from taro.evaluation.scorers.means import mean_scores
 from taro.spans import Span, best_iou, temporal_iou, union_iou
 
 LEVEL = 0.3  # an IoU above it is a hit
@@ -19,11 +20,7 @@ MOST = 5  # spans of an answer
 
 def score(samples: Sequence[Sample], predictions: Sequence[Prediction], strict: bool) -> dict[str, float]:
     """Means over the samples."""
-    scores = [
-        score_answer(prediction.reading.spans or (), sample.spans)
-        for sample, prediction in zip(samples, predictions, strict=True)
-    ]
-    return {name: 100 * fmean(one[name] for one in scores) for name in scores[0]}
+    return mean_scores(score_answer, samples, predictions)
 
 
 def score_answer(answer: Sequence[Span], truth: Sequence[Span]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from taro.data.samples import Sample
 from taro.evaluation.predictions import Prediction
+from taro.evaluation.scorers.means import mean_scores
 from taro.matching import match_freely
 from taro.spans import Span, merge_spans, temporal_iou, union_iou
 from taro.tasks.measures import LEVELS
@@ -15,11 +16,7 @@ from taro.tasks.measures import LEVELS
 
 def score(samples: Sequence[Sample], predictions: Sequence[Prediction], strict: bool) -> dict[str, float]:
     """Means over the samples; EtF1 is the first."""
-    scores = [
-        score_answer(prediction.reading.spans or (), sample.spans)
-        for sample, prediction in zip(samples, predictions, strict=True)
-    ]
-    return {name: 100 * fmean(one[name] for one in scores) for name in scores[0]}
+    return mean_scores(score_answer, samples, predictions)
 
 
 def score_answer(answer: Sequence[Span], truth: Sequence[Span]) -> dict[str, float]:
