@@ -56,3 +56,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def signed(value: float) -> str:
+    """A difference; zero has no sign, whichever side it was rounded from."""
+    text = f"{value:+.3f}"
+    return text if float(text) else text[1:]

@@ -1,4 +1,4 @@
-from taro.messages import MISSING, first_lines, first_names, list_lines, list_problems, print_table, shorten
+from taro.messages import MISSING, first_lines, first_names, list_lines, list_problems, print_table, shorten, signed
 
 
 def test_values_are_shown_as_json_and_cut():
@@ -26,3 +26,7 @@ def test_a_table(capsys):
     print_table(["name", "value"], [("[red]a", "1")])
     shown = capsys.readouterr().out
     assert "name" in shown and "1" in shown and "[red]a" in shown
+
+
+def test_zero_has_no_sign():
+    assert [signed(value) for value in (0.0, -0.0004, 0.0006, -0.25)] == ["0.000", "0.000", "+0.001", "-0.250"]

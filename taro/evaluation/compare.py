@@ -21,7 +21,7 @@ from taro.evaluation.predictions import EvaluationError, Prediction, count_failu
 from taro.evaluation.report import score_matrix, task_metrics
 from taro.evaluation.scores import METRICS
 from taro.jsonl import list_differences, read_config
-from taro.messages import list_lines, print_table
+from taro.messages import list_lines, print_table, signed
 
 MAY_DIFFER = ("model", "model_files", "shards")  # without a warning
 ENDS = ("start", "end")  # of an answer
@@ -148,12 +148,12 @@ def print_comparison(comparison: Comparison) -> None:
         print(f"warning: {name} differs: {first!r} and {second!r}")
     rows = []
     for change in comparison.changes:
-        values = f"{change.first:.3f}", f"{change.second:.3f}", f"{change.difference:+.3f}"
-        interval = " to ".join(f"{end:+.3f}" for end in change.interval)
+        values = f"{change.first:.3f}", f"{change.second:.3f}", signed(change.difference)
+        interval = " to ".join(map(signed, change.interval))
         rows.append([change.metric, *values, interval, f"{change.p_value:.3f}"])
     print_table(["metric", "first", "second", "change", f"{COVERAGE:.0%} interval", "p"], rows)
     if comparison.tasks:
-        own = [(name, f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}") for name, (a, b) in comparison.tasks.items()]
+        own = [(name, f"{a:.3f}", f"{b:.3f}", signed(b - a)) for name, (a, b) in comparison.tasks.items()]
         print_table(["metric of a task", "first", "second", "change"], own)
     if comparison.movement is not None:
         print_movement(comparison.movement)

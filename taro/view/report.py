@@ -19,7 +19,7 @@ from taro.evaluation.compare import Comparison, compare_runs
 from taro.evaluation.predictions import FAILURES, count_failures
 from taro.evaluation.report import Summary
 from taro.evaluation.scores import IOU_LEVELS
-from taro.messages import shorten
+from taro.messages import shorten, signed
 from taro.view.charts import Series, bar_chart, line_chart, percent, table
 from taro.view.evaluated import Evaluated, read_evaluation
 from taro.view.fiftyone import export
@@ -120,8 +120,8 @@ def _comparison(comparison: Comparison, names: Sequence[str], strict: bool) -> s
             _metric_name(change.metric, strict),
             f"{change.first:.3f}",
             f"{change.second:.3f}",
-            _signed(change.difference),
-            " to ".join(map(_signed, change.interval)),
+            signed(change.difference),
+            " to ".join(map(signed, change.interval)),
             f"{change.p_value:.3f}",
         )
         for change in comparison.changes
@@ -167,12 +167,6 @@ def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
 def _rates(r1: Sequence[float], miou: float) -> tuple[str, str]:
     """R1@0.5 and mIoU. `r1`: at each of IOU_LEVELS."""
     return f"{r1[IOU_LEVELS.index(0.5)]:.3f}", f"{miou:.3f}"
-
-
-def _signed(value: float) -> str:
-    """Zero without a sign, whichever side it was rounded from."""
-    text = f"{value:+.3f}"
-    return text if float(text) else text[1:]
 
 
 def _number(value: float | None) -> str:

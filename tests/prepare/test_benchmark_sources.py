@@ -64,13 +64,13 @@ TOMATO = {
 }
 
 
-def converted_to(folder, source, content, *expected, **settings):
+def assert_converted(folder, source, content, *expected, **settings):
     assert list(converted(folder, source, content, **settings).samples) == list(expected)
 
 
 def test_timelens(tmp_path):
     about = {"duration": 33.67}
-    converted_to(
+    assert_converted(
         tmp_path,
         "timelens",
         TIMELENS,
@@ -85,12 +85,13 @@ def test_vue_tr(tmp_path):
     extra = {name: VUE_TR[name] for name in ("duration_category", "query_format", "query_modality")}
     about = {"duration": 172.432, "task": "multi_span", "extra": extra}
     spans = (12.0, 31.0), (48.0, 60.0)
-    converted_to(tmp_path, "vue_tr", json.dumps([VUE_TR]), sample_in(tmp_path, "6", "wHq.mp4", "bookshelf", *spans, **about))
+    expected = sample_in(tmp_path, "6", "wHq.mp4", "bookshelf", *spans, **about)
+    assert_converted(tmp_path, "vue_tr", json.dumps([VUE_TR]), expected)
 
 
 def test_omtg_by_what_the_prompt_quotes_and_the_lengths_of_the_files(tmp_path):
     lengths = [write(tmp_path / "lengths.csv", "id,length\na,4000\nb,9\n")]
-    converted_to(
+    assert_converted(
         tmp_path,
         "omtg",
         OMTG,
@@ -116,14 +117,14 @@ def test_omtg_by_what_the_prompt_quotes_and_the_lengths_of_the_files(tmp_path):
 def test_extremewhenbench(tmp_path):
     about = {"duration": 4271.0, "extra": {"source_corpus": "VideoMME", "duration_s": 17}}
     expected = sample_in(tmp_path, "-Wn_q042", "-Wn.mp4", "When does she speak?", (1805.0, 1822.0), **about)
-    converted_to(tmp_path, "extremewhenbench", lines(EXTREME), expected, name="raw.jsonl")
+    assert_converted(tmp_path, "extremewhenbench", lines(EXTREME), expected, name="raw.jsonl")
 
 
 def test_vstar(tmp_path):
     extra = {name: VSTAR[name] for name in ("domain", "fps", "frame_count", "question", "answer")}
     about = {"duration": 30.17, "extra": extra}
     expected = sample_in(tmp_path, "v1_0", "v1.mp4", "When is the ball thrown?", (3.0, 5.5), **about)
-    converted_to(tmp_path, "vstar", json.dumps([VSTAR]), expected)
+    assert_converted(tmp_path, "vstar", json.dumps([VSTAR]), expected)
 
 
 def test_momentseeker(tmp_path):
@@ -131,7 +132,7 @@ def test_momentseeker(tmp_path):
     about = {"duration": 500.0, "task": "multi_span", "extra": {"moment_task": "Action Recognition"}}
     spans = (10.0, 25.0), (80.0, 95.0)
     expected = sample_in(tmp_path, "sport_12_0", "sport_12.mp4", "a player scores", *spans, **about)
-    converted_to(tmp_path, "momentseeker", json.dumps([MOMENT]), expected, durations=lengths)
+    assert_converted(tmp_path, "momentseeker", json.dumps([MOMENT]), expected, durations=lengths)
 
 
 def test_tomato(tmp_path):
@@ -139,7 +140,7 @@ def test_tomato(tmp_path):
     extra = {"motion_type": "direction", "demonstration_type": "human", "choices": ["Left.", "Right.", "Up."], "answer": "C"}
     about = {"duration": 4.5, "task": "multiple_choice", "extra": extra}
     expected = sample_in(tmp_path, "direction_0", "human/0215-08.mp4", "Which way?", **about)
-    converted_to(tmp_path, "tomato", TOMATO, expected, durations=lengths)
+    assert_converted(tmp_path, "tomato", TOMATO, expected, durations=lengths)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from taro.evaluation.predictions import EvaluationError
 from taro.view.evaluated import read_evaluation
-from taro.view.report import _signed, main, make_report_page, run_names
+from taro.view.report import main, make_report_page, run_names
 
 
 def data_of(page):
@@ -39,11 +39,6 @@ def test_two_runs_side_by_side(write_evaluation, markup, tmp_path):
     assert '<th scope="col">base</th><th scope="col">trained</th><th scope="col">change</th>' in page
     assert next(iter(data_of(page)["orders"])) == "differ" and data_of(page)["pictures"] == []
     assert markup not in page
-
-
-@pytest.mark.parametrize(("value", "text"), [(-0.0004, "0.000"), (0.0, "0.000"), (-0.0006, "-0.001"), (0.25, "+0.250")])
-def test_a_change_of_zero_has_no_sign(value, text):
-    assert _signed(value) == text
 
 
 def test_strict_is_as_in_the_evaluation_or_asked_for(write_evaluation):
