@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> Evaluation:
 
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
-    return parse_settings(EvaluationSettings, EVAL, arguments, switches=["strict", "zoom"])
+    return parse_settings(EvaluationSettings, EVAL, arguments, switches=["strict", "zoom", "gap", "answer_only"])
 
 
 def command() -> None:
