@@ -24,7 +24,7 @@ from taro.jsonl import list_differences, read_config
 from taro.messages import list_lines, print_table, signed
 
 MAY_DIFFER = ("model", "model_files", "shards")  # without a warning
-ENDS = ("start", "end")  # of an answer
+MOVES = ("start", "end", "middle", "distance")  # the last one either way, mean of both ends
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Movement:
 
     answers: int
     expected: float  # seconds that an answer moves which is read off the time labels
-    seconds: dict[str, float]  # of start and end; later is positive
+    seconds: dict[str, float]  # by MOVES; later is positive
     intervals: dict[str, tuple[float, float]]  # 95 %
 
 
@@ -111,13 +111,14 @@ def _movement(first: Sequence[Prediction], second: Sequence[Prediction], expecte
     pairs = [(one.answer, other.answer) for one, other in zip(first, second, strict=True) if one.answer and other.answer]
     if not pairs:
         return None
-    moved = np.array([np.subtract(there, here) for here, there in pairs])  # (A, 2)
+    ends = np.array([np.subtract(there, here) for here, there in pairs])  # (A, 2)
+    moved = np.column_stack([ends, ends.mean(1), np.abs(ends).mean(1)])  # (A, 4)
     intervals = percentile_intervals(resample_means(moved)).tolist()
     return Movement(
         answers=len(pairs),
         expected=expected,
-        seconds=dict(zip(ENDS, moved.mean(axis=0).tolist(), strict=True)),
-        intervals={end: tuple(interval) for end, interval in zip(ENDS, intervals, strict=True)},
+        seconds=dict(zip(MOVES, moved.mean(axis=0).tolist(), strict=True)),
+        intervals={move: tuple(interval) for move, interval in zip(MOVES, intervals, strict=True)},
     )
 
 
@@ -167,9 +168,11 @@ def print_comparison(comparison: Comparison) -> None:
 def print_movement(movement: Movement) -> None:
     """How far the answers moved, beside the shift of the labels where there is one."""
     rows = []
-    for end, value in movement.seconds.items():
-        low, high = movement.intervals[end]
-        rows.append((f"{end} of the answer", f"{value:+.2f}", f"{low:+.2f} to {high:+.2f}"))
+    for move, value in movement.seconds.items():
+        low, high = movement.intervals[move]
+        sign = "" if move == "distance" else "+"
+        label = "either way, mean of both ends" if move == "distance" else f"{move} of the answer"
+        rows.append((label, f"{value:{sign}.2f}", f"{low:{sign}.2f} to {high:{sign}.2f}"))
     if movement.expected:
         rows.append(("time labels", f"{movement.expected:+.2f}", ""))
     print_table([f"seconds later, {movement.answers} that both answered", "mean", f"{COVERAGE:.0%} interval"], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from taro.command_line import parse_settings
 from taro.errors import clean_exit
@@ -11,11 +12,26 @@ from taro.evaluation.evaluate import Evaluation, evaluate
 from taro.evaluation.protocols import print_protocols
 from taro.evaluation.report import print_report
 from taro.evaluation.settings import EvaluationSettings
+from taro.rl.answer_gaps import measure_gaps
 from taro.run.commands import EVAL
+from taro.view.probes import show_probes
 
 
 def main(arguments: Sequence[str] | None = None) -> Evaluation:
-    return evaluate(parse(arguments))
+    return run(parse(arguments))
+
+
+def run(settings: EvaluationSettings) -> Evaluation:
+    """Raises as `evaluate` and `measure_gaps`."""
+    evaluation = evaluate(settings)
+    if settings.gap and is_whole(evaluation):
+        measure_gaps(settings)
+    return evaluation
+
+
+def is_whole(evaluation: Evaluation) -> bool:
+    """Whether all shards are done."""
+    return evaluation.report.samples == evaluation.asked
 
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
@@ -27,13 +43,16 @@ def command() -> None:
     interrupted = "stopped by Ctrl-C; with --output the same command goes on with what is missing"
     with clean_exit(interrupted=interrupted):
         settings = parse()
-        evaluation = evaluate(settings)
+        evaluation = run(settings)
     print_report(evaluation.report, evaluation.predictions, evaluation.asked)
     if evaluation.beside.blind:
         print("The same answers by every rule in use (taro/evaluation/protocols.py):")
         print_protocols(evaluation.beside.protocols)
         print("And answers that never saw the video, the constant ones fitted on these samples:")
         print_blind(evaluation.beside.blind)
+    if settings.several and is_whole(evaluation):
+        print("And what becomes of them when the question is asked otherwise:")
+        show_probes(Path(settings.output), settings.strict)
     print_next(settings, evaluation)
 
 
@@ -41,7 +60,7 @@ def print_next(settings: EvaluationSettings, evaluation: Evaluation) -> None:
     """Where the answers are, and what to do with them."""
     if settings.output is None:
         print("the answers are not kept: --output DIR writes them, and metrics.json")
-    elif evaluation.report.samples == evaluation.asked:
+    elif is_whole(evaluation):
         print(f"answers and metrics are in {settings.output}")
         print(f"next: python -m taro.evaluation.compare OTHER {settings.output}")
     else:
