@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class Comparison:
     failures: tuple[dict[str, int], dict[str, int]]  # by kind
     settings: dict[str, tuple[Any, Any]]  # that differ, the model apart
     tasks: dict[str, tuple[float, float]]  # own metrics of tasks, as `TASK NAME`
+    tokens: tuple[float, float]  # made for a question; 0 in folders of before they were counted
     movement: Movement | None  # of runs with different probes, where there are answers
 
 
@@ -103,6 +105,7 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
             for task, metrics in first_own.items()
             for name, value in metrics.items()
         },
+        tokens=tuple(fmean(one.tokens for one in predictions) for predictions in ordered),
         movement=None if first_probe == second_probe else _movement(*ordered, expected=second_shift - first_shift),
     )
 
@@ -158,7 +161,8 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(["metric of a task", "first", "second", "change"], own)
     if comparison.movement is not None:
         print_movement(comparison.movement)
-    print(f"{comparison.samples} samples")
+    tokens = "; tokens for each: {:.0f} and {:.0f}".format(*comparison.tokens) if all(comparison.tokens) else ""
+    print(f"{comparison.samples} samples{tokens}")
     first, second = comparison.failures
     for failure in first:
         if first[failure] or second[failure]:

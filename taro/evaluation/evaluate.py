@@ -169,7 +169,4 @@ def _answer(
 
 def _configuration(questions: Questions, benchmark: Benchmark, way: Way) -> dict[str, Any]:
     """All that determines the answers, for `config.yaml`."""
-    grounding = asdict(questions.model.grounding)
-    for video in (grounding["video"], grounding["evaluation_video"] or {}):
-        video.pop("timeout", None)  # decides whether there are frames, never which
-    return {"dataset": benchmark.name, **way.describe(), **questions.describe(), "grounding": grounding}
+    return {"dataset": benchmark.name, **way.describe(), **questions.describe(), "grounding": questions.describe_grounding()}

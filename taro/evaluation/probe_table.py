@@ -9,28 +9,28 @@ within it a folder of the same form for each probe (`taro.evaluation.probes`) an
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 
 from taro.evaluation.answer_only import OFTEN, ONCE
+from taro.evaluation.blind import ROUNDED
 from taro.evaluation.bootstrap import COVERAGE, percentile_intervals, resample_means
 from taro.evaluation.compare import Change, Comparison, compare_runs
-from taro.evaluation.predictions import load_predictions
 from taro.evaluation.probes import PROBES
 from taro.evaluation.scores import IOU_LEVELS
 from taro.jsonl import CONFIG_NAME, read_config, read_folder
-from taro.messages import print_table
+from taro.messages import print_table, three_places
 
 GAPS = "gap"  # the folder, and `<name>.jsonl` in it
 WHOLE = "as they are"
 R1 = "R1@0.5"
 OWN_SETTINGS = ("probe", "label_shift", "completion_start", "median_of", "median_temperature")  # that differ by intention
-WAYS = {ONCE: "answer only", OFTEN: "answer only, as many tokens"}
+WAYS = (ONCE, OFTEN)
+ABOUT_WAYS = "tokens: made for a question, with the same max_tokens; answer only: without reasoning"
+THINKING, ANSWER_ONLY = "thinking", "answer only"
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Estimate:
     interval: tuple[float, float]
 
     def __str__(self) -> str:
-        low, high = (f"{end:.3f}" for end in self.interval)
-        return f"{self.value:.3f} [{low}, {high}]"
+        low, high = map(three_places, self.interval)
+        return f"{three_places(self.value)} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class WayRow:
 
     name: str
     answers: int  # to each question
-    tokens: float  # made for each question; nan where they were not counted
+    tokens: float  # made for a question; 0 where they were not counted
     miou: float
     r1: float
     gained: Estimate | None  # of the mean IoU against the answers with reasoning
@@ -132,9 +132,9 @@ def read_probe_table(folder: Path, strict: bool = False) -> ProbeTable:
         if setting not in OWN_SETTINGS
     ]
     ways = []
-    if not WAYS.keys().isdisjoint(there):
-        ways.append(WayRow("thinking", 1, _tokens(folder), miou.first, r1.first, None))
-        ways += [_way_row(name, folder / name, there[name]) for name in WAYS if name in there]
+    if not there.keys().isdisjoint(WAYS):
+        ways.append(WayRow(THINKING, 1, plain.tokens[0], miou.first, r1.first, None))
+        ways += [_way_row(folder / name, there[name]) for name in WAYS if name in there]
     return ProbeTable(plain.samples, tuple(probes), tuple(_read_blind(folder)), tuple(gaps), tuple(ways), tuple(remarks))
 
 
@@ -160,21 +160,17 @@ def _lost(change: Change) -> Estimate:
     return Estimate(0.0 - change.difference, (0.0 - high, 0.0 - low))
 
 
-def _way_row(name: str, folder: Path, comparison: Comparison) -> WayRow:
+def _way_row(folder: Path, comparison: Comparison) -> WayRow:
     (miou, r1), answers = _changes(comparison), read_config(folder).get("median_of", 1)
-    return WayRow(WAYS[name], answers, _tokens(folder), miou.second, r1.second, Estimate(miou.difference, miou.interval))
-
-
-def _tokens(folder: Path) -> float:
-    """Made for each question; nan in folders of before they were counted."""
-    return fmean(one.tokens for one in load_predictions(folder)) or math.nan
+    return WayRow(ANSWER_ONLY, answers, comparison.tokens[1], miou.second, r1.second, Estimate(miou.difference, miou.interval))
 
 
 def _read_blind(folder: Path) -> list[ProbeRow]:
     """As the evaluation has put them beside its metrics."""
     path = folder / "metrics.json"
     rows = json.loads(path.read_bytes()).get("blind", ()) if path.is_file() else ()
-    return [ProbeRow(row["name"], row["miou"], row["r1"][IOU_LEVELS.index(0.5)]) for row in rows]
+    half = IOU_LEVELS.index(0.5)
+    return [ProbeRow(row["name"], row["miou"], row["r1"][half]) for row in rows if row["name"] != ROUNDED]
 
 
 def _read_gaps(folder: Path, samples: int) -> tuple[list[GapRow], list[str]]:
@@ -200,37 +196,32 @@ Cells = list[tuple[str, ...]]
 
 
 def probe_cells(table: ProbeTable) -> tuple[list[str], Cells]:
-    """Columns and rows of what the probes found; those of the shift where there is one."""
-    shifted = any(row.followed for row in table.probes)
-    columns = ["videos", "mIoU", f"mIoU lost, {COVERAGE:.0%} interval", R1, "answers moved, s"]
-    rows = [
+    """Columns and rows of what the probes found."""
+    return ["videos", "mIoU", f"mIoU lost [{COVERAGE:.0%}]", R1, "moved, s"], [
         (
             row.name,
             f"{row.miou:.3f}",
             _said(row.lost),
             f"{row.r1:.3f}",
-            _said(row.moved),
-            *([_said(row.followed)] if shifted else []),
+            "" if row.moved is None else f"{row.moved.value:.2f}",
         )
         for row in (*table.probes, *table.blind)
     ]
-    return columns + (["of the labels' shift"] if shifted else []), rows
 
 
 def gap_cells(table: ProbeTable) -> tuple[list[str], Cells]:
     """Columns and rows of the temporal gap by set of tokens."""
-    columns = ["tokens", "answers", f"temporal gap, nats per token, {COVERAGE:.0%} interval", "above 0"]
+    columns = ["tokens", "answers", f"temporal gap, nats per token [{COVERAGE:.0%}]", "above 0"]
     return columns, [(row.tokens, str(row.answers), str(row.gap), f"{row.positive:.0%}") for row in table.gaps]
 
 
 def way_cells(table: ProbeTable) -> tuple[list[str], Cells]:
     """Columns and rows of answers with reasoning and without."""
-    columns = ["way", "answers", "tokens a question", "mIoU", R1, f"mIoU gained, {COVERAGE:.0%} interval"]
+    columns = ["way", "tokens", "mIoU", R1, f"mIoU gained [{COVERAGE:.0%}]"]
     return columns, [
         (
-            row.name,
-            str(row.answers),
-            "–" if math.isnan(row.tokens) else f"{row.tokens:.0f}",
+            row.name if row.answers == 1 else f"{row.name}, median of {row.answers}",
+            f"{row.tokens:.0f}" if row.tokens else "–",
             f"{row.miou:.3f}",
             f"{row.r1:.3f}",
             _said(row.gained),
@@ -245,9 +236,13 @@ def _said(estimate: Estimate | None) -> str:
 
 def about_movement(table: ProbeTable) -> str:
     """Of how many samples it is."""
-    counts = [row.answered for row in table.probes[1:]]
-    least = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(counts[0])
-    return f"moved: of those answered on both, {least} of {table.samples} samples; mean of both ends, either way"
+    counts = sorted({row.answered for row in table.probes[1:]})
+    said = f"moved: either way, mean of both ends; {' to '.join(map(str, counts[:: len(counts) - 1 or 1]))} of {table.samples} "
+    lines = [f"{said}samples were answered on both"]
+    for row in table.probes:
+        if row.followed:
+            lines.append(f"{row.name}: answers move by {row.followed} of the shift")
+    return "; ".join(lines)
 
 
 def print_probe_table(table: ProbeTable) -> None:
@@ -261,3 +256,4 @@ def print_probe_table(table: ProbeTable) -> None:
         print_table(*gap_cells(table))
     if table.ways:
         print_table(*way_cells(table))
+        print(ABOUT_WAYS)

@@ -97,6 +97,13 @@ class Questions:
             "packages": describe_packages("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else [])),
         }
 
+    def describe_grounding(self) -> dict[str, Any]:
+        """Prompt and videos, likewise."""
+        grounding = asdict(self.model.grounding)
+        for video in (grounding["video"], grounding["evaluation_video"] or {}):
+            video.pop("timeout", None)  # decides whether there are frames, never which
+        return grounding
+
     def ask(
         self,
         samples: Sequence[Sample],

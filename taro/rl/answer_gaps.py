@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +20,7 @@ from taro.evaluation.probe_table import GAPS
 from taro.evaluation.probes import RADIUS
 from taro.evaluation.questions import Questions
 from taro.evaluation.settings import EvaluationSettings, resolve
-from taro.jsonl import ResumableFolder, read_folder
+from taro.jsonl import ResumableFolder, Shard, read_folder
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.progress import track_items
@@ -37,7 +36,7 @@ SHUFFLE = TemporalRewardSettings(radius=RADIUS)
 
 
 def measure_gaps(settings: EvaluationSettings) -> None:
-    """Of all answers in `settings.output` whose gap is not there yet.
+    """Of the answers in `settings.output`, those of its shard, whose gap is not there yet.
 
     Raises:
         ModelError: not a Qwen-VL model.
@@ -47,10 +46,10 @@ def measure_gaps(settings: EvaluationSettings) -> None:
     benchmark, output = resolve(settings), Path(settings.output)
     questions = Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)
     answers = {name: one for name, one in read_predictions(read_folder(output)).items() if one.completion}
-    about = {"radius": RADIUS, **questions.describe(), "grounding": asdict(questions.model.grounding)}
-    folder = ResumableFolder(output / GAPS, about, name=GAPS)
+    about = {"radius": RADIUS, **questions.describe(), "grounding": questions.describe_grounding()}
+    folder = ResumableFolder(output / GAPS, about, Shard.parse(settings.shard), GAPS)
     done = folder.read()
-    todo = [sample for sample in questions.samples if sample.id in answers and sample.id not in done]
+    todo = [sample for sample in folder.shard.of(questions.samples) if sample.id in answers and sample.id not in done]
     if not todo:
         return
     policy = load_model(settings.model, settings.device, settings.dtype)

@@ -24,14 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> Evaluation:
 def run(settings: EvaluationSettings) -> Evaluation:
     """Raises as `evaluate` and `measure_gaps`."""
     evaluation = evaluate(settings)
-    if settings.gap and is_whole(evaluation):
+    if settings.gap:
         measure_gaps(settings)
     return evaluation
-
-
-def is_whole(evaluation: Evaluation) -> bool:
-    """Whether all shards are done."""
-    return evaluation.report.samples == evaluation.asked
 
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
@@ -50,9 +45,11 @@ def command() -> None:
         print_protocols(evaluation.beside.protocols)
         print("And answers that never saw the video, the constant ones fitted on these samples:")
         print_blind(evaluation.beside.blind)
-    if settings.several and is_whole(evaluation):
+    if settings.several and settings.shard is None:
         print("And what becomes of them when the question is asked otherwise:")
         show_probes(Path(settings.output), settings.strict)
+    elif settings.several:
+        print(f"when all shards are done: python -m taro.view.probes {settings.output}")
     print_next(settings, evaluation)
 
 
@@ -60,7 +57,7 @@ def print_next(settings: EvaluationSettings, evaluation: Evaluation) -> None:
     """Where the answers are, and what to do with them."""
     if settings.output is None:
         print("the answers are not kept: --output DIR writes them, and metrics.json")
-    elif is_whole(evaluation):
+    elif evaluation.report.samples == evaluation.asked:
         print(f"answers and metrics are in {settings.output}")
         print(f"next: python -m taro.evaluation.compare OTHER {settings.output}")
     else:

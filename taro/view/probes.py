@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.probe_table import (
+    ABOUT_WAYS,
     R1,
     ProbeRow,
     ProbeTable,
@@ -62,9 +63,8 @@ def draw_probes(found: ProbeTable) -> Figure:
         colour = TRUTH if place == 0 else HIGH if place < len(found.probes) else "#9aa5b1"
         _bar(axes[0], place, row.miou, _ends(row, found.probes[0]) if row.lost else None, colour)
         if row.followed:
-            low, high = row.followed.interval
-            said = f"answers move by {row.followed.value:.0%} of the shift [{low:.0%}, {high:.0%}]"
-            axes[0].text(0.01 * max(one.miou for one in rows), place, said, va="center", fontsize=8, color="white")
+            said = f"  answers move by {row.followed} of the shift"
+            axes[0].text(max(row.miou, _ends(row, found.probes[0])[1]), place, said, va="center", fontsize=8, color=TEXT)
     _finish(axes[0], [row.name for row in rows], "mean IoU; whiskers: what is lost, 95 % interval")
     if found.gaps:
         for place, row in enumerate(found.gaps):
@@ -117,7 +117,7 @@ def probe_sections(folder: Path, strict: bool, name: str) -> list[str]:
         series = [Series("gap", values, intervals)]
         charts.append(bar_chart("Temporal gap, nats per token", [row.tokens for row in found.gaps], series, number))
     if found.ways:
-        parts.append(table(*way_cells(found), "with reasoning and without; the tokens are those that the model has made"))
+        parts.append(table(*way_cells(found), ABOUT_WAYS))
     return [*parts, f'<div class="charts">{"".join(charts)}</div>']
 
 
