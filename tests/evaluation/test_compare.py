@@ -63,7 +63,7 @@ def test_settings_that_differ_are_a_warning(runs, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "warning: grounding.video.fps differs: 2.0 and 1.0" in shown and "model_files" not in shown
     assert f"second: {folders[1]}, model trained" in shown and "warning: model" not in shown
-    assert shown.index("warning") < shown.index("mIoU") and "200 samples" in shown
+    assert shown.index("warning") < shown.index("mIoU") and "200 samples\n" in shown
 
 
 def test_how_far_answers_moved(runs, tmp_path, capsys):

@@ -57,6 +57,8 @@ def test_predictions_of_another_task():
     """The default one's rows are as they were before there were others."""
     plain = Prediction.answered(SAMPLE, GOOD, True, 0.1)
     assert "task" not in plain.to_row() and list(read_predictions({"7": plain.to_row()}).values()) == [plain]
+    before = {name: value for name, value in plain.to_row().items() if name != "tokens"}  # they were not counted
+    assert list(read_predictions({"7": before}).values()) == [plain]
     absent = Sample("8", "v.mp4", "a man waves", (), 20.0, task="multi_span")
     refused = Prediction.answered(absent, "<answer>none</answer>", True, 0.1)
     assert refused.iou == 1.0 and refused.failure is None and refused.readable and refused.answer is None
