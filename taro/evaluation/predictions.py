@@ -11,8 +11,8 @@ from pydantic import Field
 
 from taro.data.samples import Sample
 from taro.errors import TaroError
-from taro.jsonl import ResumeError, read_config, read_folder
-from taro.messages import LINES_SHOWN, first_lines
+from taro.jsonl import ResumeError, list_repeated, read_config, read_folder
+from taro.messages import LINES_SHOWN, first_lines, list_lines
 from taro.prompts import parse_answer
 from taro.rows import Number, OptionalString, Pair, RowError, String, Whole, read_objects
 from taro.tasks import DEFAULT, TASKS, find_task
@@ -142,23 +142,30 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
     """The predictions of a finished evaluation, in the order of its samples.
 
     Raises:
-        EvaluationError: it is not finished, or the folder is none of an evaluation.
+        EvaluationError: it is not finished, or the folder is none of an evaluation, or there are more lines than samples.
         RowError: rows that can't be read; all are named.
     """
     try:
-        samples, rows = read_config(folder).get("samples"), read_folder(folder)
+        samples, rows, repeated = read_config(folder).get("samples"), read_folder(folder), list_repeated(folder)
     except ResumeError as error:
         raise EvaluationError(str(error)) from None
     asked = samples.get("count") if isinstance(samples, dict) else None
     if asked is None:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
-    if len(rows) != asked:
+    if len(rows) < asked:
         raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
+    if len(rows) > asked:
+        remedy = "delete the lines that were added; or the eval.py that began it keeps those that it asked"
+        raise EvaluationError(f"{folder} has {len(rows)} predictions of {asked} samples: {remedy}")
     try:
-        return list(read_predictions(rows).values())
+        predictions = list(read_predictions(rows).values())
     except RowError as error:
         remedy = "Delete these lines, and the eval.py that began it makes them again"
         raise RowError(f"{Path(folder, 'predictions.jsonl')}: {error}\n{remedy}") from None
+    if repeated:
+        head = f"{folder}: {len(repeated)} samples have more than one line in predictions.jsonl; delete those that are not the "
+        raise EvaluationError(list_lines(f"{head}model's, or the eval.py that began it keeps the last ones:", repeated))
+    return predictions
 
 
 def list_failures(answered: Iterable[Any], shown: int = LINES_SHOWN) -> list[str]:

@@ -46,8 +46,8 @@ def engines(tiny_builder, monkeypatch):
 @pytest.fixture
 def evaluate(model, synthetic, tmp_path):
     def run(*arguments):
-        own = [f"--model={model}", f"--annotations={synthetic}/train.jsonl", "--workers=0", "--limit=3", f"--output={tmp_path}/out"]
-        return command.main([*own, *arguments])
+        own = [f"--model={model}", f"--annotations={synthetic}/train.jsonl", f"--output={tmp_path}/out"]
+        return command.main([*own, "--workers=0", "--limit=3", *arguments])
 
     return run
 

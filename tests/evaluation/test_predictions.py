@@ -112,6 +112,14 @@ def test_a_finished_folder_is_loaded(tmp_path):
     folder.append([asdict(predictions[2])])
     assert load_predictions(tmp_path) == predictions
     (folder,) = tmp_path.glob("*.jsonl")
+    whole = folder.read_text()
+    folder.write_text(whole + whole.splitlines(keepends=True)[1])
+    with pytest.raises(EvaluationError, match=r"1 samples have more than one line in predictions\.jsonl(.|\n)*:\n- 1$"):
+        load_predictions(tmp_path)
+    folder.write_text(whole + whole.splitlines(keepends=True)[1].replace('"id": "1"', '"id": "other"'))
+    with pytest.raises(EvaluationError, match="has 4 predictions of 3 samples: delete the lines that were added"):
+        load_predictions(tmp_path)
+    folder.write_text(whole)
     folder.write_text(folder.read_text().replace('"iou": 0.0, ', "", 1))
     with pytest.raises(RowError) as error:
         load_predictions(tmp_path)

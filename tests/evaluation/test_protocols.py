@@ -6,7 +6,9 @@ import pytest
 
 from taro.data.samples import load_samples
 from taro.evaluation.other_tools import Text
+from taro.evaluation.predictions import Prediction
 from taro.evaluation.protocols import PROTOCOLS, load_cut, main, score_protocol
+from taro.jsonl import ResumableFolder
 
 ROOT = Path(__file__).parents[2]
 CHARADES = ROOT.parent / "shared" / "annotations" / "charades_sta_test.jsonl"
@@ -105,6 +107,18 @@ def test_another_tool_s_file(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "time_r1" in shown and "warning" not in shown and "not asked" not in shown
     assert len(json.loads((tmp_path / "matrix.json").read_text())) == len(PROTOCOLS)
+
+
+def test_a_folder_says_what_its_texts_were_made_with(tmp_path, capsys):
+    prediction = Prediction("a", "a dog", ((1.0, 3.0),), "<answer>1 to 3</answer>")
+    video = {"fps": 2.0, "max_frames": 1024, "max_tokens": 4096}
+    about = {"model": "m", "engine": "vllm", "dtype": "bfloat16", "packages": {"vllm": "0.32.0"}, "samples": {"count": 1}}
+    about |= {"sampling": {"max_tokens": 99}, "grounding": {"prompt": "when: {query}", "video": video}}
+    ResumableFolder(tmp_path, about).append([prediction.to_row()])
+    assert main([str(tmp_path)])[0].miou == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "made with m (vllm, bfloat16; vllm 0.32.0): 2.0 frames a second, at most 1024 of 4096 tokens in all" in shown
+    assert 'answers of at most 99 tokens; prompt "when: {query}"' in shown
 
 
 def test_predictions_and_samples_that_differ(tmp_path, capsys):
