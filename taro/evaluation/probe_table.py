@@ -234,15 +234,15 @@ def _said(estimate: Estimate | None) -> str:
     return "" if estimate is None else str(estimate)
 
 
-def about_movement(table: ProbeTable) -> str:
-    """Of how many samples it is."""
+def about_movement(table: ProbeTable) -> list[str]:
+    """Of how many samples it is, and how much of a shift of the labels."""
     counts = sorted({row.answered for row in table.probes[1:]})
     said = f"moved: either way, mean of both ends; {' to '.join(map(str, counts[:: len(counts) - 1 or 1]))} of {table.samples} "
     lines = [f"{said}samples were answered on both"]
     for row in table.probes:
         if row.followed:
             lines.append(f"{row.name}: answers move by {row.followed} of the shift")
-    return "; ".join(lines)
+    return lines
 
 
 def print_probe_table(table: ProbeTable) -> None:
@@ -251,7 +251,7 @@ def print_probe_table(table: ProbeTable) -> None:
         print(f"warning: {remark}")
     if len(table.probes) > 1:
         print_table(*probe_cells(table))
-        print(about_movement(table))
+        print(*about_movement(table), sep="\n")
     if table.gaps:
         print_table(*gap_cells(table))
     if table.ways:

@@ -104,7 +104,7 @@ def probe_sections(folder: Path, strict: bool, name: str) -> list[str]:
     parts = [f"<h2>Does it use time? {escape(name)}</h2>", *(f'<p class="warning">{escape(one)}</p>' for one in found.remarks)]
     charts = []
     if len(found.probes) > 1:
-        parts.append(table(*probe_cells(found), about_movement(found)))
+        parts.append(table(*probe_cells(found), "; ".join(about_movement(found))))
         rows, whole = [*found.probes, *found.blind], found.probes[0]
         ends = [[_ends(row, whole, name) for name in ("miou", "r1")] if row.lost else None for row in rows]
         series = [Series(row.name, (row.miou, row.r1), own) for row, own in zip(rows, ends, strict=True)]
