@@ -29,6 +29,7 @@ from taro.view.probes import probe_sections
 from taro.view.statistics import BINS, SHOWN, THRESHOLDS, Statistics, measure
 from taro.view.strips import make_strips
 from taro.view.timeline import ViewError
+from taro.view.trained_on import training_sections
 
 STRIPS = 40  # videos whose frames are shown
 REPORT = "report.html"
@@ -75,6 +76,7 @@ def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: in
             *_tasks(names, statistics),
             *_beside(runs, names),
             *(line for run, name in zip(runs, names, strict=True) for line in probe_sections(run.folder, strict, name)),
+            *(line for run, name in zip(runs, names, strict=True) for line in training_sections(run, name)),
             *_charts(names, statistics),
             _failures(runs, names),
             _GALLERY.format(frames="; frames: on the first page of each order" if found.pictures else ""),
