@@ -38,6 +38,62 @@ def test_what_each_rule_reads(text, spans):
         assert read(name, text) == ([] if span is None else [span]), name
 
 
+def number_from(text, place, after_point):
+    """End of the number that starts at a place, or None. `after_point`: least digits behind a point."""
+    end = place
+    while end < len(text) and text[end].isdigit():
+        end += 1
+    digits = end + 1
+    while digits < len(text) and text[digits].isdigit():
+        digits += 1
+    if end > place and text[end : end + 1] == "." and digits - end - 1 >= after_point:
+        return digits
+    return end if end > place else None
+
+
+def pairs_of(text, joiners):
+    """(first, second) of two numbers with a joiner between them, from left to right, none in two pairs."""
+    found, place = [], 0
+    while place < len(text):
+        end = None if place and text[place - 1].isdigit() else number_from(text, place, 0)
+        starts = [end + len(one) for one in joiners if end is not None and text.startswith(one, end)]
+        ends = [(start, stop) for start in starts if (stop := number_from(text, start, 0)) is not None]
+        if ends:
+            found.append((float(text[place:end]), float(text[ends[0][0] : ends[0][1]])))
+        place = ends[0][1] if ends else place + 1
+    return found
+
+
+def numbers_of(text):
+    found, place = [], 0
+    while place < len(text):
+        end = number_from(text, place, 1)
+        found += [float(text[place:end])] if end else []
+        place = end or place + 1
+    return found
+
+
+def test_each_rule_is_what_it_says_on_random_texts():
+    """Read character by character."""
+    rng = random.Random(1)
+    pieces = ["1", "23", "4.5", "6.", ".7", " ", " to ", " and ", "to", " - ", "-", "\n", "a dog ", "<answer>", "</answer>"]
+    seen = 0
+    for _ in range(1000):
+        text = "".join(rng.choices(pieces, k=rng.randint(2, 14)))
+        last, numbers = pairs_of(text, (" to ", " and "))[-1:], numbers_of(text)[-2:]
+        assert read("time_r1", text) == read("videochat_r1", text) == last, text
+        assert read("taro_release", text) == ([tuple(sorted(numbers))] if len(numbers) == 2 else []), text
+        spaces = [" " * k for k in range(4)]
+        dashes = [a + "-" + b for a in spaces for b in spaces]
+        first = pairs_of(text.replace("\n", " ").replace("to", "-"), dashes)[:1]
+        if ".." not in text:
+            expected = [tuple(sorted(span)) for span in first]
+            assert read("lmms_eval", text) == expected, text
+            assert read("timelens", text) == [(round(start), round(end)) for start, end in expected], text
+        seen += bool(last) + bool(first)
+    assert seen > 200
+
+
 def test_nothing_breaks_a_reader():
     rng = random.Random(0)
     pieces = ["1", "2.5", ".", " ", " - ", " to ", "and", "\n", "ends ", "<answer>", "</answer>", "<think>", "9" * 400]
