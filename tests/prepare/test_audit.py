@@ -1,10 +1,10 @@
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.samples import Sample, save_samples
 from taro.prepare.audit import compare, find_copies, main, source_id, video_hash
@@ -92,7 +92,7 @@ def test_a_shared_video_is_an_exit_status(tmp_path):
     save_samples([sample("1", "uqiMw7tQ1Cc_0_9.mp4")], tmp_path / "test.jsonl")
     save_samples([sample("1", "b.mp4")], tmp_path / "none.jsonl")
     for train, status in (("train", 1), ("none", 0)):
-        command = [sys.executable, "-m", "taro.prepare.audit", f"{tmp_path}/{train}.jsonl", f"{tmp_path}/test.jsonl"]
+        command = [python(), "-m", "taro.prepare.audit", f"{tmp_path}/{train}.jsonl", f"{tmp_path}/test.jsonl"]
         assert subprocess.run(command, capture_output=True, check=False).returncode == status
 
 
