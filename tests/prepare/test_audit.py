@@ -56,6 +56,7 @@ def videos(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_copies_are_found_by_their_pictures(videos):
     hashes = {name: video_hash(str(videos / f"{name}.mp4")) for name in ("a", "b", "copy")}
     train = {name: hashes[name] for name in ("a", "b")}
@@ -102,6 +103,7 @@ def test_a_video_that_is_none_is_an_error(tmp_path):
         video_hash(str(tmp_path / "a.mp4"))
 
 
+@pytest.mark.slow
 def test_real_sets_share_what_they_are_made_of():
     """TVGBench takes some of its videos from Charades' test set."""
     if not ANNOTATIONS.exists():
