@@ -187,7 +187,7 @@ def measure_parts(job: Job) -> Iterator[Speed]:
     targets = torch.randint(8, shape.vocabulary, (responses,), device=job.device)
 
     def project() -> None:
-        token_log_probs(policy, hidden, targets)
+        token_log_probs(policy, hidden, targets, with_entropy=True)
 
     project()
     heads = statistics.median(job.time(project))
