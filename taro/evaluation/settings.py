@@ -92,7 +92,7 @@ def resolve(settings: EvaluationSettings) -> Benchmark:
         problems.append("--shard needs --output, the folder that the shards share")
     if settings.zoom and settings.probe is not None:
         problems.append("--zoom and --probe: choose one, true spans that a probe needs are not those of a part")
-    problems += engine_problems(settings.engine, settings.device)
+    problems += engine_problems(settings.engine, settings.device, settings.vllm)
     if problems:
         raise EvaluationError(list_problems("can't evaluate:", problems))
     return benchmark
