@@ -112,7 +112,7 @@ def resolve(settings: EvaluationSettings) -> Benchmark:
         problems += _probe_problems(settings)
     except EvaluationError as error:
         problems.append(str(error))
-    problems += engine_problems(settings.engine, settings.device)
+    problems += engine_problems(settings.engine, settings.device, settings.vllm)
     if problems:
         raise EvaluationError(list_problems("can't evaluate:", problems))
     return benchmark

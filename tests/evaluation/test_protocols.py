@@ -94,6 +94,7 @@ def test_each_rule_is_what_it_says_on_random_texts():
     assert seen > 200
 
 
+@pytest.mark.slow
 def test_nothing_breaks_a_reader():
     rng = random.Random(0)
     pieces = ["1", "2.5", ".", " ", " - ", " to ", "and", "\n", "ends ", "<answer>", "</answer>", "<think>", "9" * 400]
@@ -134,6 +135,7 @@ def test_lmms_eval_cuts_a_reasoning_before_its_answer():
     assert score_protocol(BY_NAME["lmms_eval"], [one]).miou == 1
 
 
+@pytest.mark.slow
 def test_made_answers_to_a_real_set():
     """Perfect ones in whole seconds lose 6 points of mIoU, and the reader that rounds takes them from exact ones."""
     if not CHARADES.exists():
