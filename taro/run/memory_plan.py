@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
+import torch
 from jsonargparse import Namespace
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
@@ -26,7 +27,6 @@ from taro.errors import clean_exit
 from taro.messages import print_table
 from taro.models.families import load_config
 from taro.models.packing import largest_group
-from taro.models.weights import parameters_on_meta
 from taro.run.cli import SettingsAlone, parse
 
 GIB = 2**30
@@ -48,7 +48,7 @@ class Shape:
     def of(cls, config: PreTrainedConfig) -> Shape:
         one_layer = deepcopy(config)  # all are alike, and 36 take a second
         one_layer.text_config.num_hidden_layers = 1
-        with parameters_on_meta():
+        with torch.device("meta"):  # and without values
             model = AutoModelForImageTextToText.from_config(one_layer)
         tower, layer = _count(model.model.visual), _count(model.model.language_model.layers[0])
         text = config.text_config
