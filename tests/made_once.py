@@ -2,6 +2,7 @@
 all, as do the first run of a process of pytest, and the process of `prepared_python`."""
 
 import gc
+import os
 
 from lightning.pytorch.cli import LightningCLI
 from transformers import PreTrainedConfig
@@ -28,4 +29,5 @@ def make_parser():
 LightningCLI.setup_parser = set_up_once
 # transformers words each config that it reads for a line of its log that is not shown.
 PreTrainedConfig.__repr__ = object.__repr__
+os.fsync = lambda file: None  # waits for the disk; what a process leaves behind that is killed is the same without it
 gc.freeze()  # half a million objects of imported modules, which each full collection would look at

@@ -14,11 +14,11 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 
+import torch
 from jsonargparse import Namespace
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from taro.models.packing import largest_group
-from taro.models.weights import parameters_on_meta
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -42,7 +42,7 @@ class Shape:
     def of(cls, config: PreTrainedConfig) -> Shape:
         one_layer = deepcopy(config)  # all are alike, and 36 take a second
         one_layer.text_config.num_hidden_layers = 1
-        with parameters_on_meta():
+        with torch.device("meta"):  # and without values
             model = AutoModelForImageTextToText.from_config(one_layer)
         tower, layer = _count(model.model.visual), _count(model.model.language_model.layers[0])
         text, tied = config.text_config, model.lm_head.weight is model.model.language_model.embed_tokens.weight
