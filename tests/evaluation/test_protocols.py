@@ -1,5 +1,6 @@
 import json
 import random
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from taro.jsonl import ResumableFolder
 ROOT = Path(__file__).parents[2]
 CHARADES = ROOT.parent / "shared" / "annotations" / "charades_sta_test.jsonl"
 BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
+JOINERS = ("to", "and", "–")
 REASONED = "<think>\nFrom 1.0s to 2.0s, a cat.\n</think>\n<answer>3.0s to 5.0s</answer>"
 
 
@@ -92,6 +94,45 @@ def test_each_rule_is_what_it_says_on_random_texts():
             assert read("timelens", text) == [(round(start), round(end)) for start, end in expected], text
         seen += bool(last) + bool(first)
     assert seen > 200
+
+
+def pairs_in(pieces):
+    """(first, second) of each number, joiner, number in a row."""
+    return [
+        (number, float(a[:-1]), float(b[:-1]))
+        for number, (a, joiner, b) in enumerate(zip(pieces, pieces[1:], pieces[2:], strict=False))
+        if a[-1] == b[-1] == "s" and joiner in JOINERS
+    ]
+
+
+def test_the_last_answer_block_is_read_piece_by_piece():
+    rng, read_ones = random.Random(2), 0
+    for _ in range(1000):
+        blocks = [rng.choices(("1s", "23s", "4.5s", "06.2s", *JOINERS, "a dog", ","), k=rng.randrange(14)) for _ in range(3)]
+        closed = rng.randrange(3)  # answer blocks
+        parts = [" ".join(blocks[0]), *(f"<answer>{' '.join(block)}</answer>" for block in blocks[1 : 1 + closed])]
+        text = " ".join([*parts, rng.choice(["", "<answer>1s to 2s", "7s to 8s"])])
+        found, spans, free = pairs_in(blocks[closed]) if closed else [], [], 0
+        for place, *span in found:
+            if place >= free:
+                spans.append(tuple(span))
+                free = place + 3
+        assert read("tempr1", text) == spans, text
+        assert read("taro", text) == [tuple(span) for _, *span in found[-1:]], text
+        read_ones += bool(found)
+    assert read_ones > 100
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: one.name)
+def test_what_counts_as_a_hit(protocol):
+    """Of an answer that covers k tenths of the truth."""
+    for tenths in range(1, 11):
+        iou = Fraction(tenths, 10)
+        levels = [Fraction(level, 10) for level in (3, 5, 7)]
+        expected = tuple(float(iou > level if protocol.strict else iou >= level) for level in levels)
+        text = f"<answer>0 to {tenths}</answer>" if "taro" in protocol.name or protocol.union else f"0 to {tenths}"
+        assert score_protocol(protocol, [Text("a", text, ((0.0, 10.0),))]).r1 == expected, tenths
+    assert {one.name for one in PROTOCOLS if one.strict} == {"time_r1"}
 
 
 @pytest.mark.slow
