@@ -218,6 +218,8 @@ def parse_settings(
     """
     from jsonargparse import ArgumentParser  # help and typos are answered without it
 
+    from taro.ranges import range_problems
+
     class SettingsParser(OneLineErrors, ArgumentParser):
         pass
 
@@ -226,8 +228,11 @@ def parse_settings(
     parser = SettingsParser(prog=command.program)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(kind)
-    settings = parser.instantiate(parser.parse_args([*(f"--config={file}" for file in files), *others]))
-    return kind(**{name: value for name, value in vars(settings).items() if name != "config"})
+    parsed = vars(parser.instantiate(parser.parse_args([*(f"--config={file}" for file in files), *others])))
+    settings = kind(**{name: value for name, value in parsed.items() if name != "config"})
+    if problems := [*range_problems(settings)]:
+        refuse_usage("; ".join(problems), command.program)
+    return settings
 
 
 class OneLineErrors:

@@ -49,14 +49,20 @@ Share = _range("Share", float, "a share, from 0 to 1", 0, most=1)
 PositiveShare = _range("PositiveShare", float, "a share, above 0 and at most 1", 0, included=False, most=1)
 
 
-def range_problems(settings: Any, prefix: str = "") -> Iterator[str]:
-    """What no command would take, of a dataclass that no command has read: numbers and names, also of dataclasses in it."""
-    for name, kind in get_type_hints(type(settings)).items():
+def range_problems(settings: Any, prefix: str = "", of: type | None = None) -> Iterator[str]:
+    """What no command would take, of a dataclass that no command has read: numbers and names, also of dataclasses in it.
+
+    Of a section that may be left out (`VideoSettings | None`) jsonargparse takes null for any number, too.
+
+    Args:
+        of: the dataclass, where `settings` are its parsed values.
+    """
+    for name, kind in get_type_hints(of or type(settings)).items():
         value = getattr(settings, name)
         if isinstance(kind, UnionType) and value is not None:  # `PositiveInt | None`
             kind = get_args(kind)[0]
-        if is_dataclass(value):
-            yield from range_problems(value, f"{prefix}{name}.")
+        if is_dataclass(kind) and value is not None:
+            yield from range_problems(value, f"{prefix}{name}.", kind)
         elif get_origin(kind) is Literal and value not in get_args(kind):
             yield f"{prefix}{name}: {value!r} must be {' or '.join(map(repr, get_args(kind)))}"
         elif hasattr(kind, "fits") and not kind.fits(value):

@@ -9,17 +9,20 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
+from taro.cache import DiskCacheSettings
 from taro.errors import TaroError
 from taro.evaluation.metrics import GroundingMetrics, metric_names
 from taro.files import PART
-from taro.models.adapters import peft_is_installed
+from taro.models.adapters import LoRASettings, peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.models.packing import largest_group
+from taro.models.settings import GroundingSettings
 from taro.progress import Plan
 from taro.prompts import build_request
+from taro.ranges import range_problems
 from taro.rl.rewards.choose import REWARDS, RewardError, Rewards
-from taro.rl.settings import OF_STEP
+from taro.rl.settings import OF_STEP, TemporalRewardSettings
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
 from taro.run.memory import GIB, plan, savings
@@ -32,6 +35,13 @@ ALLOWED = {
     "trainer.strategy": ("auto", "ddp", "fsdp2", "fsdp2_sync_each_pack", "single_device"),
     "model.attention": (SHARED_PREFIX, FLEX, "sdpa", "eager"),  # those that take a pack's layouts or its mask
 }
+MAY_BE_LEFT_OUT = {  # sections of which the parser takes null for a number
+    "data.grounding": GroundingSettings,
+    "data.frame_cache": DiskCacheSettings,
+    "model.feature_cache": DiskCacheSettings,
+    "model.lora": LoRASettings,
+    "model.temporal_reward": TemporalRewardSettings,
+}
 ENVIRONMENT = "environment.json"  # the first file of a run's folder
 RUN_FILES = (ENVIRONMENT, f"{ENVIRONMENT}{PART}", "checkpoints")  # a folder that has none of them is no run's
 
@@ -42,6 +52,9 @@ class ConfigError(TaroError):
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
+    given = {name: (config[name], kind) for name, kind in MAY_BE_LEFT_OUT.items() if config[name] is not None}
+    if empty := [problem for name, (values, kind) in given.items() for problem in range_problems(values, f"{name}.", kind)]:
+        return empty  # what follows counts with these numbers
     parts = (_conflicts, _rewards, _trainer, _parts, _memory, _folder, _files, _monitor, _cache_folders)
     return [problem for part in parts for problem in part(config)]
 

@@ -175,6 +175,11 @@ def test_all_contradictions_at_once(arguments, no_weights):
         assert sum(message in problem for problem in problems) == 1
 
 
+def test_a_number_of_a_section_that_may_be_left_out_is_no_null(no_weights):
+    with pytest.raises(ConfigError, match=r"evaluation_video\.max_frames: None must be a whole number, at least 1"):
+        train.main(["--config=configs/tiny.yaml", "--data.grounding.evaluation_video={max_frames: null}"])
+
+
 def test_a_decay_needs_an_end(arguments, no_weights):
     endless = [*arguments, "--model.optimizer.schedule=linear", "--trainer.max_epochs=-1", "--trainer.max_steps=-1"]
     with pytest.raises(ConfigError, match=r"schedule = linear: the run has no end to decay to; set trainer.max_epochs or"):
