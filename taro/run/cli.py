@@ -216,6 +216,7 @@ def parse(arguments: Sequence[str] | None = None, kind: type[TaroCLI] = TaroCLI)
         run=False,
         auto_configure_optimizers=False,
         save_config_callback=None,
+        load_from_checkpoint_support=False,  # by which Lightning words the whole configuration once more
         parser_class=TrainParser,
         parser_kwargs={"prog": TRAIN.program, "parser_mode": "omegaconf", "default_config_files": [str(BASE_CONFIG)]},
     )

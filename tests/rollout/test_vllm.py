@@ -77,6 +77,7 @@ def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(engine):
         assert engine.llm.calls == [] and not engine.stale
 
 
+@pytest.mark.slow
 def test_a_fresh_engine_has_no_weights_yet(engine, monkeypatch):
     old = engine.llm
     engine.restart()
