@@ -41,6 +41,7 @@ class VLLMSettings:
             which then generate for all of their prompts together.
         max_model_len: longest prompt with its completion; None: as long as the data and sampling settings allow.
         gpu_memory_utilization: share of the GPU's memory that the engine takes.
+        max_num_seqs: completions that it works on together; memory is kept for so many also while it sleeps.
         enforce_eager: no CUDA graphs.
         sleep: give the GPU's memory back between rollouts.
         check_every: generations from one full comparison of a prompt's pixels to the next; ids and grids are always compared.
@@ -49,6 +50,7 @@ class VLLMSettings:
     tensor_parallel_size: PositiveInt = 1
     max_model_len: PositiveInt | None = None
     gpu_memory_utilization: PositiveShare = 0.4
+    max_num_seqs: PositiveInt = 256
     enforce_eager: bool = False
     sleep: bool = True
     check_every: PositiveInt = 50
@@ -103,6 +105,7 @@ class VLLMEngine:
                 tensor_parallel_size=settings.tensor_parallel_size,
                 distributed_executor_backend=executor,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
+                max_num_seqs=settings.max_num_seqs,
                 enforce_eager=settings.enforce_eager or cpu,
                 enable_sleep_mode=settings.sleep and not cpu,
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
@@ -186,15 +189,18 @@ class VLLMEngine:
         return ((output.request_id, _drawn(output.outputs[0])) for output in outputs if output.finished)
 
     def sync(self, named_parameters: Iterable[tuple[str, Weight]]) -> None:
-        """Take over the policy's weights, one whole tensor at a time, and forget all that was computed with the old ones."""
+        """Take over the policy's weights, one whole tensor at a time, and forget all that was computed with the old ones. An
+        engine that slept has room for keys and values again when nothing is gathered any more."""
         with _engine_errors("to take over the weights"):
             if self.asleep:
-                self.llm.wake_up()
-                self.asleep = False
+                self.llm.wake_up(["weights"])
             weights = whole_weights(named_parameters, torch_dtype(self.model.dtype))
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             if self.model.device == "cpu":
                 self.llm.apply_model(_repack_tied_head)
+            if self.asleep:
+                self.llm.wake_up(["kv_cache"])
+                self.asleep = False
             if not self.llm.reset_prefix_cache():
                 raise RuntimeError("its prefix cache can't be emptied: requests are still in it")
             self.llm.llm_engine.reset_mm_cache()

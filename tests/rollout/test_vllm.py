@@ -31,6 +31,9 @@ class FakeLLM:
     def collective_rpc(self, method, kwargs):
         self.calls.append((method, {name: tensor.tolist() for name, tensor in kwargs["weights_iterator"]}))
 
+    def wake_up(self, tags):
+        self.calls.append(("wake_up", *tags))
+
     def __getattr__(self, name):
         return self.note(name)
 
@@ -61,7 +64,11 @@ def test_after_a_sleep_only_a_sync_makes_it_usable(engine):
     with pytest.raises(EngineError, match="sync them after it slept"):
         engine.generate(REQUEST, SamplingSettings())
     engine.sync(WEIGHTS)
-    assert engine.llm.calls == ["sleep", "wake_up", *SYNCED] and not engine.stale
+    reloaded, *emptied = SYNCED
+    woken = [("wake_up", "weights"), reloaded, ("wake_up", "kv_cache"), *emptied]
+    assert engine.llm.calls == ["sleep", *woken] and not engine.stale
+    engine.sync(WEIGHTS)
+    assert engine.llm.calls == ["sleep", *woken, *SYNCED]
 
 
 def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(engine):
