@@ -54,6 +54,7 @@ class Qwen25VL:
 
     model_type = "qwen2_5_vl"
     labels_times = False  # in the prompt's text
+    recurrent = False  # has decoder layers that keep a state in place of keys and values
     image_mean = CLIP_MEAN
     image_std = CLIP_STD
 
@@ -84,6 +85,7 @@ class Qwen3VL:
 
     model_type = "qwen3_vl"
     labels_times = True
+    recurrent = False
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
 
@@ -120,6 +122,7 @@ class Qwen35(Qwen3VL):
     """As Qwen3-VL, without deepstack; of four decoder layers one attends, and three are recurrent."""
 
     model_type = "qwen3_5"
+    recurrent = True
 
     def decode(
         self, decoder: PreTrainedModel, *, mask: Mask, deepstack: Sequence[Tensor], video_mask: Tensor | None, **inputs: Any

@@ -192,7 +192,7 @@ class NativeEngine:
         mask = torch.cat([mask, place >= 0], dim=1)  # (R, P + L)
         after = positions[:, None] + place.clamp(min=0)  # (R, L)
         bounds = {longest, *range(0, longest, max(1, PREFIX_TOKENS // len(rows)))}
-        if any(isinstance(layer, _RecurrentLayer) for layer in cache.layers):
+        if self.policy.family.recurrent:
             bounds |= {longest - len(row.tokens) for row in rows}  # in each pass a row has tokens alone, or padding alone
         for start, end in itertools.pairwise(sorted(bounds)):
             some, where, so_far = ids[:, start:end], after[:, start:end], mask[:, : mask.shape[1] - longest + end]

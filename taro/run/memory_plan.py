@@ -19,11 +19,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from jsonargparse import Namespace
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.messages import print_table
+from taro.models.adapters import LoRASettings
 from taro.models.families import load_config
 from taro.models.packing import largest_group
 from taro.models.weights import parameters_on_meta
@@ -39,38 +41,46 @@ class Shape:
     """Numbers of parameters."""
 
     tower: int
-    layer: int  # of one decoder layer
-    layers: int
+    layers: tuple[int, ...]  # of each decoder layer
+    sides: tuple[int, ...]  # of each decoder layer, rows and columns of the matrices that get an adapter
     head: int  # embeddings, norm and LM head, tied ones once
     text: PreTrainedConfig  # of the decoder
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
-        one_layer = deepcopy(config)  # all are alike, and 36 take a second
-        one_layer.text_config.num_hidden_layers = 1
+        kinds = layer_kinds(config.text_config)
+        few = deepcopy(config)  # those of a kind are alike, and 36 take a second
+        few.text_config.num_hidden_layers = 1 + max(kinds.index(kind) for kind in set(kinds))
         with parameters_on_meta():
-            model = AutoModelForImageTextToText.from_config(one_layer)
-        tower, layer = _count(model.model.visual), _count(model.model.language_model.layers[0])
-        text = config.text_config
-        return cls(tower, layer, text.num_hidden_layers, _count(model) - tower - layer, text)
+            model = AutoModelForImageTextToText.from_config(few)
+        built = model.model.language_model.layers
+        tower, head = _count(model.model.visual), _count(model) - _count(model.model.visual) - _count(built)
+        layers, sides = (tuple(of(built[kinds.index(kind)]) for kind in kinds) for of in (_count, _sides))
+        return cls(tower, layers, sides, head, config.text_config)
 
     @property
     def decoder(self) -> int:
         """With embeddings and head."""
-        return self.layer * self.layers + self.head
+        return sum(self.layers) + self.head
 
     def adapters(self, rank: int) -> int:
-        """Of LoRA adapters on all linear layers of the decoder."""
-        text = self.text
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        queries, keys = head * text.num_attention_heads, head * text.num_key_value_heads
-        d, i = text.hidden_size, text.intermediate_size
-        sides = [(d, queries), (d, keys), (d, keys), (queries, d), (d, i), (d, i), (i, d)]
-        return self.layers * rank * sum(a + b for a, b in sides)
+        """Of LoRA adapters on all matrices of the decoder's layers that get one."""
+        return rank * sum(self.sides)
 
 
-def _count(module: PreTrainedModel) -> int:
+def layer_kinds(text: PreTrainedConfig) -> list[str]:
+    """Of each decoder layer."""
+    return getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+
+
+def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _sides(layer: nn.Module) -> int:
+    targets = LoRASettings().targets
+    adapted = (module for name, module in layer.named_modules() if name.rpartition(".")[2] in targets)
+    return sum(module.in_features + module.out_features for module in adapted)
 
 
 def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
@@ -92,7 +102,7 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
     whole_gradients = settings.trainer.strategy == "fsdp2" and ranks > 1
     update = kept | {
         "gradients": trained * 4 if whole_gradients else trained * trained_bytes / ranks,
-        "gathered weights": (shape.head * 2 + shape.tower + 2 * shape.layer) * computed if sharded else 0,
+        "gathered weights": (shape.head * 2 + shape.tower + 2 * max(shape.layers)) * computed if sharded else 0,
         "activations": activation_bytes(
             shape.text, max(model.pack_tokens, _largest_group(settings)), computed, checkpointing=model.gradient_checkpointing
         ),
@@ -108,11 +118,22 @@ def _largest_group(settings: Namespace) -> int:
 
 
 def activation_bytes(text: PreTrainedConfig, tokens: int, size: int, *, checkpointing: bool) -> float:
-    """Of a pack of so many tokens, with numbers of `size` bytes: what stays of each layer, and the inside of one (queries,
-    keys, values, output, two norms, and the MLP's three products) in the backward pass."""
-    layers = text.num_hidden_layers
-    inside = tokens * (8 * text.hidden_size + 3 * text.intermediate_size) * size
-    return layers * tokens * text.hidden_size * size + inside if checkpointing else layers * inside
+    """Of a pack of so many tokens, with numbers of `size` bytes: what stays of each layer, and the inside of one in the
+    backward pass."""
+    insides = [tokens * _inside(text, kind, size) for kind in layer_kinds(text)]
+    return len(insides) * tokens * text.hidden_size * size + max(insides) if checkpointing else sum(insides)
+
+
+def _inside(text: PreTrainedConfig, kind: str, size: int) -> int:
+    """Bytes of a token inside a layer: queries, keys, values, output, two norms, and the MLP's three products. In a recurrent
+    layer queries, keys and values are those before the convolution, after it, and in float32 for the rule."""
+    around = 8 * text.hidden_size + 3 * text.intermediate_size
+    if kind != "linear_attention":
+        return around * size
+    values = text.linear_num_value_heads * text.linear_value_head_dim
+    read = 2 * text.linear_num_key_heads * text.linear_key_head_dim + values
+    heads = text.linear_num_value_heads * (2 * text.linear_key_head_dim + text.linear_value_head_dim)
+    return (around + 2 * read + 2 * values) * size + 4 * heads
 
 
 def _engine(shape: Shape, model: Namespace, size: int, gpu_gigabytes: float) -> dict[str, float]:

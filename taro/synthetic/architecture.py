@@ -119,8 +119,8 @@ def build_config(family: str, tokenizer: Qwen2Tokenizer, layers: int = 4) -> Pre
     if family == "qwen3_5":
         vision |= {"patch_size": 16, "num_position_embeddings": 64}
         text |= {"head_dim": 32, "rope_parameters": rope | {"mrope_interleaved": True, "partial_rotary_factor": 1.0}}
-        text |= {"linear_num_key_heads": 3, "linear_num_value_heads": 3}
-        text |= {"linear_key_head_dim": 32, "linear_value_head_dim": 32, "full_attention_interval": min(layers, 4)}
+        text |= {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "full_attention_interval": min(layers, 4)}
+        text |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64}  # vLLM's CPU kernels know 64 and 128
         return Qwen3_5Config(text_config=text, vision_config=vision, **special)
     raise ValueError(f"family = {family!r}, allowed: {', '.join(FAMILIES)}")
 
@@ -129,12 +129,17 @@ def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model with random weights, the same for the same seed; torch's global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CLASSES[config.model_type][1](config)
-        for module in model.modules():
-            if hasattr(module, "dt_bias"):  # transformers begins with layers that forget nearly all with each token
-                step = torch.empty_like(module.dt_bias).uniform_(math.log(0.001), math.log(0.1)).exp()
-                module.dt_bias.data = step.expm1().log()  # the softplus of it is the step (Gated DeltaNet, arXiv 2412.06464)
-        return model
+        return with_memory(CLASSES[config.model_type][1](config))
+
+
+def with_memory(model: PreTrainedModel) -> PreTrainedModel:
+    """Recurrent layers, where a model has them, with steps as Gated DeltaNet begins with them (arXiv 2412.06464); transformers'
+    are so large that such a layer forgets nearly all with each token."""
+    for module in model.modules():
+        if hasattr(module, "dt_bias"):
+            step = torch.empty_like(module.dt_bias).uniform_(math.log(0.001), math.log(0.1)).exp()
+            module.dt_bias.data = step.expm1().log()  # the step is the softplus of it
+    return model
 
 
 def save_random(folder: str | Path, family: str, seed: int = 0, layers: int = 4) -> Path:

@@ -159,7 +159,7 @@ def test_prefixes_are_read_in_one_pass(policy, prompts, monkeypatch):
     shapes, forward = [], policy.hidden_states
     monkeypatch.setattr(policy, "hidden_states", lambda ids, *a, **k: shapes.append(tuple(ids.shape)) or forward(ids, *a, **k))
     generate(policy, [request(prompts[0], (0, 1), ((5, 6, 7), (5,)))], max_tokens=5)
-    read = [(2, 2), (2, 1)] if "linear_attention" in policy.decoder.config.layer_types else [(2, 3)]
+    read = [(2, 2), (2, 1)] if policy.family.recurrent else [(2, 3)]
     assert shapes[1:] == [*read, (2, 1), (1, 1), (1, 1)]  # the shorter prefix leaves more to be drawn
 
 
