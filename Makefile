@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Python compiles what is imported when it is imported; to compile all that comes along takes more than a minute a venv.
+INSTALL := -m pip install --no-compile
 INSTALLED := $(VENV)/.installed
 SYNTHETIC := data/synthetic/test.jsonl
 TORCH := torch==2.13.0
@@ -25,9 +27,9 @@ $(INSTALLED): setup.cfg Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "TaRO needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --upgrade pip
-	$(RUN) -m pip install $(TORCH)
-	$(RUN) -m pip install $(PINS) -e '.[dev,decord,demo]'
+	$(RUN) $(INSTALL) --upgrade pip
+	$(RUN) $(INSTALL) $(TORCH)
+	$(RUN) $(INSTALL) $(PINS) -e '.[dev,decord,demo]'
 	@touch $@
 
 data: $(SYNTHETIC)  ## synthetic videos and their annotations, in data/synthetic
@@ -54,9 +56,9 @@ test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv
 # torchaudio and torchcodec don't load beside a CPU torch and aren't needed; for torchvision see the copied file.
 $(VLLM_INSTALLED): setup.cfg Makefile tests/with_vllm/torchvision_operators.py
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --upgrade pip
-	$(VLLM_VENV)/bin/python -m pip install $(TORCH)
-	$(VLLM_VENV)/bin/python -m pip install $(TORCH) $(VLLM) $(PINS) -e '.[dev]'
+	$(VLLM_VENV)/bin/python $(INSTALL) --upgrade pip
+	$(VLLM_VENV)/bin/python $(INSTALL) $(TORCH)
+	$(VLLM_VENV)/bin/python $(INSTALL) $(TORCH) $(VLLM) $(PINS) -e '.[dev]'
 	$(VLLM_VENV)/bin/python -m pip uninstall -y torchaudio torchcodec
 	packages=$$($(VLLM_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])') && \
 		cp tests/with_vllm/torchvision_operators.py $$packages && \
@@ -73,9 +75,9 @@ trl-env: $(TRL_INSTALLED)  ## a venv of its own for benchmarks/trl_peer.py, in .
 
 $(TRL_INSTALLED): benchmarks/trl_requirements.txt Makefile
 	$(PYTHON) -m venv $(TRL_VENV)
-	$(TRL_VENV)/bin/python -m pip install --upgrade pip
-	$(TRL_VENV)/bin/python -m pip install $(TORCH)
-	$(TRL_VENV)/bin/python -m pip install $(PINS) -r $<
+	$(TRL_VENV)/bin/python $(INSTALL) --upgrade pip
+	$(TRL_VENV)/bin/python $(INSTALL) $(TORCH)
+	$(TRL_VENV)/bin/python $(INSTALL) $(PINS) -r $<
 	@touch $@
 
 clean:  ## remove the venvs, build files and caches; data/ and outputs/ stay

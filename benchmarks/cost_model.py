@@ -28,7 +28,7 @@ from taro.files import write_json
 from taro.messages import print_table
 from taro.models.families import load_config
 from taro.run.cli import SettingsAlone, parse
-from taro.run.memory_plan import Shape
+from taro.run.memory import Shape
 
 TERA = 1e12
 

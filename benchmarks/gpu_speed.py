@@ -20,7 +20,7 @@ from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
 from taro.rl.usage import read_clock
 from taro.rollout import NativeEngine, RolloutPrompt, SamplingSettings
-from taro.run.memory_plan import GIB, HEAD_CHUNK, activation_bytes
+from taro.run.memory import GIB, activation_bytes
 
 TERA = 1e12
 
@@ -158,11 +158,12 @@ def measure_passes(job: Job) -> Iterator[Speed]:
     job.seconds |= {"forward": statistics.median(again), "update": statistics.median(updates)}
     if job.device.startswith("cuda"):
         tokens = max(sum(len(group.packed) for group in groups) for groups in packs)
-        text = policy.model.config.text_config
-        planned = activation_bytes(text, tokens, policy.decoder.embed_tokens.weight.element_size(), checkpointing=True)
-        planned += HEAD_CHUNK * text.vocab_size * 4 * 3
+        text, weights = policy.model.config.text_config, policy.decoder.embed_tokens.weight
+        repeated = (job.prompt_tokens + 2 * job.mean) * job.group * 2 / tokens  # keys, of two groups
+        planned = activation_bytes(text, tokens, weights.element_size(), checkpointing=True, repeated=repeated)
+        planned += weights.nbytes * text.tie_word_embeddings  # the head's gradient waits for that of the embeddings
         peak = peak_memory(torch.device(job.device)) - held / GIB
-        yield Speed("peak of an update / taro.run.memory_plan", peak / (planned / GIB), "x", 1.10, 1.05, more=False)
+        yield Speed("peak of an update / taro.run.memory", peak / (planned / GIB), "x", 1.10, 1.05, more=False)
     policy.zero_grad(set_to_none=True)
 
 
@@ -187,7 +188,7 @@ def measure_parts(job: Job) -> Iterator[Speed]:
     targets = torch.randint(8, shape.vocabulary, (responses,), device=job.device)
 
     def project() -> None:
-        token_log_probs(policy, hidden, targets)
+        token_log_probs(policy, hidden, targets, with_entropy=True)
 
     project()
     heads = statistics.median(job.time(project))

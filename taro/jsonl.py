@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,13 @@ def read_folder(folder: str | Path, name: str = "predictions") -> dict[str, Row]
     """The rows that are in a folder, of all shards, by id; of two with one id the later one. Raises what `read_rows` does."""
     whole, parts = Path(folder, f"{name}.jsonl"), sorted(Path(folder).glob(f"{name}-*-of-*.jsonl"))
     return {row["id"]: row for path in (whole, *parts) if path.is_file() for row in read_rows(path)}
+
+
+def list_repeated(folder: str | Path, name: str = "predictions") -> list[str]:
+    """The ids that more than one line of a finished `<name>.jsonl` has. Raises what `read_rows` does."""
+    path = Path(folder, f"{name}.jsonl")
+    counts = Counter(row["id"] for row in read_rows(path)) if path.is_file() else Counter()
+    return [id for id, count in counts.items() if count > 1]
 
 
 def read_rows(path: Path) -> list[Row]:

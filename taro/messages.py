@@ -62,3 +62,8 @@ def signed(value: float) -> str:
     """A difference; zero has no sign, whichever side it was rounded from."""
     text = f"{value:+.3f}"
     return text if float(text) else text[1:]
+
+
+def three_places(value: float) -> str:
+    """A number; zero has no sign either."""
+    return f"{round(value, 3) + 0.0:.3f}"

@@ -26,7 +26,8 @@ import time
 from pathlib import Path
 
 IMPORTS = ("taro.run.train", "taro.run.eval", "taro.rl.module", "taro.models.qwen_vl", "transformers.models.auto.modeling_auto",
-           "omegaconf", "torch.utils.tensorboard")  # fmt: skip
+           "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "transformers.models.qwen3_vl.modeling_qwen3_vl",
+           "omegaconf", "torch.utils.tensorboard", "made_once")  # fmt: skip
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PROGRAM = "TARO_TESTS_PYTHON"  # names the program in the environment
 POLL = 0.02  # seconds
@@ -102,6 +103,7 @@ def start_server(folder, owner):
 def serve(address, owner):
     for name in IMPORTS:
         __import__(name)
+    sys.modules["made_once"].make_parser()
     server = socket.socket(socket.AF_UNIX)
     server.bind(f"{address}.new")
     server.listen(100)

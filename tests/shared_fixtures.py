@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import made_once  # noqa: F401
 import pytest
 import torch
 from filelock import FileLock
 from recorded import write_run
 from torch import distributed
-from transformers import PreTrainedConfig
 
 from taro.data.samples import load_samples, save_samples
 from taro.models.families import FAMILIES
@@ -33,8 +33,6 @@ from taro.video.geometry import frames_to_patches
 from taro.video.load import VideoSettings
 
 ROOT = Path(__file__).parents[1]
-# transformers words each config that it reads for a line of its log that is not shown: a fifth of a short training.
-PreTrainedConfig.__repr__ = object.__repr__
 SHORT_VIDEO = VideoSettings(fps=1.0, max_frames=16, max_tokens=64, min_tokens_per_frame=4)
 
 

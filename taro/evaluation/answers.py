@@ -41,6 +41,7 @@ def answer_groups(
     sampling: SamplingSettings,
     at_once: int,
     seeds: Seeds = one_greedy,
+    start: str = "",
 ) -> Iterator[list[Prediction]]:
     """The predictions of each example: of each of its completions, or a single one that says why it has no prompt.
 
@@ -51,7 +52,9 @@ def answer_groups(
         sampling: of the completions.
         at_once: so many examples are in the engine.
         seeds: of the completions of a sample.
+        start: what every completion begins with; the model goes on from there.
     """
+    prefix = tuple(builder.encode(start)) if start else ()
     failed: list[Prediction] = []
     asked: list[Sample] = []
     clock = SharedClock()
@@ -67,7 +70,7 @@ def answer_groups(
             asked.append(example.sample)
             own = tuple(seeds(example.sample))
             clock.go_on()
-            yield RolloutPrompt(example.prompt, ((),) * len(own), own)
+            yield RolloutPrompt(example.prompt, (prefix,) * len(own), own)
             clock.pause()  # the next video may have to be waited for
         clock.go_on()  # the engine is left with what it has
 
@@ -75,7 +78,9 @@ def answer_groups(
         clock.pause()
         seconds = clock.seconds.pop(number) / len(group.completions)
         yield [
-            Prediction.answered(asked[number], builder.decode(completion), finished, seconds)
+            Prediction.answered(
+                asked[number], builder.decode(completion), finished, seconds, len(completion) - len(prefix)
+            )
             for completion, finished in zip(group.completions, group.finished, strict=True)
         ]
         while failed:

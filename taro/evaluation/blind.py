@@ -29,6 +29,7 @@ from taro.spans import Span, best_iou
 
 STEP = 20  # candidates start and end at multiples of 1 / STEP of the video
 LEVEL = 0.5  # of the R1 that a constant answer is fitted to
+ROUNDED = "truth, rounded to seconds"  # which is not blind
 DRAWS = 20  # random answers to each sample
 
 
@@ -65,7 +66,7 @@ def blind_rows(samples: Sequence[Sample], fit: Sequence[Sample] | None = None) -
     drawn = np.array([_random_ious(sample) for sample in samples])  # (N, DRAWS)
     rows.append(_row("a random span", drawn.ravel()))
     rows.append(_row("the whole video", _constant_ious(samples, (0.0, 1.0)), (0.0, 1.0)))
-    rows.append(_row("truth, rounded to seconds", np.array([_rounded_iou(sample) for sample in samples])))
+    rows.append(_row(ROUNDED, np.array([_rounded_iou(sample) for sample in samples])))
     return rows
 
 

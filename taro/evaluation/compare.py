@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from taro.jsonl import list_differences, read_config
 from taro.messages import list_lines, print_table, signed
 
 MAY_DIFFER = ("model", "model_files", "shards")  # without a warning
-ENDS = ("start", "end")  # of an answer
+MOVES = ("start", "end", "middle", "distance")  # the last one either way, mean of both ends
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Movement:
 
     answers: int
     expected: float  # seconds that an answer moves which is read off the time labels
-    seconds: dict[str, float]  # of start and end; later is positive
+    seconds: dict[str, float]  # by MOVES; later is positive
     intervals: dict[str, tuple[float, float]]  # 95 %
 
 
@@ -61,6 +62,7 @@ class Comparison:
     failures: tuple[dict[str, int], dict[str, int]]  # by kind
     settings: dict[str, tuple[Any, Any]]  # that differ, the model apart
     tasks: dict[str, tuple[float, float]]  # own metrics of tasks, as `TASK NAME`
+    tokens: tuple[float, float]  # made for a question; 0 in folders of before they were counted
     movement: Movement | None  # of runs with different probes, where there are answers
 
 
@@ -103,6 +105,7 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
             for task, metrics in first_own.items()
             for name, value in metrics.items()
         },
+        tokens=tuple(fmean(one.tokens for one in predictions) for predictions in ordered),
         movement=None if first_probe == second_probe else _movement(*ordered, expected=second_shift - first_shift),
     )
 
@@ -111,13 +114,14 @@ def _movement(first: Sequence[Prediction], second: Sequence[Prediction], expecte
     pairs = [(one.answer, other.answer) for one, other in zip(first, second, strict=True) if one.answer and other.answer]
     if not pairs:
         return None
-    moved = np.array([np.subtract(there, here) for here, there in pairs])  # (A, 2)
+    ends = np.array([np.subtract(there, here) for here, there in pairs])  # (A, 2)
+    moved = np.column_stack([ends, ends.mean(1), np.abs(ends).mean(1)])  # (A, 4)
     intervals = percentile_intervals(resample_means(moved)).tolist()
     return Movement(
         answers=len(pairs),
         expected=expected,
-        seconds=dict(zip(ENDS, moved.mean(axis=0).tolist(), strict=True)),
-        intervals={end: tuple(interval) for end, interval in zip(ENDS, intervals, strict=True)},
+        seconds=dict(zip(MOVES, moved.mean(axis=0).tolist(), strict=True)),
+        intervals={move: tuple(interval) for move, interval in zip(MOVES, intervals, strict=True)},
     )
 
 
@@ -157,7 +161,8 @@ def print_comparison(comparison: Comparison) -> None:
         print_table(["metric of a task", "first", "second", "change"], own)
     if comparison.movement is not None:
         print_movement(comparison.movement)
-    print(f"{comparison.samples} samples")
+    tokens = "; tokens for each: {:.0f} and {:.0f}".format(*comparison.tokens) if all(comparison.tokens) else ""
+    print(f"{comparison.samples} samples{tokens}")
     first, second = comparison.failures
     for failure in first:
         if first[failure] or second[failure]:
@@ -167,9 +172,11 @@ def print_comparison(comparison: Comparison) -> None:
 def print_movement(movement: Movement) -> None:
     """How far the answers moved, beside the shift of the labels where there is one."""
     rows = []
-    for end, value in movement.seconds.items():
-        low, high = movement.intervals[end]
-        rows.append((f"{end} of the answer", f"{value:+.2f}", f"{low:+.2f} to {high:+.2f}"))
+    for move, value in movement.seconds.items():
+        low, high = movement.intervals[move]
+        sign = "" if move == "distance" else "+"
+        label = "either way, mean of both ends" if move == "distance" else f"{move} of the answer"
+        rows.append((label, f"{value:{sign}.2f}", f"{low:{sign}.2f} to {high:{sign}.2f}"))
     if movement.expected:
         rows.append(("time labels", f"{movement.expected:+.2f}", ""))
     print_table([f"seconds later, {movement.answers} that both answered", "mean", f"{COVERAGE:.0%} interval"], rows)

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from taro.data.samples import Sample
 from taro.errors import TaroError
-from taro.jsonl import ResumeError, read_config, read_folder
-from taro.messages import LINES_SHOWN, first_lines
+from taro.jsonl import ResumeError, list_repeated, read_config, read_folder
+from taro.messages import LINES_SHOWN, first_lines, list_lines
 from taro.prompts import parse_answer
-from taro.rows import Number, OptionalString, Pair, RowError, String, read_objects
+from taro.rows import Number, OptionalString, Pair, RowError, String, Whole, read_objects
 from taro.tasks import DEFAULT, TASKS, find_task
 from taro.tasks import Answer as TaskAnswer
 
@@ -58,6 +58,7 @@ class Prediction:
         right_choice: the letter of the sample's right choice, of tasks that have some.
         first_completion: of an answer in two passes (`taro.evaluation.zoom`), what the model said of the whole video.
         part: of the same, what the second pass looked at, (start, end) in seconds.
+        tokens: that the model has made for it; 0 in files of before they were counted.
     """
 
     id: String
@@ -73,10 +74,11 @@ class Prediction:
     right_choice: OptionalString = None
     first_completion: OptionalString = None
     part: Answer = None
+    tokens: Annotated[Whole, Field(ge=0, description="a whole number, at least 0")] = 0
 
     @classmethod
-    def answered(cls, sample: Sample, completion: str, finished: bool, seconds: float) -> Prediction:
-        """From a completion; `finished` False says that it was cut at max_tokens."""
+    def answered(cls, sample: Sample, completion: str, finished: bool, seconds: float, tokens: int = 0) -> Prediction:
+        """From a completion of so many tokens; `finished` False says that it was cut at max_tokens."""
         task, span = find_task(sample.task), parse_answer(completion)
         answer, truth = task.read(completion), task.truth(sample)
         failure = reason = None
@@ -84,7 +86,8 @@ class Prediction:
             failure = NO_ANSWER if finished else CUT_COMPLETION
             reason = f"{FAILURES[failure]}; it ends in {completion[-60:]!r}"
         result = failure, reason, seconds, task.name, truth.choice
-        return cls(sample.id, sample.query, sample.spans, completion, span, task.iou(answer, truth), *result)
+        asked = sample.id, sample.query, sample.spans
+        return cls(*asked, completion, span, task.iou(answer, truth), *result, tokens=tokens)
 
     @classmethod
     def failed(cls, sample: Sample, failure: str, reason: str) -> Prediction:
@@ -126,7 +129,7 @@ def read_predictions(rows: Mapping[str, Any]) -> dict[str, Prediction]:
     Raises:
         RowError: rows that can't be read; all are named.
     """
-    whole = {id: _OF_TASKS | _OF_ZOOM | row if isinstance(row, Mapping) else row for id, row in rows.items()}
+    whole = {id: _OF_TASKS | _OF_ZOOM | {"tokens": 0} | row if isinstance(row, Mapping) else row for id, row in rows.items()}
     return read_objects(Prediction, whole, "prediction", complete=True)
 
 
@@ -139,23 +142,30 @@ def load_predictions(folder: str | Path) -> list[Prediction]:
     """The predictions of a finished evaluation, in the order of its samples.
 
     Raises:
-        EvaluationError: it is not finished, or the folder is none of an evaluation.
+        EvaluationError: it is not finished, or the folder is none of an evaluation, or there are more lines than samples.
         RowError: rows that can't be read; all are named.
     """
     try:
-        samples, rows = read_config(folder).get("samples"), read_folder(folder)
+        samples, rows, repeated = read_config(folder).get("samples"), read_folder(folder), list_repeated(folder)
     except ResumeError as error:
         raise EvaluationError(str(error)) from None
     asked = samples.get("count") if isinstance(samples, dict) else None
     if asked is None:
         raise EvaluationError(f"{folder}: its config.yaml is not an evaluation's; name a folder of eval.py --output")
-    if len(rows) != asked:
+    if len(rows) < asked:
         raise EvaluationError(f"{folder} has {len(rows)} of {asked} predictions: finish it with the eval.py that began it")
+    if len(rows) > asked:
+        remedy = "delete the lines that were added; or the eval.py that began it keeps those that it asked"
+        raise EvaluationError(f"{folder} has {len(rows)} predictions of {asked} samples: {remedy}")
     try:
-        return list(read_predictions(rows).values())
+        predictions = list(read_predictions(rows).values())
     except RowError as error:
         remedy = "Delete these lines, and the eval.py that began it makes them again"
         raise RowError(f"{Path(folder, 'predictions.jsonl')}: {error}\n{remedy}") from None
+    if repeated:
+        head = f"{folder}: {len(repeated)} samples have more than one line in predictions.jsonl; delete those that are not the "
+        raise EvaluationError(list_lines(f"{head}model's, or the eval.py that began it keeps the last ones:", repeated))
+    return predictions
 
 
 def list_failures(answered: Iterable[Any], shown: int = LINES_SHOWN) -> list[str]:

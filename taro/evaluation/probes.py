@@ -4,6 +4,9 @@
     python eval.py --dataset Synthetic --model DIR --output outputs/eval/reversed --probe reversed
     python -m taro.evaluation.compare outputs/eval/whole outputs/eval/reversed
 
+Several at once, `--probe blind,reversed`, are answered beside the unchanged videos, and stand in one table
+(`taro.evaluation.probe_table`).
+
 Frames change, their times don't, so prompts have the same tokens; with `shifted_labels` it is the other way round. F frames.
 """
 
@@ -15,6 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from taro.command_line import did_you_mean
 from taro.data.dataset import Change
 from taro.data.samples import Sample
 from taro.evaluation.predictions import EvaluationError
@@ -95,6 +99,20 @@ _CHANGES = (
     shifted_labels,
 )
 PROBES: dict[Probe, Change] = dict(zip(get_args(Probe), _CHANGES, strict=True))
+
+
+def read_probes(names: str | None) -> tuple[Probe, ...]:
+    """Those of `--probe`, each once, in the order that they are named in.
+
+    Raises:
+        EvaluationError: there is no such probe.
+    """
+    probes = tuple(dict.fromkeys(names.split(","))) if names is not None else ()
+    unknown = [probe for probe in probes if probe not in PROBES]
+    if unknown:
+        guess = did_you_mean(unknown[0], PROBES)
+        raise EvaluationError(f"--probe {names}: there is no {', '.join(unknown)}{guess}; allowed: {', '.join(PROBES)}")
+    return probes
 
 
 def find_change(probe: Probe | None, family: Family) -> Change | None:

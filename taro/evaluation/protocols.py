@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from taro.command_line import Parser
 from taro.data.samples import load_samples
@@ -24,7 +25,8 @@ from taro.evaluation.other_tools import Text, load_texts
 from taro.evaluation.scores import IOU_LEVELS
 from taro.evaluation.texts_of_samples import match_samples
 from taro.files import write_json
-from taro.messages import print_table
+from taro.jsonl import CONFIG_NAME, read_config
+from taro.messages import print_table, shorten
 from taro.prompts import parse_answer, parse_spans
 from taro.spans import Span, best_iou, union_iou
 
@@ -198,6 +200,18 @@ def print_protocols(rows: Sequence[ProtocolScores]) -> None:
         print(f"{leaving[0].left_out} samples were not asked: {names} leave them out, to the others they are misses")
 
 
+def describe_asked(config: Mapping[str, Any]) -> str:
+    """What the texts of a folder of `eval.py --output` were made with: no rule changes it. `config`: of the folder."""
+    grounding, sampling = config.get("grounding", {}), config.get("sampling", {})
+    video = grounding.get("video", {})
+    packages = ", ".join(f"{name} {version}" for name, version in config.get("packages", {}).items())
+    return (
+        f"made with {config.get('model')} ({config.get('engine')}, {config.get('dtype')}; {packages}): "
+        f"{video.get('fps')} frames a second, at most {video.get('max_frames')} of {video.get('max_tokens')} tokens in all; "
+        f"answers of at most {sampling.get('max_tokens')} tokens; prompt {shorten(grounding.get('prompt'))}"
+    )
+
+
 def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
     """Print the matrix and return it."""
     parser = Parser(description=__doc__.split("\n")[0])
@@ -215,6 +229,8 @@ def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
         print(f"warning: {remark}")
     rows = [score_protocol(protocol, found.texts, cut) for protocol in PROTOCOLS]
     print_protocols(rows)
+    if args.predictions.is_dir() and (args.predictions / CONFIG_NAME).is_file():
+        print(describe_asked(read_config(args.predictions)))
     if cut is None:
         print(f"lmms_eval cuts answers at {LMMS_EVAL_TOKENS} tokens; with --tokenizer, the model, they are cut here, too")
     if args.json is not None:

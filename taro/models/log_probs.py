@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class GroupLogProbs:
     """Zero outside of the group's response mask."""
 
     log_probs: Tensor  # (G, C) float32, with gradient where the policy has one
-    entropy: Tensor  # (G, C) float32, nats, never with gradient
+    entropy: Tensor | None  # (G, C) float32, nats, never with gradient; where it was asked for
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,14 @@ class GroupInputs:
 
 
 def compute_log_probs(
-    model: QwenVL, groups: Sequence[GroupInputs], *, temperature: float = 1.0, chunk: int = 1024
+    model: QwenVL,
+    groups: Sequence[GroupInputs],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    with_entropy: bool = False,
 ) -> list[GroupLogProbs]:
-    """Log-probs and entropies of groups under `model`, in one pass, also of none.
+    """Log-probs, and if asked for entropies, of groups under `model`, in one pass, also of none.
 
     `temperature` divides the logits, as in sampling. The LM head runs on response positions alone, `chunk` of them at a
     time, so that no (N, V) tensor exists.
@@ -56,12 +62,12 @@ def compute_log_probs(
         **pack.attention_inputs(model.attention),
     )[0]  # (N, D)
     targets = torch.cat([group.completion_ids[group.response_mask] for group in pack.groups])  # (R,)
-    values = token_log_probs(model, hidden[pack.predictors()], targets, temperature=temperature, chunk=chunk)
-    sizes = [int(group.response_mask.sum()) for group in pack.groups]
-    return [
-        GroupLogProbs(_unpack(log_probs, group.response_mask), _unpack(entropy, group.response_mask))
-        for group, log_probs, entropy in zip(pack.groups, *(value.split(sizes) for value in values), strict=True)
-    ]
+    log_probs, entropy = token_log_probs(
+        model, hidden[pack.predictors()], targets, temperature=temperature, chunk=chunk, with_entropy=with_entropy
+    )
+    masks = [group.response_mask for group in pack.groups]
+    entropies = [None] * len(masks) if entropy is None else _unpack(entropy, masks)
+    return [GroupLogProbs(*of_group) for of_group in zip(_unpack(log_probs, masks), entropies, strict=True)]
 
 
 def empty_pass(model: QwenVL) -> Tensor:
@@ -79,31 +85,40 @@ def _video_mask(group: GroupInputs) -> Tensor:
     return torch.cat([mask, mask.new_zeros(len(group.packed) - len(mask))])
 
 
-def _unpack(values: Tensor, mask: Tensor) -> Tensor:
-    """(R,) of the response tokens -> (G, C), 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=mask.device).masked_scatter(mask, values)
+def _unpack(values: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
+    """(R,) of the response tokens of a pack -> (G, C) of each group, 0 elsewhere."""
+    parts = values.split([int(mask.sum()) for mask in masks])
+    return [part.new_zeros(mask.shape).masked_scatter(mask, part) for mask, part in zip(masks, parts, strict=True)]
 
 
 def token_log_probs(
-    model: QwenVL, hidden: Tensor, targets: Tensor, *, temperature: float = 1.0, chunk: int = 1024
-) -> tuple[Tensor, Tensor]:
+    model: QwenVL,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
     """Log-prob of each target and entropy of its distribution: hidden (R, D), targets (R,) -> (R,), (R,).
 
     With gradients on, each chunk's logits are made again in the backward pass and not kept.
     """
+    entropies: list[Tensor] = []
 
-    def of_chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
         log_p = torch.log_softmax(model.logits(hidden) / temperature, dim=-1)  # (chunk, V)
-        with torch.no_grad():
-            plogp = torch.where(log_p.isneginf(), 0.0, log_p.exp() * log_p)
-        return log_p.gather(-1, targets[:, None])[:, 0], -plogp.sum(-1)
+        if measuring:
+            entropies.append(_entropy(log_p.detach()))
+        return log_p.gather(-1, targets[:, None])[:, 0]
 
-    log_probs, entropies = [], []
-    for part, part_targets in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        if torch.is_grad_enabled():
-            values, entropy = checkpoint(of_chunk, part, part_targets, use_reentrant=False)
-        else:
-            values, entropy = of_chunk(part, part_targets)
-        log_probs.append(values)
-        entropies.append(entropy)
-    return torch.cat(log_probs), torch.cat(entropies)
+    run = partial(checkpoint, of_chunk, use_reentrant=False) if torch.is_grad_enabled() else of_chunk
+    measuring = with_entropy
+    log_probs = torch.cat([run(*part) for part in zip(hidden.split(chunk), targets.split(chunk), strict=True)])
+    measuring = False  # when the backward pass makes chunks again
+    return log_probs, torch.cat(entropies) if with_entropy else None
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """(R, V) -> (R,), nats."""
+    return -torch.where(log_p.isneginf(), 0.0, log_p.exp() * log_p).sum(-1)

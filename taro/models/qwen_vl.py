@@ -209,9 +209,9 @@ class QwenVL(nn.Module):
         """Write config and weights as a transformers folder, adapters merged. Of a sharded model all ranks call this, and rank
         0 writes."""
         weights = {}
-        for name, value in whole_weights(self.named_weights()):
+        for name, value in whole_weights(self.named_weights(), dtype and torch_dtype(dtype)):
             if global_rank() == 0:
-                weights[name] = value.to("cpu", dtype and torch_dtype(dtype))
+                weights[name] = value.to("cpu")
         if global_rank() == 0:
             with torch.device("meta"):
                 plain = type(self.model)(self.model.config)  # without adapters and shards

@@ -46,19 +46,22 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Weight]]:
 
 
 @torch.no_grad()
-def whole_weight(weight: Weight) -> Tensor:
-    """Gathered where it is sharded, which takes all ranks; with its adapter added."""
+def whole_weight(weight: Weight, dtype: torch.dtype | None = None) -> Tensor:
+    """Gathered where it is sharded, which takes all ranks; with its adapter added. In `dtype`, None: its own; shards are cast
+    before they are sent around."""
     if isinstance(weight, AdaptedWeight):
         base, down, up = (whole_weight(part) for part in (weight.base, weight.down, weight.up))
-        return (base.float() + weight.scaling * (up.float() @ down.float())).to(base.dtype)
-    value = weight.detach()
+        return (base.float() + weight.scaling * (up.float() @ down.float())).to(base.dtype).to(dtype or base.dtype)
+    value = weight.detach().to(dtype or weight.dtype)
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_weights(weights: Iterable[tuple[str, Weight]]) -> Iterator[tuple[str, Tensor]]:
-    """One whole tensor at a time."""
+def whole_weights(
+    weights: Iterable[tuple[str, Weight]], dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """One whole tensor at a time, in `dtype`; None: its own."""
     for name, weight in weights:
-        yield name, whole_weight(weight)
+        yield name, whole_weight(weight, dtype)
 
 
 @contextmanager

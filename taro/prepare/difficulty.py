@@ -183,7 +183,7 @@ def find_problems(settings: DifficultySettings) -> Iterator[str]:
     yield from resumable_problems(*paths, settings.shard, settings.folder)
     if settings.temperature == 0 and settings.samples > 1:
         yield f"--samples {settings.samples}: with --temperature 0 all answers are the same; take 1, or raise the temperature"
-    yield from engine_problems(settings.engine, settings.device)
+    yield from engine_problems(settings.engine, settings.device, settings.vllm)
 
 
 # ---- Command line ----

@@ -92,9 +92,12 @@ def make_group(
     return Group(example, rollout, features, packed, texts, spans, compared)
 
 
-def group_log_probs(model: QwenVL, groups: Sequence[Group], temperature: float) -> list[GroupLogProbs]:
-    """Log-probs and entropies under `model` of groups that share a pack."""
-    return compute_log_probs(model, [group.inputs() for group in groups], temperature=temperature)
+def group_log_probs(
+    model: QwenVL, groups: Sequence[Group], temperature: float, *, with_entropy: bool = False
+) -> list[GroupLogProbs]:
+    """Log-probs under `model` of groups that share a pack."""
+    inputs = [group.inputs() for group in groups]
+    return compute_log_probs(model, inputs, temperature=temperature, with_entropy=with_entropy)
 
 
 @torch.no_grad()

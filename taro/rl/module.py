@@ -155,7 +155,7 @@ class GRPOModule(PolicyModule):
             shuffled = self.shuffled_log_probs(pack, next(shuffles), log)
             reference = self.reference_log_probs(pack, log)
             with log.timed("update"):
-                current = self.current_log_probs(pack)
+                current = self.current_log_probs(pack, with_entropy=True)
                 to_train = self.reward_pack(pack, current, shuffled, reference, log)
                 self.backward_pack(to_train, current, terms, log)
             packs_to_train.append(to_train)
@@ -220,10 +220,11 @@ class GRPOModule(PolicyModule):
         with log.timed("reference"):
             return reference_log_probs(self.policy, self.reference, pack, self.sampling.temperature)
 
-    def current_log_probs(self, pack: list[Group]) -> list[GroupLogProbs]:
-        """Log-probs and entropies under the policy, with gradient."""
+    def current_log_probs(self, pack: list[Group], *, with_entropy: bool = False) -> list[GroupLogProbs]:
+        """Log-probs under the policy, with gradient; entropies for the log."""
         with self.checkpointing():
-            return group_log_probs(self.policy, pack, self.sampling.temperature) if pack else []
+            temperature = self.sampling.temperature
+            return group_log_probs(self.policy, pack, temperature, with_entropy=with_entropy) if pack else []
 
     # Reward and loss
 

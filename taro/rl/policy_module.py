@@ -128,8 +128,10 @@ class PolicyModule(L.LightningModule):
     def evaluate_batch(self, batch: list[GroundingExample], metrics: TaskMetrics) -> None:
         """Answer the batch greedily and count it; what has no prompt counts as failed."""
         examples = [example for example in batch if example.prompt is not None]
-        with torch.no_grad(), gathered(self.policy):
-            features = [self.encode(example) if self.engine.is_policy else None for example in examples]
+        features: list[VisionFeatures | None] = [None] * len(examples)
+        if self.engine.is_policy:  # others have a tower of their own
+            with torch.no_grad(), gathered(self.policy):
+                features = [self.encode(example) for example in examples]
         requests = [
             RolloutPrompt(example.prompt, ((),), (0,), feature) for example, feature in zip(examples, features, strict=True)
         ]

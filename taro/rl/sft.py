@@ -41,7 +41,7 @@ class SFTModule(GRPOModule):
         tokens = sum(gather(sum(int(group.packed.response_mask.sum()) for group in groups)))
         for pack in passes(make_packs(groups, self.pack_tokens), self.policy, self.trainer.strategy):
             with log.timed("update"):
-                current = self.current_log_probs(pack)
+                current = self.current_log_probs(pack, with_entropy=True)
                 losses = [cross_entropy(own.log_probs, tokens) for own in current]
                 self.add_gradient(losses)
             for group, own, loss in zip(pack, current, losses, strict=True):

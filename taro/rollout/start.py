@@ -18,8 +18,8 @@ from taro.rollout.vllm_prompts import EngineModel, vllm_is_installed
 from taro.rollout.vllm_server import VLLMServerEngine, VLLMServerSettings
 
 
-def engine_problems(engine: str, device: str) -> Iterator[str]:
-    """What of the flags --engine and --device can't work here."""
+def engine_problems(engine: str, device: str, vllm: VLLMSettings | None = None) -> Iterator[str]:
+    """What of the flags --engine and --device, and of that engine's settings, can't work here."""
     if engine == "vllm" and not vllm_is_installed():
         yield "--engine vllm: vLLM is not installed; pip install -e '.[vllm]', or take native"
     kind, colon, index = device.partition(":")
@@ -29,6 +29,9 @@ def engine_problems(engine: str, device: str) -> Iterator[str]:
         yield f"--device {device}: vLLM takes the first GPU it sees: set CUDA_VISIBLE_DEVICES, and cuda here"
     elif kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         yield f"--device {device}: {torch.cuda.device_count()} GPUs are there; name another one, or cpu"
+    elif engine == "vllm" and vllm is not None and 0 < torch.cuda.device_count() < vllm.tensor_parallel_size and kind != "cpu":
+        size, there = vllm.tensor_parallel_size, torch.cuda.device_count()
+        yield f"--vllm.tensor_parallel_size {size}: {there} GPUs are there; lower it"
 
 
 def resolve_device(device: str) -> str:

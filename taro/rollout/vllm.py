@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from taro.distributed import world_size
+from taro.models.families import torch_dtype
 from taro.models.weights import Weight, whole_weights
 from taro.ranges import PositiveInt, PositiveShare
 from taro.rollout.engine import EngineError, RolloutGroup, RolloutPrompt, SamplingSettings, require_room
@@ -191,7 +192,8 @@ class VLLMEngine:
             if self.asleep:
                 self.llm.wake_up()
                 self.asleep = False
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole_weights(named_parameters)})
+            weights = whole_weights(named_parameters, torch_dtype(self.model.dtype))
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             if self.model.device == "cpu":
                 self.llm.apply_model(_repack_tied_head)
             if not self.llm.reset_prefix_cache():

@@ -29,7 +29,7 @@ class FolderWeights:
         self.dtype, self.folder = torch_dtype(dtype), folder.absolute() / "policy"
 
     def send(self, server: Any, named_parameters: Iterable[tuple[str, Weight]]) -> None:
-        parameters = whole_weights(named_parameters)
+        parameters = whole_weights(named_parameters, self.dtype)
         try:
             if global_rank() == 0:
                 self.write(parameters)
@@ -45,7 +45,7 @@ class FolderWeights:
         written = set()
         for number, (name, value) in enumerate(parameters):
             path = self.folder / f"{number:05d}.safetensors"
-            save_file({name: value.to("cpu", self.dtype).contiguous()}, path.with_suffix(".part"))
+            save_file({name: value.cpu().contiguous()}, path.with_suffix(".part"))
             written.add(path.with_suffix(".part").replace(path))  # a server that still reads the old one keeps it
         for path in set(self.folder.iterdir()) - written:
             path.unlink()
@@ -104,4 +104,4 @@ class NCCLWeights:
         return [ParamMeta(name, self.dtype, tuple(parameter.shape)) for name, parameter in self.parameters]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, value.to(self.dtype)) for name, value in whole_weights(self.parameters))
+        return whole_weights(self.parameters, self.dtype)

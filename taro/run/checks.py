@@ -22,6 +22,7 @@ from taro.rl.rewards.choose import REWARDS, RewardError, Rewards
 from taro.rl.settings import OF_STEP
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
+from taro.run.memory import GIB, plan, savings
 from taro.run.trainer_checks import trainer_problems
 from taro.tasks import DEFAULT, TASKS, find_task
 from taro.video.load import VideoSettings
@@ -41,7 +42,7 @@ class ConfigError(TaroError):
 
 def list_problems(config: Namespace) -> list[str]:
     """All that can't work in a parsed configuration."""
-    parts = (_conflicts, _rewards, _trainer, _parts, _folder, _files, _monitor, _cache_folders)
+    parts = (_conflicts, _rewards, _trainer, _parts, _memory, _folder, _files, _monitor, _cache_folders)
     return [problem for part in parts for problem in part(config)]
 
 
@@ -91,7 +92,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         value = config[name]
         if isinstance(value, str | int) and str(value) not in allowed:
             yield f"{name} = {value}: allowed are {', '.join(allowed)}"
-    no_gpu = trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    no_gpu = _no_gpu(trainer)
     if model.attention == FLEX and no_gpu:
         yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
     if model.optimizer.schedule != "constant" and trainer.max_epochs == trainer.max_steps == -1:
@@ -117,7 +118,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
             "model.temporal_reward.permutation = completion: where weights are sharded (trainer.strategy = "
             f"{trainer.strategy}) all ranks need equally many passes; set group"
         )
-    ranks = count_devices(trainer.devices) * (trainer.num_nodes or 1)
+    ranks = _count_ranks(trainer)
     if data.prompts_per_step % ranks:
         yield f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {ranks} ranks: make it a multiple"
     for limit, video in (("max_prompt_tokens", "video"), ("evaluation_max_prompt_tokens", "evaluation_video")):
@@ -180,7 +181,7 @@ def _vllm(config: Namespace, ranks: int) -> Iterator[str]:
     model, grounding, devices = config.model, config.data.grounding, config.trainer.devices
     if isinstance(devices, list) and devices != list(range(len(devices))):
         yield f"trainer.devices = {devices}: vLLM takes the first GPUs it sees; set CUDA_VISIBLE_DEVICES, and a number here"
-    if ranks % model.vllm.tensor_parallel_size and devices not in ("auto", -1, "-1"):
+    if ranks % model.vllm.tensor_parallel_size:
         yield (
             f"model.vllm.tensor_parallel_size = {model.vllm.tensor_parallel_size}: in training so many ranks share an engine, "
             f"and there are {ranks}; make trainer.devices * trainer.num_nodes a multiple"
@@ -290,10 +291,38 @@ def _cache_folders(config: Namespace) -> Iterator[str]:
                 yield f"{name}.folder = {settings.folder}: no folder that can be made and written to ({error.strerror})"
 
 
-def count_devices(devices: list[int] | str | int) -> int:
-    """Of each node, 1 where it is left to Lightning (`auto`, -1). From the command line a number is text."""
+def _memory(config: Namespace) -> Iterator[str]:
+    """A plan that takes more than the GPUs have, where that is to be refused."""
+    if not config.strict_memory or _no_gpu(config.trainer):
+        return
+    try:
+        shape = load_config(config.model.name_or_path)[0]
+    except ModelError:  # which is a problem of its own
+        return
+    there = torch.cuda.get_device_properties(0).total_memory / GIB
+    for name, parts in plan(config, shape, _count_ranks(config.trainer), there).items():
+        if (together := sum(parts.values())) > there:
+            largest = sorted(parts, key=parts.get, reverse=True)[:3]
+            yield (
+                f"strict_memory: {together:.1f} GiB are planned for the {name}, and each GPU has {there:.1f}; most of it is "
+                f"{', '.join(f'{part} ({parts[part]:.1f})' for part in largest)}. What takes less: "
+                f"{', '.join(savings(config, rollouts=name == 'rollouts'))} (python -m taro.run.memory_plan shows all)"
+            )
+
+
+def _no_gpu(trainer: Namespace) -> bool:
+    return trainer.accelerator == "cpu" or not torch.cuda.is_available()
+
+
+def _count_ranks(trainer: Namespace) -> int:
+    there = 1 if _no_gpu(trainer) else torch.cuda.device_count()
+    return count_devices(trainer.devices, there) * (trainer.num_nodes or 1)
+
+
+def count_devices(devices: list[int] | str | int, there: int = 1) -> int:
+    """Of each node; all that are `there` where it is left to Lightning (`auto`, -1). From the command line a number is text."""
     if isinstance(devices, str) and "," in devices:
         devices = [device for device in devices.split(",") if device.strip()]
     if isinstance(devices, list):
         return len(devices)
-    return int(devices) if str(devices).isdigit() and int(devices) > 0 else 1
+    return int(devices) if str(devices).isdigit() and int(devices) > 0 else there

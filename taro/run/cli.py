@@ -50,6 +50,7 @@ class RunSettings:
         ckpt_path: go on from this checkpoint; `last`: the newest of the run; `auto`: the same if there is one, else a new run.
         rollouts_every: write rollouts each N steps; 0: never.
         pictures_every: show a group in TensorBoard each N steps, on one axis and as text; 0: never.
+        strict_memory: refuse a run whose plan (python -m taro.run.memory_plan) takes more memory than each GPU has.
     """
 
     name: str = "run"
@@ -58,6 +59,7 @@ class RunSettings:
     ckpt_path: str | None = None
     rollouts_every: int = 1
     pictures_every: NonNegativeInt = 20
+    strict_memory: bool = False
 
 
 class TrainParser(OneLineErrors, LightningArgumentParser):
@@ -214,6 +216,7 @@ def parse(arguments: Sequence[str] | None = None, kind: type[TaroCLI] = TaroCLI)
         run=False,
         auto_configure_optimizers=False,
         save_config_callback=None,
+        load_from_checkpoint_support=False,  # by which Lightning words the whole configuration once more
         parser_class=TrainParser,
         parser_kwargs={"prog": TRAIN.program, "parser_mode": "omegaconf", "default_config_files": [str(BASE_CONFIG)]},
     )

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from taro.command_line import parse_settings
 from taro.errors import clean_exit
 from taro.evaluation.blind import print_blind
 from taro.evaluation.evaluate import Evaluation, evaluate
-from taro.evaluation.protocols import print_protocols
+from taro.evaluation.protocols import describe_asked, print_protocols
 from taro.evaluation.report import print_report
 from taro.evaluation.settings import EvaluationSettings
+from taro.jsonl import read_config
+from taro.rl.answer_gaps import measure_gaps
 from taro.run.commands import EVAL
+from taro.view.probes import show_probes
 
 
 def main(arguments: Sequence[str] | None = None) -> Evaluation:
-    return evaluate(parse(arguments))
+    return run(parse(arguments))
+
+
+def run(settings: EvaluationSettings) -> Evaluation:
+    """Raises as `evaluate` and `measure_gaps`."""
+    evaluation = evaluate(settings)
+    if settings.gap:
+        measure_gaps(settings)
+    return evaluation
 
 
 def parse(arguments: Sequence[str] | None = None) -> EvaluationSettings:
-    return parse_settings(EvaluationSettings, EVAL, arguments, switches=["strict", "zoom"])
+    return parse_settings(EvaluationSettings, EVAL, arguments, switches=["strict", "zoom", "gap", "answer_only"])
 
 
 def command() -> None:
@@ -27,13 +39,20 @@ def command() -> None:
     interrupted = "stopped by Ctrl-C; with --output the same command goes on with what is missing"
     with clean_exit(interrupted=interrupted):
         settings = parse()
-        evaluation = evaluate(settings)
+        evaluation = run(settings)
     print_report(evaluation.report, evaluation.predictions, evaluation.asked)
     if evaluation.beside.blind:
         print("The same answers by every rule in use (taro/evaluation/protocols.py):")
         print_protocols(evaluation.beside.protocols)
+        if settings.output is not None:
+            print(describe_asked(read_config(settings.output)))
         print("And answers that never saw the video, the constant ones fitted on these samples:")
         print_blind(evaluation.beside.blind)
+    if settings.several and settings.shard is None:
+        print("And what becomes of them when the question is asked otherwise:")
+        show_probes(Path(settings.output), settings.strict)
+    elif settings.several:
+        print(f"when all shards are done: python -m taro.view.probes {settings.output}")
     print_next(settings, evaluation)
 
 

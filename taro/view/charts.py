@@ -42,10 +42,12 @@ def number(value: float) -> str:
 
 def bar_chart(title: str, labels: Sequence[str], series: Sequence[Series], show: Format = percent, note: str = "") -> str:
     """Bars beside each other for each label."""
-    top = _top(value for one in series for value in [*one.values, *(end for ends in one.intervals or () for end in ends)])
+    drawn = [value for one in series for value in [*one.values, *(end for ends in one.intervals or () for end in ends)]]
+    bottom, top = min([0.0, *(value for value in drawn if not math.isnan(value))]), _top(drawn)
+    zero = _y(0.0, bottom, top)
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(labels))
     width = min(0.8 * slot / len(series), 40)
-    parts = [*_grid(0, top, show)]
+    parts = [*_grid(bottom, top, show)]
     for k, label in enumerate(labels):
         middle = LEFT + (k + 0.5) * slot
         parts.append(_label(middle, label, len(labels)))
@@ -54,14 +56,14 @@ def bar_chart(title: str, labels: Sequence[str], series: Sequence[Series], show:
             if math.isnan(value):
                 continue
             x = middle + (place - len(series) / 2) * width
-            y = _y(value, 0, top)
+            y = _y(value, bottom, top)
             said = f"{label}{f', {one.name}' if len(series) > 1 else ''}: {show(value)}"
             parts.append(
-                f'<rect class="{_colour("run", place)}" x="{x:.1f}" y="{y:.1f}" width="{max(1, width - 1):.1f}" '
-                f'height="{HEIGHT - BOTTOM - y:.1f}"><title>{escape(said)}</title></rect>'
+                f'<rect class="{_colour("run", place)}" x="{x:.1f}" y="{min(y, zero):.1f}" width="{max(1, width - 1):.1f}" '
+                f'height="{abs(zero - y):.1f}"><title>{escape(said)}</title></rect>'
             )
             if one.intervals is not None:
-                low, high = (_y(end, 0, top) for end in one.intervals[k])
+                low, high = (_y(end, bottom, top) for end in one.intervals[k])
                 parts.append(f'<path class="error" d="M{x + width / 2:.1f} {low:.1f}V{high:.1f}"/>')
     return _figure(title, parts, series, _table(title, labels, series, show), note)
 

@@ -77,6 +77,11 @@ def read_evaluation(folder: Path, annotations: Path | None = None, video_root: P
     )
 
 
+def read_strict(folder: Path) -> bool:
+    """Whether R1 counted IoU > level there. Raises ViewError."""
+    return bool(_read_metrics(folder).get("strict", False))
+
+
 def _read_metrics(folder: Path) -> dict[str, Any]:
     """Of `metrics.json`; {} where it isn't there: it is written after the last prediction.
 

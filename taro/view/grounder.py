@@ -77,7 +77,7 @@ class Grounder:
         if unknown := sorted(settings.keys() - set(known)):
             raise ViewError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
         own = GrounderSettings(model, **settings)
-        if problems := [*range_problems(own), *engine_problems(own.engine, own.device)]:
+        if problems := [*range_problems(own), *engine_problems(own.engine, own.device, own.vllm)]:
             raise ViewError(list_problems("can't ask:", problems))
         self.model = AskedModel.load(own, evaluating=True)
         self.engine = self.model.start()

@@ -25,9 +25,11 @@ from taro.view.evaluated import Evaluated, read_evaluation
 from taro.view.fiftyone import export
 from taro.view.gallery import PAGE, gallery_orders, gallery_rows, shown_first
 from taro.view.html import escape, make_page, write_page
+from taro.view.probes import probe_sections
 from taro.view.statistics import BINS, SHOWN, THRESHOLDS, Statistics, measure
 from taro.view.strips import make_strips
 from taro.view.timeline import ViewError
+from taro.view.trained_on import training_sections
 
 STRIPS = 40  # videos whose frames are shown
 REPORT = "report.html"
@@ -73,6 +75,8 @@ def make_report_page(runs: Sequence[Evaluated], strict: bool = False, strips: in
             _metrics(runs, names, statistics, strict) if comparison is None else _comparison(comparison, names, strict),
             *_tasks(names, statistics),
             *_beside(runs, names),
+            *(line for run, name in zip(runs, names, strict=True) for line in probe_sections(run.folder, strict, name)),
+            *(line for run, name in zip(runs, names, strict=True) for line in training_sections(run, name)),
             *_charts(names, statistics),
             _failures(runs, names),
             _GALLERY.format(frames="; frames: on the first page of each order" if found.pictures else ""),

@@ -26,6 +26,7 @@ def write(tmp_path, video_file):
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [ROW, {**ROW, "duration": None}, BENCHMARK])
 def test_a_duration_that_is_not_there_is_the_files(write, row, scenes):
     [sample] = load_samples(write(row))
@@ -61,6 +62,7 @@ def test_each_header_is_read_once_and_none_for_nothing(write, monkeypatch, caplo
     assert "the durations of 2 videos are not there" in caplog.text and "python -m taro.prepare.check" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("video", "why"), [("none.mp4", "does not exist"), ("empty.mp4", "is empty")])
 def test_without_a_readable_file_it_is_a_bad_row_that_an_evaluation_counts(write, tmp_path, video, why):
     path = write(ROW, {**ROW, "id": "b", "video": video, "spans": [[3.0, 99.0]]})
@@ -76,6 +78,7 @@ def test_without_a_readable_file_it_is_a_bad_row_that_an_evaluation_counts(write
     assert "duration" not in json.loads((tmp_path / "again.jsonl").read_text().splitlines()[1])
 
 
+@pytest.mark.slow
 def test_other_faults_of_a_row_without_duration_are_found(write):
     captions = [{"start": 2, "end": 1, "text": "x"}]
     path = write({**ROW, "video": "none.mp4", "spans": [[3, 3]], "captions": captions})

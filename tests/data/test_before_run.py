@@ -113,6 +113,7 @@ def test_the_same_samples_on_both_sides(splits):
     assert line.endswith("the first: other")
 
 
+@pytest.mark.slow
 def test_train_stops_before_anything_is_written_or_loaded(arguments, synthetic, tmp_path, caplog):
     (tmp_path / "videos").mkdir()
     with pytest.raises(SampleError, match=r"(?s)can't train:.*train_file.*not one of its.*validation_file"):
@@ -120,6 +121,7 @@ def test_train_stops_before_anything_is_written_or_loaded(arguments, synthetic, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_train_says_what_is_odd(arguments, synthetic, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(train, "run", lambda cli, folder, *_: {})
     for name in ("print_summary", "print_next"):

@@ -55,6 +55,7 @@ def test_incomplete_steps_are_left_out(make):
     assert len(make(prompts_per_step=4).train_dataloader()) == 1
 
 
+@pytest.mark.slow
 def test_steps_of_all_ranks_are_those_of_one(make):
     """The same prompts_per_step, split over two ranks."""
     alone = [[e.sample.id for e in batch] for batch in make(prompts_per_step=2).train_dataloader()]
@@ -63,6 +64,7 @@ def test_steps_of_all_ranks_are_those_of_one(make):
     assert alone == shared and len(alone) == 3 and all(len(batch) == 2 for batch in alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_evaluation_sees_every_sample_in_order_once(make, split, synthetic):
     expected = [sample.id for sample in load_samples(synthetic / f"{split}.jsonl")]
@@ -76,6 +78,7 @@ def test_evaluation_sees_every_sample_in_order_once(make, split, synthetic):
     assert sorted(ranks[0] + ranks[1]) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_examples(make):
     plain, workers = (list(make(workers=workers).train_dataloader()) for workers in (0, 1))
     for one, other in zip(plain, workers, strict=True):
@@ -110,6 +113,7 @@ def test_paths_are_those_of_the_prompts(make):
     assert texts <= possible and all(text.startswith("<think>\n") and "</think>" not in text for text in texts)
 
 
+@pytest.mark.slow
 def test_each_completion_is_constructed_with_the_probability(make):
     data = make(group_size=1000)
     example = example_of(data)
@@ -256,6 +260,7 @@ def test_frames_are_decoded_once_and_the_oldest_are_dropped(tiny_builder, synthe
     assert loaded == [*videos, videos[0], videos[0]] and not dataset.videos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_all_three_read_frames_from_disk(make, tmp_path, monkeypatch, workers):
     """What another run has decoded; workers start without anything in memory."""
@@ -310,6 +315,7 @@ def test_a_clips_duration_is_the_clips(make):
     assert "duration is 16 s, the clip from 2 to 8 s has 6.00 s" in dataset[1].failure
 
 
+@pytest.mark.slow
 def test_tasks_have_shares(make, synthetic, tmp_path):
     """A sample that comes again is rolled out anew; without weights nothing is as it wasn't."""
     samples = load_samples(synthetic / "train.jsonl")
@@ -334,6 +340,7 @@ def test_tasks_have_shares(make, synthetic, tmp_path):
         make(train_file=file, task_weights={"actions": 1})
 
 
+@pytest.mark.slow
 def test_others_are_drawn_in_the_place_of_prompts(make):
     """They follow from the step, whatever was drawn before, and are those of one rank on several."""
 

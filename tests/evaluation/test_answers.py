@@ -60,6 +60,20 @@ def test_answers_carry_what_was_said(examples, tiny_builder, make_engine):
     assert [prediction.id for prediction in found] == [example.sample.id for example in examples]
     assert all(prediction.answer == (1.0, 2.0) and prediction.failure is None for prediction in found)
     assert engine.batches == [4, 2]
+    said = len(tiny_builder.encode(engine.text)) + 1
+    assert {prediction.tokens for prediction in found} == {said}
+
+
+def test_what_they_begin_with_is_not_theirs(examples, tiny_builder):
+    class Goer:
+        def stream(self, prompts, sampling, at_once):
+            for number, prompt in enumerate(prompts):
+                rest = [*tiny_builder.encode("1s to 2s</answer>"), tiny_builder.eos_id]
+                yield number, RolloutGroup((torch.tensor([*prompt.prefixes[0], *rest]),), (torch.zeros(1),), (True,))
+
+    ((found,), *_) = answer_groups(Goer(), tiny_builder, examples, SAMPLING, 4, start="<answer>")
+    assert found.completion == "<answer>1s to 2s</answer>" and found.answer == (1.0, 2.0)
+    assert found.tokens == len(tiny_builder.encode("1s to 2s</answer>")) + 1
 
 
 def test_examples_without_a_prompt_are_said_why_and_wait_for_no_end(examples, tiny_builder, make_engine):

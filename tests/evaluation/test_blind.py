@@ -70,6 +70,7 @@ def test_what_has_no_duration_or_no_truth_scores_nothing():
     assert [row.miou for row in rows] == pytest.approx([0, 0, 0, 0, 0.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "by_r1", "by_miou", "rounded"),
     [

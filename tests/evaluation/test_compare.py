@@ -63,7 +63,7 @@ def test_settings_that_differ_are_a_warning(runs, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "warning: grounding.video.fps differs: 2.0 and 1.0" in shown and "model_files" not in shown
     assert f"second: {folders[1]}, model trained" in shown and "warning: model" not in shown
-    assert shown.index("warning") < shown.index("mIoU") and "200 samples" in shown
+    assert shown.index("warning") < shown.index("mIoU") and "200 samples\n" in shown
 
 
 def test_how_far_answers_moved(runs, tmp_path, capsys):
@@ -75,7 +75,11 @@ def test_how_far_answers_moved(runs, tmp_path, capsys):
     movement = main([write_run(tmp_path / "a", first), probed]).movement
     moved = [b.answer[1] - a.answer[1] for a, b in zip(first, second, strict=True) if a.answer and b.answer]
     assert (movement.answers, movement.expected) == (198, 5.0) and len(moved) == 198
-    assert movement.seconds == {"start": 0.0, "end": pytest.approx(sum(moved) / 198)}
+    far = sum(map(abs, moved)) / 198
+    assert movement.seconds == pytest.approx(
+        {"start": 0.0, "end": sum(moved) / 198, "middle": sum(moved) / 396, "distance": far / 2}
+    )
+    assert far > sum(moved) / 198
     low, high = movement.intervals["end"]
     assert 0 < low < movement.seconds["end"] < high < 1 and movement.intervals["start"] == (0.0, 0.0)
     shown = capsys.readouterr().out

@@ -57,6 +57,8 @@ def test_predictions_of_another_task():
     """The default one's rows are as they were before there were others."""
     plain = Prediction.answered(SAMPLE, GOOD, True, 0.1)
     assert "task" not in plain.to_row() and list(read_predictions({"7": plain.to_row()}).values()) == [plain]
+    before = {name: value for name, value in plain.to_row().items() if name != "tokens"}  # they were not counted
+    assert list(read_predictions({"7": before}).values()) == [plain]
     absent = Sample("8", "v.mp4", "a man waves", (), 20.0, task="multi_span")
     refused = Prediction.answered(absent, "<answer>none</answer>", True, 0.1)
     assert refused.iou == 1.0 and refused.failure is None and refused.readable and refused.answer is None
@@ -110,6 +112,14 @@ def test_a_finished_folder_is_loaded(tmp_path):
     folder.append([asdict(predictions[2])])
     assert load_predictions(tmp_path) == predictions
     (folder,) = tmp_path.glob("*.jsonl")
+    whole = folder.read_text()
+    folder.write_text(whole + whole.splitlines(keepends=True)[1])
+    with pytest.raises(EvaluationError, match=r"1 samples have more than one line in predictions\.jsonl(.|\n)*:\n- 1$"):
+        load_predictions(tmp_path)
+    folder.write_text(whole + whole.splitlines(keepends=True)[1].replace('"id": "1"', '"id": "other"'))
+    with pytest.raises(EvaluationError, match="has 4 predictions of 3 samples: delete the lines that were added"):
+        load_predictions(tmp_path)
+    folder.write_text(whole)
     folder.write_text(folder.read_text().replace('"iou": 0.0, ', "", 1))
     with pytest.raises(RowError) as error:
         load_predictions(tmp_path)

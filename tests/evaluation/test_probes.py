@@ -7,7 +7,7 @@ import torch
 
 from taro.data.samples import Sample
 from taro.evaluation.predictions import EvaluationError
-from taro.evaluation.probes import PROBES, SHIFT, Probe, find_change
+from taro.evaluation.probes import PROBES, SHIFT, Probe, find_change, read_probes
 from taro.models.families import Qwen3VL, Qwen25VL
 from taro.video.load import Video
 
@@ -56,6 +56,12 @@ def test_without_a_place_elsewhere_the_video_stays():
 @pytest.mark.parametrize("name", ["shuffled", "shuffled_inside"])
 def test_a_sample_always_sees_the_same_video(name):
     assert order(name) == order(name) != order(name, Sample("b", "a.mp4", "a dog runs", ((5.0, 12.0),), 20.0))
+
+
+def test_several_names():
+    assert read_probes("shuffled,blind,shuffled") == ("shuffled", "blind") and read_probes(None) == ()
+    with pytest.raises(EvaluationError, match="there is no backwards, ; allowed: blind, one_frame, reversed"):
+        read_probes("blind,backwards,")
 
 
 def test_labels_move_and_frames_do_not():

@@ -1,16 +1,20 @@
 import json
 import random
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from taro.data.samples import load_samples
 from taro.evaluation.other_tools import Text
+from taro.evaluation.predictions import Prediction
 from taro.evaluation.protocols import PROTOCOLS, load_cut, main, score_protocol
+from taro.jsonl import ResumableFolder
 
 ROOT = Path(__file__).parents[2]
 CHARADES = ROOT.parent / "shared" / "annotations" / "charades_sta_test.jsonl"
 BY_NAME = {protocol.name: protocol for protocol in PROTOCOLS}
+JOINERS = ("to", "and", "–")
 REASONED = "<think>\nFrom 1.0s to 2.0s, a cat.\n</think>\n<answer>3.0s to 5.0s</answer>"
 
 
@@ -36,6 +40,102 @@ def test_what_each_rule_reads(text, spans):
         assert read(name, text) == ([] if span is None else [span]), name
 
 
+def number_from(text, place, after_point):
+    """End of the number that starts at a place, or None. `after_point`: least digits behind a point."""
+    end = place
+    while end < len(text) and text[end].isdigit():
+        end += 1
+    digits = end + 1
+    while digits < len(text) and text[digits].isdigit():
+        digits += 1
+    if end > place and text[end : end + 1] == "." and digits - end - 1 >= after_point:
+        return digits
+    return end if end > place else None
+
+
+def pairs_of(text, joiners):
+    """(first, second) of two numbers with a joiner between them, from left to right, none in two pairs."""
+    found, place = [], 0
+    while place < len(text):
+        end = None if place and text[place - 1].isdigit() else number_from(text, place, 0)
+        starts = [end + len(one) for one in joiners if end is not None and text.startswith(one, end)]
+        ends = [(start, stop) for start in starts if (stop := number_from(text, start, 0)) is not None]
+        if ends:
+            found.append((float(text[place:end]), float(text[ends[0][0] : ends[0][1]])))
+        place = ends[0][1] if ends else place + 1
+    return found
+
+
+def numbers_of(text):
+    found, place = [], 0
+    while place < len(text):
+        end = number_from(text, place, 1)
+        found += [float(text[place:end])] if end else []
+        place = end or place + 1
+    return found
+
+
+def test_each_rule_is_what_it_says_on_random_texts():
+    """Read character by character."""
+    rng = random.Random(1)
+    pieces = ["1", "23", "4.5", "6.", ".7", " ", " to ", " and ", "to", " - ", "-", "\n", "a dog ", "<answer>", "</answer>"]
+    seen = 0
+    for _ in range(1000):
+        text = "".join(rng.choices(pieces, k=rng.randint(2, 14)))
+        last, numbers = pairs_of(text, (" to ", " and "))[-1:], numbers_of(text)[-2:]
+        assert read("time_r1", text) == read("videochat_r1", text) == last, text
+        assert read("taro_release", text) == ([tuple(sorted(numbers))] if len(numbers) == 2 else []), text
+        spaces = [" " * k for k in range(4)]
+        dashes = [a + "-" + b for a in spaces for b in spaces]
+        first = pairs_of(text.replace("\n", " ").replace("to", "-"), dashes)[:1]
+        if ".." not in text:
+            expected = [tuple(sorted(span)) for span in first]
+            assert read("lmms_eval", text) == expected, text
+            assert read("timelens", text) == [(round(start), round(end)) for start, end in expected], text
+        seen += bool(last) + bool(first)
+    assert seen > 200
+
+
+def pairs_in(pieces):
+    """(first, second) of each number, joiner, number in a row."""
+    return [
+        (number, float(a[:-1]), float(b[:-1]))
+        for number, (a, joiner, b) in enumerate(zip(pieces, pieces[1:], pieces[2:], strict=False))
+        if a[-1] == b[-1] == "s" and joiner in JOINERS
+    ]
+
+
+def test_the_last_answer_block_is_read_piece_by_piece():
+    rng, read_ones = random.Random(2), 0
+    for _ in range(1000):
+        blocks = [rng.choices(("1s", "23s", "4.5s", "06.2s", *JOINERS, "a dog", ","), k=rng.randrange(14)) for _ in range(3)]
+        closed = rng.randrange(3)  # answer blocks
+        parts = [" ".join(blocks[0]), *(f"<answer>{' '.join(block)}</answer>" for block in blocks[1 : 1 + closed])]
+        text = " ".join([*parts, rng.choice(["", "<answer>1s to 2s", "7s to 8s"])])
+        found, spans, free = pairs_in(blocks[closed]) if closed else [], [], 0
+        for place, *span in found:
+            if place >= free:
+                spans.append(tuple(span))
+                free = place + 3
+        assert read("tempr1", text) == spans, text
+        assert read("taro", text) == [tuple(span) for _, *span in found[-1:]], text
+        read_ones += bool(found)
+    assert read_ones > 100
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: one.name)
+def test_what_counts_as_a_hit(protocol):
+    """Of an answer that covers k tenths of the truth."""
+    for tenths in range(1, 11):
+        iou = Fraction(tenths, 10)
+        levels = [Fraction(level, 10) for level in (3, 5, 7)]
+        expected = tuple(float(iou > level if protocol.strict else iou >= level) for level in levels)
+        text = f"<answer>0 to {tenths}</answer>" if "taro" in protocol.name or protocol.union else f"0 to {tenths}"
+        assert score_protocol(protocol, [Text("a", text, ((0.0, 10.0),))]).r1 == expected, tenths
+    assert {one.name for one in PROTOCOLS if one.strict} == {"time_r1"}
+
+
+@pytest.mark.slow
 def test_nothing_breaks_a_reader():
     rng = random.Random(0)
     pieces = ["1", "2.5", ".", " ", " - ", " to ", "and", "\n", "ends ", "<answer>", "</answer>", "<think>", "9" * 400]
@@ -76,6 +176,7 @@ def test_lmms_eval_cuts_a_reasoning_before_its_answer():
     assert score_protocol(BY_NAME["lmms_eval"], [one]).miou == 1
 
 
+@pytest.mark.slow
 def test_made_answers_to_a_real_set():
     """Perfect ones in whole seconds lose 6 points of mIoU, and the reader that rounds takes them from exact ones."""
     if not CHARADES.exists():
@@ -105,6 +206,18 @@ def test_another_tool_s_file(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "time_r1" in shown and "warning" not in shown and "not asked" not in shown
     assert len(json.loads((tmp_path / "matrix.json").read_text())) == len(PROTOCOLS)
+
+
+def test_a_folder_says_what_its_texts_were_made_with(tmp_path, capsys):
+    prediction = Prediction("a", "a dog", ((1.0, 3.0),), "<answer>1 to 3</answer>")
+    video = {"fps": 2.0, "max_frames": 1024, "max_tokens": 4096}
+    about = {"model": "m", "engine": "vllm", "dtype": "bfloat16", "packages": {"vllm": "0.32.0"}, "samples": {"count": 1}}
+    about |= {"sampling": {"max_tokens": 99}, "grounding": {"prompt": "when: {query}", "video": video}}
+    ResumableFolder(tmp_path, about).append([prediction.to_row()])
+    assert main([str(tmp_path)])[0].miou == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "made with m (vllm, bfloat16; vllm 0.32.0): 2.0 frames a second, at most 1024 of 4096 tokens in all" in shown
+    assert 'answers of at most 99 tokens; prompt "when: {query}"' in shown
 
 
 def test_predictions_and_samples_that_differ(tmp_path, capsys):

@@ -184,6 +184,7 @@ def random_rows(rng):
     return predictions, truth
 
 
+@pytest.mark.slow
 def test_random_submissions_match_the_slow_scorer_and_stay_as_they_are():
     rng = random.Random(0)
     for number in range(60):
@@ -325,6 +326,7 @@ def test_saliency_of_a_single_rater(validation):
     assert set(score_submission(predictions, rows).values()) == {100.0}
 
 
+@pytest.mark.slow
 def test_one_perfect_window_for_each_query(validation):
     """The ceilings that `make_submission` speaks of."""
     predictions = [{"id": str(row["qid"]), "answer": row["relevant_windows"][0]} for row in validation]
@@ -374,6 +376,7 @@ def test_lines_that_are_not_json(tmp_path):
         qvhighlights.main(["--submission", predictions, "--truth", truth])
 
 
+@pytest.mark.slow
 def test_command_says_what_is_wrong_without_a_traceback_and_needs_no_framework(tmp_path):
     code = """
 import runpy, sys

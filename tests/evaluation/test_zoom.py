@@ -101,6 +101,7 @@ def long_video(tmp_path):
     return tmp_path / "long.jsonl"
 
 
+@pytest.mark.slow
 def test_the_second_pass_sees_more_of_a_long_video(model, tiny_builder, long_video, tmp_path, monkeypatch):
     """With 64 frames for each pass: 5.6 s apart, then 0.9 s. A stopped evaluation goes on after the pass that is done."""
     engine, started = Seer(tiny_builder), []

@@ -125,7 +125,7 @@ def wait_for_moment(process: Command, checkpoints: Path, rng: random.Random) -> 
         newest = newest_step(checkpoints)
     if in_save:
         while process.poll() is None and not any(name.startswith("step_") and ".part" in name for name in names(checkpoints)):
-            pass  # a save of so small a model takes some milliseconds
+            time.sleep(0.001)  # a save of so small a model takes some milliseconds
         time.sleep(rng.uniform(0, 0.02))
         return f"in the save after step {step}"
     time.sleep(rng.uniform(0, 0.5 if saves else START))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from tolerances import LOG_PROBS
 
+import taro.models.log_probs
 from taro.models.families import PLACEHOLDERS
 from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import PackedGroup, pack_group
@@ -16,7 +17,7 @@ def random_completions(lengths, seed=0):
 
 
 def score(policy, prompt, completions, **settings):
-    return compute_log_probs(policy, [inputs(policy, prompt, completions)], **settings)[0]
+    return compute_log_probs(policy, [inputs(policy, prompt, completions)], with_entropy=True, **settings)[0]
 
 
 def inputs(policy, prompt, completions):
@@ -115,9 +116,9 @@ def groups_of(policy, prompts):
 
 def test_groups_in_one_pack_do_not_see_each_other(policy, prompts):
     groups = groups_of(policy, prompts)
-    together = compute_log_probs(policy, groups, temperature=0.7)
+    together = compute_log_probs(policy, groups, temperature=0.7, with_entropy=True)
     for group, scores in zip(groups, together, strict=True):
-        alone = compute_log_probs(policy, [group], temperature=0.7)[0]
+        alone = compute_log_probs(policy, [group], temperature=0.7, with_entropy=True)[0]
         torch.testing.assert_close(scores.log_probs, alone.log_probs, atol=LOG_PROBS, rtol=0)
         torch.testing.assert_close(scores.entropy, alone.entropy, atol=LOG_PROBS, rtol=0)
     other = [*groups[:2], inputs(policy, prompts[3], random_completions((9, 2), seed=9)), groups[3]]
@@ -233,6 +234,21 @@ def test_entropy_equals_the_slow_version(own_policy, prompts, plain_logits):
         slow = -torch.where(p > 0, p * p.log(), 0.0).sum(-1)
         torch.testing.assert_close(row[: len(completion)].double(), slow, atol=LOG_PROBS, rtol=0)
         assert (row[len(completion) :] == 0).all()
+
+
+def test_entropy_is_computed_once_and_where_it_is_asked_for(own_policy, prompts, monkeypatch):
+    """Not again in the backward pass; and nothing else depends on it."""
+    calls, entropy = [], taro.models.log_probs._entropy
+    monkeypatch.setattr(taro.models.log_probs, "_entropy", lambda log_p: calls.append(len(log_p)) or entropy(log_p))
+    group, found = inputs(own_policy, prompts[0], random_completions(LENGTHS)), []
+    for with_entropy, expected in ((False, []), (True, [8, 8, 1])):
+        (scores,) = compute_log_probs(own_policy, [group], chunk=8, with_entropy=with_entropy)
+        scores.log_probs.sum().backward()
+        assert calls == expected and (scores.entropy is not None) == with_entropy
+        found.append((scores.log_probs, gradients(own_policy)))
+    (cheap, cheap_gradients), (whole, whole_gradients) = found
+    assert torch.equal(cheap, whole)
+    assert all(torch.equal(cheap_gradients[name], value) for name, value in whole_gradients.items())
 
 
 def test_a_group_of_empty_completions_scores_nothing(own_policy, prompts):

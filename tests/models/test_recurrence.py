@@ -26,6 +26,8 @@ def layer():
         for parameter in layer.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(3.0)
+        layer.A_log.zero_()
+        layer.dt_bias.fill_(-5.0)  # a step of about 1 / 150
     share_prompts(layer)
     return layer
 

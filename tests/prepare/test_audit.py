@@ -1,10 +1,10 @@
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prepared_python import python
 
 from taro.data.samples import Sample, save_samples
 from taro.prepare.audit import compare, find_copies, main, source_id, video_hash
@@ -56,6 +56,7 @@ def videos(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_copies_are_found_by_their_pictures(videos):
     hashes = {name: video_hash(str(videos / f"{name}.mp4")) for name in ("a", "b", "copy")}
     train = {name: hashes[name] for name in ("a", "b")}
@@ -92,7 +93,7 @@ def test_a_shared_video_is_an_exit_status(tmp_path):
     save_samples([sample("1", "uqiMw7tQ1Cc_0_9.mp4")], tmp_path / "test.jsonl")
     save_samples([sample("1", "b.mp4")], tmp_path / "none.jsonl")
     for train, status in (("train", 1), ("none", 0)):
-        command = [sys.executable, "-m", "taro.prepare.audit", f"{tmp_path}/{train}.jsonl", f"{tmp_path}/test.jsonl"]
+        command = [python(), "-m", "taro.prepare.audit", f"{tmp_path}/{train}.jsonl", f"{tmp_path}/test.jsonl"]
         assert subprocess.run(command, capture_output=True, check=False).returncode == status
 
 
@@ -102,6 +103,7 @@ def test_a_video_that_is_none_is_an_error(tmp_path):
         video_hash(str(tmp_path / "a.mp4"))
 
 
+@pytest.mark.slow
 def test_real_sets_share_what_they_are_made_of():
     """TVGBench takes some of its videos from Charades' test set."""
     if not ANNOTATIONS.exists():

@@ -196,6 +196,7 @@ def test_good_videos_have_no_fault(tmp_path, video_row, video_file):
     assert main([str(tmp_path / "rows.jsonl"), "--videos", "--workers", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_videos_that_cannot_be_opened_are_named_with_the_reason(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video")
@@ -210,6 +211,7 @@ def test_videos_that_cannot_be_opened_are_named_with_the_reason(tmp_path):
     assert not (tmp_path / "rows.fixed.jsonl").exists() and not changes_file(tmp_path / "rows.fixed.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_duration_becomes_the_files_and_spans_follow_it(tmp_path, video_row):
     length = video_row["duration"]
     rows = [
@@ -239,6 +241,7 @@ def test_durations_that_are_not_there_are_written(tmp_path, video_row, scenes):
     assert "no_duration: duration: got nothing" in changes[2][2] and "none.mp4: does not exist" in changes[2][2]
 
 
+@pytest.mark.slow
 def test_a_clip_after_the_end_of_a_file_that_is_the_clip_is_taken_away(tmp_path, video_row):
     length = video_row["duration"]
     cut = {**video_row, "clip": [39.0, 39.0 + length]}
@@ -344,6 +347,7 @@ def test_real_files_without_a_fault(name, rows):
     assert len(checked.rows) == rows and not checked.bad and not checked.clips
 
 
+@pytest.mark.slow
 def test_tvgbench_has_11_zero_length_and_27_overlong_truths_in_252_clips_and_files(tmp_path):
     raw = json.loads(shared_file("annotations", "timer1_tvgbench.json").read_text())
     truths = [(*map(float, row["answer"].split("-")), row["duration"]) for row in raw]
@@ -360,6 +364,7 @@ def test_tvgbench_has_11_zero_length_and_27_overlong_truths_in_252_clips_and_fil
     assert [sum(r["field"] == name for r in records(output)) for name in ("spans", "row")] == [27, 11]
 
 
+@pytest.mark.slow
 def test_time_r1_has_34_overlong_truths_of_which_6_are_far_outside(tmp_path):
     path = shared_file("annotations", "timer1_train_2k5.json")
     truths = [(*row["timestamp"], row["duration"]) for row in json.loads(path.read_text())]

@@ -88,6 +88,7 @@ def test_videos_are_found_again(tmp_path, synthetic, flags, relative):
 # ---- Draws ----
 
 
+@pytest.mark.slow
 def test_draws_have_the_probabilities_of_one_after_the_other():
     """Of all ordered draws of 2 without replacement, by their definition."""
     ious, center, sigma, draws = {"a": 0.0, "b": 0.3, "c": 0.45, "d": 0.9}, 0.3, 0.2, 4000
@@ -125,6 +126,7 @@ def test_a_range_comes_before_the_draw():
         choose(ious, (0, 0.7), (0.3, 0.2), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TIME_R1.is_file(), reason="Time-R1's annotations are not here (../shared/annotations)")
 def test_time_r1s_own_file(tmp_path):
     convert("timer1", [TIME_R1], tmp_path / "rows.jsonl")

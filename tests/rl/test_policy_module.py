@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import lightning as L
 import pytest
 import torch
@@ -66,13 +68,18 @@ def test_an_engine_that_fails_is_replaced_once(fit, arguments, scripted, steps):
     assert len(steps.metrics) == 1
 
 
-def test_weights_are_handed_over_once_for_each_change(fit, arguments, scripted, steps):
-    """For each update, and once for all batches of a validation, after which the next step has them already."""
-    calls = []
+def test_weights_are_handed_over_once_for_each_change(fit, arguments, scripted, steps, monkeypatch):
+    """For each update, and once for all batches of a validation, after which the next step has them already. An engine that
+    has a tower of its own is asked without any of the policy's weights."""
+    calls, features, gathered = [], [], []
+    monkeypatch.setattr("taro.rl.policy_module.gathered", lambda *_: gathered.append(_) or nullcontext())
 
     class Counting(scripted.engine):
+        is_policy = False
+
         def generate(self, prompts, sampling):
             calls.append("train" if len(prompts[0].seeds) > 1 else "evaluate")
+            features.extend(prompt.features for prompt in prompts if calls[-1] == "evaluate")
             return super().generate(prompts, sampling)
 
         def sync(self, named_parameters):
@@ -82,7 +89,7 @@ def test_weights_are_handed_over_once_for_each_change(fit, arguments, scripted, 
     validated = ["--trainer.limit_val_batches=1.0", "--trainer.val_check_interval=2", "--data.evaluation_batch=1"]
     fit([*arguments, *PLAIN, "--trainer.max_steps=3", *validated], steps)
     evaluations = calls.count("evaluate")
-    assert evaluations > 1
+    assert evaluations > 1 and gathered == [] and set(features) == {None}
     assert calls == ["sync", "train"] * 2 + ["sync"] + ["evaluate"] * evaluations + ["train"]
 
 

@@ -104,6 +104,7 @@ def test_completions_do_not_depend_on_the_rest_of_the_batch(policy, prompts):
             torch.testing.assert_close(a, b, atol=LOG_PROBS, rtol=0)
 
 
+@pytest.mark.slow
 def test_an_end_token_ends_and_finished_rows_leave_the_batch(policy, prompts, monkeypatch):
     requests = [request(prompt, range(5 * k, 5 * k + 5)) for k, prompt in enumerate(prompts)]
     free = generate(policy, requests, max_tokens=24)
@@ -179,6 +180,7 @@ def test_prefixes_of_many_tokens_are_read_some_columns_at_a_time(policy, prompts
     assert tokens(generate(policy, requests, max_tokens=9)) == tokens(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [1.3, 0.6])
 def test_a_repetition_penalty_is_that_of_a_slow_loop(policy, prompts, plain_logits, penalty):
     """Of all tokens of the prompt, of the prefix and of the completion so far, once each; rows of other lengths beside it."""
@@ -214,6 +216,7 @@ def test_a_prefix_without_room_after_it_is_refused(policy, prompts, length):
     generate(policy, [request(prompts[0], (0,), (tuple(range(5)),))], max_tokens=6)
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_transformers_generate(policy, prompts):
     """Seeds don't matter, and log-probs are those at temperature one."""
     groups = generate(policy, [request(prompt, (1, 2)) for prompt in prompts], temperature=0.0, max_tokens=16)

@@ -46,6 +46,14 @@ def test_what_can_not_work(machine, gpus, engine, device, message):
     assert list(engine_problems(engine, device)) == [message]
 
 
+@pytest.mark.parametrize(("gpus", "size", "fits"), [(2, 2, True), (2, 4, False), (0, 2, True)])
+def test_an_engine_over_more_gpus_than_there_are(machine, gpus, size, fits):
+    """A CPU has as many processes as are asked for."""
+    machine(gpus)
+    problems = list(engine_problems("vllm", "auto", VLLMSettings(tensor_parallel_size=size)))
+    assert problems == ([] if fits else ["--vllm.tensor_parallel_size 4: 2 GPUs are there; lower it"])
+
+
 def test_vllm_that_is_not_installed(machine):
     machine(0, vllm=False)
     assert list(engine_problems("native", "cpu")) == []

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import distributed
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from taro.models.weights import whole_weights
 from taro.rollout import EngineError, EngineModel, RolloutPrompt, SamplingSettings, VLLMEngine, VLLMSettings
@@ -41,7 +41,7 @@ def engine(monkeypatch):
     return VLLMEngine(MODEL, VLLMSettings())
 
 
-WEIGHTS = [("a", torch.nn.Parameter(torch.ones(2)))]
+WEIGHTS = [("a", torch.nn.Parameter(torch.full((2,), 1 + 2**-10)))]  # 1 in bfloat16, which the engine computes in
 SYNCED = [("reload_weights", {"a": [1.0, 1.0]}), "reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache"]
 REQUEST = [RolloutPrompt(None, ((),), (0,))]
 
@@ -70,6 +70,7 @@ def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(engine):
         assert engine.llm.calls == [] and not engine.stale
 
 
+@pytest.mark.slow
 def test_a_fresh_engine_has_no_weights_yet(engine, monkeypatch):
     old = engine.llm
     engine.restart()
@@ -90,9 +91,15 @@ def test_a_sync_that_fails_is_an_engine_error(engine):
         engine.sync(broken())
 
 
-def test_sharded_parameters_are_handed_over_whole(process_group):
-    value = torch.arange(6.0).reshape(3, 2)
+def test_sharded_parameters_are_handed_over_whole(process_group, monkeypatch):
+    """In the engine's precision, which they are cast to before they are gathered."""
+    sent, full_tensor = [], DTensor.full_tensor
+    monkeypatch.setattr(DTensor, "full_tensor", lambda self: sent.append(self.dtype) or full_tensor(self))
+    value = torch.rand(3, 2)
     mesh = distributed.init_device_mesh("cpu", (1,))
     sharded = torch.nn.Parameter(distribute_tensor(value, mesh, [Shard(0)]))
-    ((name, whole),) = whole_weights([("a", sharded)])
-    assert name == "a" and type(whole) is torch.Tensor and torch.equal(whole, value) and not whole.requires_grad
+    for dtype in (torch.float32, torch.bfloat16):
+        ((name, whole),) = whole_weights([("a", sharded)], dtype)
+        assert name == "a" and type(whole) is torch.Tensor and not whole.requires_grad
+        assert whole.dtype == dtype and torch.equal(whole, value.to(dtype))
+    assert sent == [torch.float32, torch.bfloat16]

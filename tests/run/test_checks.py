@@ -150,7 +150,7 @@ def shortened(synthetic, tmp_path):
             "--trainer.max_steps=2",
             "--data.prompts_per_step=2",
             "--model.group_size=2",
-            "--model.sampling.max_tokens=110",
+            "--model.sampling.max_tokens=64",
             "--model.evaluation_max_tokens=4",
             "--data.grounding.video.max_tokens=64",
             "--data.grounding.evaluation_video.max_tokens=64",

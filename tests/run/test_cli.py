@@ -1,4 +1,6 @@
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -8,8 +10,8 @@ from taro.data.traces import TraceError
 from taro.rl.module import GRPOModule
 from taro.rl.sft import SFTModule
 from taro.run import train
-from taro.run.checks import ConfigError, count_devices
-from taro.run.cli import DEFAULT_CONFIG, find_stage, parse, resolved_config
+from taro.run.checks import ConfigError, count_devices, list_problems
+from taro.run.cli import DEFAULT_CONFIG, SettingsAlone, find_stage, parse, resolved_config
 
 pytestmark = pytest.mark.slow  # as a whole file: each builds the whole command line
 
@@ -221,8 +223,65 @@ def test_what_vllm_can_not_do(arguments, no_weights, monkeypatch):
         train.main([*arguments, "--model.engine=vllm_server", "--model.vllm_server.weights=folder"])
     with pytest.raises(ConfigError, match=r"trainer.devices = \[1\]: vLLM takes the first GPUs it sees"):
         train.main([*arguments, "--model.engine=vllm", "--trainer.devices=[1]"])
+    parallel = ["--model.engine=vllm", "--model.vllm.tensor_parallel_size=2"]
     with pytest.raises(ConfigError, match=r"= 2: in training so many ranks share an engine"):
-        train.main([*arguments, "--model.engine=vllm", "--model.vllm.tensor_parallel_size=2"])
+        train.main([*arguments, *parallel])
+    with pytest.raises(ConfigError, match=r"in training so many ranks share an engine, and there are 1; make"):
+        train.main([*arguments, *parallel, "--trainer.devices=auto"])
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with so many GPUs of so many GiB."""
+
+    def install(count, gib):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+        memory = SimpleNamespace(total_memory=int(gib * 2**30))
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: memory)
+        monkeypatch.setattr("taro.run.checks.vllm_is_installed", lambda: True)
+
+    return install
+
+
+def test_gpus_that_are_not_there(arguments, gpus):
+    """All of them are taken where the number is left open."""
+    gpus(4, 80)
+    config = parse([*arguments, "--trainer.devices=auto"], SettingsAlone).config
+    config.trainer.accelerator = "auto"
+    config.model.engine, config.model.vllm.tensor_parallel_size, config.data.prompts_per_step = "vllm", 8, 4
+    assert any("so many ranks share an engine, and there are 4; make" in problem for problem in list_problems(config))
+    config.model.vllm.tensor_parallel_size, config.data.prompts_per_step = 4, 6
+    (problem,) = list_problems(config)
+    assert problem.startswith("data.prompts_per_step = 6 can't be shared by 4 ranks")
+
+
+def test_more_memory_than_there_is(arguments, gpus):
+    """Is refused where that is asked for, with what takes it and what would take less."""
+    shape = "--model.name_or_path=assets/shapes/qwen2.5-vl-7b"
+    own = [argument for argument in arguments if not argument.startswith("--model.name_or_path")]
+    config = parse(["--config=configs/qwen25_7b.yaml", *own, shape], SettingsAlone).config
+    config.trainer.accelerator, config.trainer.devices, config.data.prompts_per_step = "auto", "auto", 8
+    for name, default in (("group_size", 8), ("pack_tokens", 16384)):
+        config.model[name] = default
+    gpus(8, 80)
+    assert list_problems(config) == []
+    config.strict_memory = True
+    assert list_problems(config) == []
+    gpus(8, 40)
+    (update,) = list_problems(config)
+    assert re.match(r"strict_memory: 61\.\d GiB are planned for the update, and each GPU has 40\.0; most of it is", update)
+    assert "gradients (28.4)" in update and "trainer.strategy = fsdp2_sync_each_pack, " in update
+    assert "model.loss.kl_coefficient = 0" in update
+    gpus(8, 36)
+    config.trainer.strategy, config.model.vllm.gpu_memory_utilization = "fsdp2_sync_each_pack", 0.9
+    update, rollouts = list_problems(config)
+    assert "fsdp2_sync_each_pack" not in update and "smaller groups" in update
+    assert rollouts.startswith("strict_memory: 46.9 GiB are planned for the rollouts")
+    assert "a lower model.vllm.gpu_memory_utilization" in rollouts
+    config.trainer.accelerator = "cpu"
+    config.model.engine, config.trainer.devices = "native", 1
+    assert list_problems(config) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ def without_gradio(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
 
 
+@pytest.mark.slow
 def test_a_page_needs_no_gradio(without_gradio, video_file, tmp_path, capsys):
     page = tmp_path / "page.html"
     main(["--video", str(video_file), "--query", "the red square", "--output", str(page), "--max_tokens=8", "--shuffle=false"])

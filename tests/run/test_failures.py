@@ -125,6 +125,7 @@ def test_training_goes_on_below_the_share(half_missing, fit, scripted, steps, tm
     assert len((folder / "failed.jsonl").read_text().splitlines()) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "enough"),
     [
@@ -150,6 +151,7 @@ def with_broken_videos(file, tmp_path):
     return tmp_path / file.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "seen", "steps"), [("train", 4, 2), ("validation", None, 0)])
 def test_nothing_is_exported_where_all_videos_are_broken(arguments, synthetic, scripted, tmp_path, split, seen, steps):
     """In a run that is too short for the usual number of samples; of a validation before the first step."""
@@ -163,6 +165,7 @@ def test_nothing_is_exported_where_all_videos_are_broken(arguments, synthetic, s
     assert len((folder / "failed.jsonl").read_text().splitlines()) == seen
 
 
+@pytest.mark.slow
 def test_the_end_counts_samples_that_failed(arguments, synthetic, scripted, tmp_path, capsys):
     """Each once, however often it was met."""
     files = {split: with_broken_videos(synthetic / f"{split}.jsonl", tmp_path) for split in ("train", "validation")}

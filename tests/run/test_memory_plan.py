@@ -3,11 +3,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForImageTextToText
 
-from taro.models.adapters import LoRASettings, add_adapters
-from taro.models.qwen_vl import QwenVL
-from taro.run.memory_plan import GIB, Shape, main
+from taro.run.memory import GIB
+from taro.run.memory_plan import main
 
 pytestmark = pytest.mark.slow  # as a whole file: each builds the whole command line, and a large model without weights
 
@@ -25,24 +23,7 @@ def plan(name, *arguments):
     return main([f"--config=configs/{name}.yaml", f"--shape=assets/shapes/{SHAPES[name]}", *arguments])
 
 
-def test_parameters_are_those_of_the_model(model_folder):
-    model = AutoModelForImageTextToText.from_pretrained(model_folder)
-    shape = Shape.of(model.config)
-    assert shape.decoder + shape.tower == sum(parameter.numel() for parameter in model.parameters())
-    assert shape.tower == sum(parameter.numel() for parameter in model.model.visual.parameters())
-
-
-def test_adapters_are_those_of_the_model(model_folder):
-    policy = QwenVL.from_pretrained(model_folder)
-    shape = Shape.of(policy.model.config)
-    add_adapters(policy.model, LoRASettings(rank=4))
-    trained = sum(parameter.numel() for parameter in policy.trained_weights().values())
-    assert shape.adapters(4) == trained
-
-
-@pytest.mark.parametrize(
-    ("name", "billions"), [("qwen25_3b", 3.75), ("qwen25_7b", 8.29), ("qwen3_8b", 8.77), ("qwen35_9b", 9.41)]
-)
+@pytest.mark.parametrize(("name", "billions"), [("qwen25_3b", 3.75), ("qwen25_7b", 8.29), ("qwen3_8b", 8.77)])
 def test_the_real_models(name, billions):
     """Sizes as they are published; float32 weights over 8 GPUs; it fits."""
     result = plan(name, "--gpus=8")
@@ -58,10 +39,15 @@ def test_what_settings_change():
     assert sixteen["update"]["gradients"] == eight["update"]["gradients"]
     each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
     assert each["update"]["gradients"] == pytest.approx(eight["update"]["gradients"] / 8)
-    short = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=8192", "model.sampling.max_tokens=128")
-    assert short["update"]["activations"] == pytest.approx(eight["update"]["activations"] / 2)
+    long = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=32768")
+    assert long["update"]["activations"] == pytest.approx(eight["update"]["activations"] * 2)
     alone = plan("qwen25_7b", "--gpus=1")
     assert sum(alone["update"].values()) > 80
+    awake = plan("qwen25_7b", "--gpus=8", "model.vllm.sleep=false")
+    assert awake["update"]["vLLM"] == awake["rollouts"]["vLLM"] == eight["rollouts"]["vLLM"] == 32
+    step = eight["optimizer step"]
+    assert step["AdamW's denominators"] == step["gradients"] == step["optimizer (AdamW, two moments)"] / 2
+    assert eight["update"]["vLLM"] == 2 and plan("qwen25_7b", "--gpus=8", "stage=sft")["update"]["reference"] == 0
     lora = plan("qwen25_3b_lora", "--gpus=1")
     assert lora["update"]["reference"] == 0 and sum(lora["update"].values()) < 24
 
@@ -71,7 +57,7 @@ def test_the_largest_pack_may_be_a_group(capsys):
     small = plan("qwen25_7b", "model.pack_tokens=16384")["update"]["activations"]
     assert "The largest pack has model.pack_tokens = 16384 tokens; the largest group has 15360 (" in capsys.readouterr().out
     large = plan("qwen25_7b", "model.group_size=16")["update"]["activations"]
-    assert large == pytest.approx(small * 23552 / 16384)
+    assert large == pytest.approx(small * 23552 / 16384, rel=0.05)
     assert "The largest pack is the largest group, 23552 tokens (" in capsys.readouterr().out
     assert plan("qwen25_7b", "model.group_size=16", "model.pack_tokens=23552")["update"]["activations"] == large
     assert plan("qwen25_7b", "model.pack_tokens=1")["update"]["activations"] == pytest.approx(small * 15360 / 16384)
@@ -83,7 +69,7 @@ def test_the_numbers_of_the_docs(capsys):
     main(command.split())
     assert capsys.readouterr().out == table
     rows = re.findall(r"^\| `(\w+)\.yaml` \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    assert len(rows) == 6
+    assert len(rows) == 5
     for name, gpus, total in rows:
         assert sum(plan(name, f"--gpus={gpus}")["update"].values()) == pytest.approx(float(total), abs=0.051), name
     each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")

@@ -153,14 +153,11 @@ def test_auto_goes_on_if_it_can(whole_run, learning, tmp_path, cut_short):
     assert list(tmp_path.glob("run.*")) == []
 
 
-@pytest.mark.parametrize(("stop", "last"), [(3, 3), (5, 4)])
-def test_the_log_goes_on_where_it_was(learning, scripted, tmp_path, cut_short, stop, last):
-    """Each step once, and each validation; steps after the last checkpoint are made again."""
+def test_the_log_goes_on_where_it_was(learning, scripted, tmp_path, cut_short):
+    """Each step once, and each validation; a step after the last checkpoint is made again."""
     arguments = [*learning, "--checkpoint.every_n_steps=1", "--checkpoint.keep_last=9"]
-    cut_short(arguments, stop)
-    for step, path in list_checkpoints(tmp_path / "run" / "checkpoints").items():
-        if step > last:
-            shutil.rmtree(path)
+    cut_short(arguments, 5)
+    shutil.rmtree(list_checkpoints(tmp_path / "run" / "checkpoints")[5])
     train.main([*arguments, "--ckpt_path=last"])
     logged = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [event.step for event in logged.Scalars("reward")] == [0, 1, 2, 3, 4, 5]

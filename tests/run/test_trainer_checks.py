@@ -10,6 +10,8 @@ from taro.run.checks import ConfigError
 from taro.run.cli import parse
 from taro.run.trainer_checks import REFUSED, REFUSED_CALLBACKS, trainer_problems
 
+pytestmark = pytest.mark.slow  # as a whole file: each builds the whole command line
+
 OTHERS = {"fast_dev_run": "true", "limit_train_batches": "1", "overfit_batches": "1", "default_root_dir": "/tmp"}
 OTHERS |= {"num_sanity_val_steps": "2", "check_val_every_n_epoch": "1", "accumulate_grad_batches": "4"}
 OTHERS |= {"gradient_clip_val": "1.0", "gradient_clip_algorithm": "norm", "reload_dataloaders_every_n_epochs": "1"}

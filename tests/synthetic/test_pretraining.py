@@ -22,6 +22,8 @@ from taro.synthetic.tiny import CAPTION_PROMPT
 from taro.synthetic.world import COLORS, draw_scene
 from taro.video.load import VideoSettings
 
+pytestmark = pytest.mark.slow  # as a whole file: videos are drawn
+
 CAPTIONS = [Caption(1.0, 4.5, "the red square grows"), Caption(6.0, 8.0, "the blue circle blinks")]
 
 

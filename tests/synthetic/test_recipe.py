@@ -71,6 +71,8 @@ def test_a_finished_base_is_no_start(start):
 @pytest.mark.slow
 def test_the_command_makes_a_start_bases_and_a_captioner(family, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "evaluate", lambda *_, queries: {"R1@0.5": 0.0})
+    # Two thirds of the time, for steps of PyTorch's whose direction does not matter here.
+    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", lambda gradient, *_: gradient)
     steps = [f"--{stage}_steps=2" for stage in ("tower", "text", "video", "noisy", "pretending")]
     small = [f"--family={family}", *steps, "--tower_batch=4", "--text_batch=2", "--video_batch=1"]
     start, first, second, captioner = (tmp_path / name for name in ("start", "first", "second", "captioner"))

@@ -37,6 +37,7 @@ def scene_of(*events, seed=5, fps=8.0, duration=4.0):
     return Scene(seed, 64, 64, fps, duration, tuple(events), (60, 60, 60), None, tuple(range(len(events))))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path):
     for folder in "ab":
         make_split(tmp_path / folder, "train", 2, seed=7, settings=WorldSettings(), workers=1)
@@ -47,6 +48,7 @@ def test_same_seed_same_bytes(tmp_path):
     assert len(set(contents)) == 3
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_what_memory_held_before(tmp_path, monkeypatch):
     """Pictures of 56 x 56 pixels are no whole number of macroblocks, which x264 must not fill with what it finds."""
     scene, seen, rng, render = draw_scene(2), set(), np.random.default_rng(0), Scene.render
@@ -65,6 +67,7 @@ def test_bytes_do_not_depend_on_what_memory_held_before(tmp_path, monkeypatch):
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_other_seeds_and_splits_give_other_videos(tmp_path):
     seen = []
     for split, seed in (("train", 0), ("validation", 0), ("test", 0), ("train", 1)):
@@ -227,6 +230,7 @@ def test_captions_may_be_loose_and_spans_are_exact():
         assert by_video.setdefault(sample.video, sample.captions) == sample.captions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "expected"), [([], "looser"), (["--captions=exact"], "exact")])
 def test_the_command_chooses_the_captioner(tmp_path, flags, expected):
     main([f"--output={tmp_path}", "--videos=3", "--validation_videos=0", "--test_videos=0", "--workers=1", *flags])
@@ -238,6 +242,7 @@ def test_the_command_chooses_the_captioner(tmp_path, flags, expected):
     assert exact == (expected == "exact")
 
 
+@pytest.mark.slow
 def test_the_command_writes_files_that_load(tmp_path, capsys):
     arguments = ["--videos=2", "--validation_videos=1", "--test_videos=0", "--seed=3", "--workers=1"]
     main([f"--output={tmp_path}", *arguments])

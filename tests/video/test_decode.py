@@ -14,6 +14,8 @@ from taro.video.decode import decode_decord, decode_pyav
 from taro.video.file import VideoError, VideoFile
 from taro.video.index import read_index
 
+pytestmark = pytest.mark.slow  # as a whole file: videos are made and read
+
 COUNT = 90
 # Container, codec, its options, milliseconds between pictures (0: uneven).
 STREAMS = {

@@ -137,6 +137,7 @@ def make(tiny_builder, synthetic, tmp_path):
     return lambda: GroundingDataset(samples, tiny_builder, settings, DiskCacheSettings(str(tmp_path / "cache")))
 
 
+@pytest.mark.slow
 def test_a_video_is_decoded_once_for_all_epochs_and_runs(make, decoded):
     plain = make()
     plain.frame_cache = None
@@ -168,12 +169,14 @@ def test_torn_frames_are_counted_and_decoded_again(make, decoded, tmp_path):
 # ---- Settings ----
 
 
+@pytest.mark.slow
 def test_settings_reach_the_datamodule(arguments, tmp_path):
     assert parse(arguments).datamodule.frame_cache is None
     flags = [f"--data.frame_cache.folder={tmp_path}/a/b", "--data.frame_cache.max_gigabytes=2.5"]
     assert parse([*arguments, *flags]).datamodule.frame_cache == DiskCacheSettings(f"{tmp_path}/a/b", 2.5)
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_work_are_named(arguments, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     folder = f"--data.frame_cache.folder={tmp_path}/file/cache"

@@ -29,6 +29,7 @@ def test_a_file_without_pictures_is_no_video(tmp_path):
         read_duration(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers must inherit the changed function")
 def test_a_video_that_kills_its_reader_costs_itself_only(monkeypatch, video_file, tmp_path):
     read = header.read_duration

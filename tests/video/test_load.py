@@ -90,6 +90,7 @@ def two_seconds(tmp_path_factory):
 # Frames and times ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_constant_rate(two_seconds, backend):
     video = load(two_seconds, backend=backend)
@@ -103,6 +104,7 @@ def test_constant_rate(two_seconds, backend):
     assert numbers(fewer) == [0, 16, 33, 49] and fewer.fps == 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mkv", "avi", "webm"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_other_containers(tmp_path, suffix, backend):
@@ -133,6 +135,7 @@ def test_variable_rate_takes_the_pictures_nearest_to_even_times(tmp_path, backen
     assert video.fps == pytest.approx(6 / video.duration)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_late_first_picture_starts_the_clock(tmp_path, backend):
     video = load(write_video(tmp_path / "v.mp4", steady(50, start=1500)), backend=backend)
@@ -142,6 +145,7 @@ def test_late_first_picture_starts_the_clock(tmp_path, backend):
     assert numbers(clip)[0] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("start", "end"), [(0.4, 1.2), (0.41, 1.19), (0.0, 2.0), (1.0, 9.0)])
 def test_clip_has_its_own_clock(two_seconds, backend, start, end):
@@ -162,6 +166,7 @@ def test_few_pictures(tmp_path, backend, count, expected):
     assert video.fps == pytest.approx(len(expected) / (count / 25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rotated_pictures_come_upright(tmp_path, backend):
     plain = load(write_video(tmp_path / "plain.mp4", steady(10), size=(112, 84)))

@@ -1,12 +1,12 @@
 """Loading videos for hours must not need more and more memory."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from prepared_python import python
 
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
@@ -88,7 +88,7 @@ def test_memory_does_not_grow(tmp_path):
     data = bytearray(paths[4].read_bytes())
     data[len(data) // 3 : len(data) * 2 // 3] = b"\xff" * (len(data) * 2 // 3 - len(data) // 3)
     paths[4].write_bytes(data)
-    command = [sys.executable, "-c", SAMPLES, "1000", *map(str, paths)]
+    command = [python(), "-c", SAMPLES, "1000", *map(str, paths)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert output.returncode == 0, output.stderr
     failed, processes, growth = output.stdout.split()

@@ -47,6 +47,7 @@ def test_same_seed_same_permutation_and_other_seeds_differ():
     assert draw[0] == draw[1] != draw[2]
 
 
+@pytest.mark.slow
 def test_all_orders_but_the_identity_are_drawn_equally():
     generator, counts = seeded(0), {}
     for _ in range(3000):

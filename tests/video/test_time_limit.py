@@ -20,6 +20,8 @@ from taro.video.geometry import PatchGeometry
 from taro.video.index import read_index
 from taro.video.load import VideoError, VideoSettings
 
+pytestmark = pytest.mark.slow  # as a whole file: what hangs is waited for
+
 
 def write_second(path):
     return write_video(path, steady(25))

@@ -15,6 +15,12 @@ def test_bars_have_heights_in_proportion_and_a_table(markup):
     assert markup not in chart
 
 
+def test_bars_below_zero():
+    chart = bar_chart("t", ["a", "b"], [Series("x", [-0.1, 0.2])])
+    (y1, h1), (y2, h2) = re.findall(r'<rect class="run0" x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', chart)
+    assert 2 * float(h1) == pytest.approx(float(h2), abs=0.3) and float(y1) == pytest.approx(float(y2) + float(h2), abs=0.2)
+
+
 def test_nothing_but_zeros_is_a_chart():
     assert "<rect" in bar_chart("t", ["a"], [Series("x", [0.0])])
 

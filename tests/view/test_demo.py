@@ -23,6 +23,8 @@ from taro.view.demo import (
 )
 from taro.view.timeline import TokenGap, ViewError
 
+pytestmark = pytest.mark.slow  # as a whole file: a model answers
+
 
 @pytest.fixture
 def alone(video_file, scenes, tmp_path):

@@ -38,7 +38,7 @@ def test_before_the_metrics_are_written(write_evaluation):
         (lambda folder: insert(folder, b'{"id": "s1", "que\n'), EvaluationError, r"line 2 is not JSON .*; delete the line"),
         (lambda folder: insert(folder, b"\xff\xfe\n"), EvaluationError, "line 2 is not JSON"),
         (lambda folder: insert(folder, b'["x"]\n'), EvaluationError, "line 2 is no row with an id"),
-        (lambda folder: insert(folder, b'{"id": "s5"}\n{"id": "odd"}\n'), EvaluationError, "has 31 of 30 predictions"),
+        (lambda folder: insert(folder, b'{"id": "s5"}\n{"id": "odd"}\n'), EvaluationError, "has 31 predictions of 30 samples"),
         (lambda folder: append(folder, {"id": "s5", "iou": 7}), RowError, "iou: got 7"),
         (lambda folder: (folder / "metrics.json").write_text("{"), ViewError, "metrics.json: can't be read"),
         (lambda folder: (folder / "metrics.json").write_text("[]"), ViewError, "metrics.json: holds no metrics"),

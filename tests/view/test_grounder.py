@@ -29,6 +29,7 @@ def answer(grounder, video_file, scenes):
     return grounder.ask(str(video_file), scenes[0].events[0].text)
 
 
+@pytest.mark.slow
 def test_an_answer_has_its_tokens_and_its_frames(answer, grounder, scenes):
     assert taro.Grounder is Grounder and isinstance(answer, taro.Answer)
     assert "".join(token.text for token in answer.tokens) == answer.text and answer.finished and answer.seconds > 0
@@ -39,6 +40,7 @@ def test_an_answer_has_its_tokens_and_its_frames(answer, grounder, scenes):
     assert len(answer.frame_times) == len(answer.prompt.video.frames) and answer.frame_times[0] == 0.0
 
 
+@pytest.mark.slow
 def test_it_answers_as_an_evaluation_does(answer, grounder, synthetic):
     file = f"{synthetic}/test.jsonl"
     (sample,) = evaluate(EvaluationSettings(str(TINY), annotations=file, max_tokens=160, limit=1, workers=0)).predictions

@@ -138,7 +138,7 @@ def find_problems(settings: CaptionSettings) -> Iterator[str]:
             if getattr(settings, name) is not None:
                 yield f"--{name}: is of use with --model alone; leave it out"
     elif settings.api_base is None:
-        yield from engine_problems(settings.engine, settings.device)
+        yield from engine_problems(settings.engine, settings.device, settings.vllm)
     if settings.overlap >= settings.window:
         yield f"--overlap {settings.overlap}: must be less than --window {settings.window}"
     if PLACEHOLDER not in settings.prompt:

@@ -23,6 +23,8 @@ from taro.prepare.caption.settings import CaptionError
 from taro.video.geometry import PatchGeometry
 from taro.video.load import load_video
 
+pytestmark = pytest.mark.slow  # as a whole file: real runs
+
 ROOT = Path(__file__).parents[3]
 KEY = "sk-a-key-that-nobody-may-see"
 

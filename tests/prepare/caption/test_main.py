@@ -13,6 +13,8 @@ from taro.prepare.caption.__main__ import main
 from taro.prepare.caption.settings import CaptionError
 from taro.prepare.caption.videos import cut_windows
 
+pytestmark = pytest.mark.slow  # as a whole file: a model answers
+
 
 @pytest.fixture
 def caption(synthetic, tiny_folder, tmp_path):

@@ -175,6 +175,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_text_breaks_a_reward(complete):
     """Each has finite rewards, in time."""
     rng, started = random.Random(0), time.process_time()
