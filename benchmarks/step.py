@@ -23,6 +23,7 @@ from workload import SHAPES, Phases, build_policy, build_prompt, random_completi
 from taro.data.examples import TrainingExample
 from taro.data.samples import Sample
 from taro.models.attention import SHARED_PREFIX
+from taro.models.families import FAMILIES
 from taro.models.log_probs import compute_log_probs
 from taro.models.packing import pack_group
 from taro.models.prompt import Prompt
@@ -239,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--completion", type=int, default=96, help="tokens of each completion (C)")
     arguments.add_argument("--frames", type=int, default=64, help="of the video, at 2 a second")
     arguments.add_argument("--size", choices=SHAPES, default="tiny")
-    arguments.add_argument("--family", choices=("qwen2_5_vl", "qwen3_vl"), default="qwen2_5_vl")
+    arguments.add_argument("--family", choices=FAMILIES, default="qwen2_5_vl")
     arguments.add_argument("--rows", type=int, default=None, help="sequences in one pass of the plain way; all by default")
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

@@ -12,13 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
+from transformers import PreTrainedConfig
 
 from taro.models.attention import SHARED_PREFIX
 from taro.models.families import FAMILIES
@@ -27,6 +21,7 @@ from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
 from taro.models.tower_attention import attend_to_segments
 from taro.rl.usage import read_clock
+from taro.synthetic.architecture import CLASSES, with_memory
 from taro.video.geometry import PatchGeometry
 from taro.video.load import Video
 
@@ -87,19 +82,23 @@ def build_config(shape: ModelShape, family: str) -> PreTrainedConfig:
     if family == "qwen2_5_vl":
         vision |= {"fullatt_block_indexes": [shape.tower_depth - 1], "tokens_per_second": 2, "patch_size": 14}
         text["rope_parameters"] = rope
-        return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=shape.tied, **special)
-    vision |= {"deepstack_visual_indexes": [0], "patch_size": 16, "num_position_embeddings": 2304}
-    text |= {"head_dim": head, "rope_parameters": rope | {"mrope_interleaved": True}}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=shape.tied, **special)
+    else:
+        vision |= {"patch_size": 16, "num_position_embeddings": 2304}
+        text |= {"head_dim": head, "rope_parameters": rope | {"mrope_interleaved": True}}
+    if family == "qwen3_vl":
+        vision["deepstack_visual_indexes"] = [0]
+    if family == "qwen3_5":
+        text |= {"linear_num_key_heads": shape.heads // 2, "linear_num_value_heads": shape.heads}
+        text |= {"linear_key_head_dim": head, "linear_value_head_dim": head}
+    return CLASSES[family][0](text_config=text, vision_config=vision, tie_word_embeddings=shape.tied, **special)
 
 
 def build_policy(size: str, family: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> QwenVL:
     """Random weights; the tower is frozen."""
     config = build_config(SHAPES[size], family)
-    classes = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration, "qwen3_vl": Qwen3VLForConditionalGeneration}
     torch.manual_seed(0)
     with torch.device(device):
-        model = classes[family]._from_config(config, dtype=dtype)
+        model = with_memory(CLASSES[family][1]._from_config(config, dtype=dtype))
     model.set_attn_implementation({"text_config": SHARED_PREFIX, "vision_config": "sdpa"})
     attend_to_segments(model.model.visual)
     vision, kind = config.vision_config, FAMILIES[family]

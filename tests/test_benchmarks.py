@@ -23,7 +23,11 @@ def run(script, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("options", [[], ["--family=qwen3_vl", "--gradient_checkpointing"], ["--without_sensitivity"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--family=qwen3_vl", "--gradient_checkpointing"], ["--family=qwen3_5"], ["--without_sensitivity"]],
+    ids=str,
+)
 def test_step_counts_the_tokens_of_both_ways(tmp_path, options):
     output = run("step.py", *SMALL, *options, f"--json={tmp_path / 'step.json'}")
     result = json.loads((tmp_path / "step.json").read_text())

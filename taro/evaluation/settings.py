@@ -26,7 +26,7 @@ class EvaluationSettings:
     Args:
         dataset: a name in configs/datasets.yaml (Charades, ActivityNet, QVHighlights, TVGBench, Synthetic, ...), or in
             `datasets`; not needed with `annotations`.
-        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
+        model: folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model.
         engine: what generates: `native`, or `vllm`.
         datasets: registry of benchmarks to use in place of configs/datasets.yaml, in the same form.
         annotations: samples file: one's own, or that of `dataset` where it is not in its usual place.

@@ -20,12 +20,16 @@ class LoRASettings:
     Args:
         rank: of the updates.
         alpha: they count alpha / rank times.
-        targets: layers that get one.
+        targets: layers that get one, where the model has them.
     """
 
     rank: PositiveInt = 64
     alpha: PositiveInt = 128
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("in_proj_qkv", "in_proj_z", "out_proj"),  # of recurrent layers
+        *("gate_proj", "up_proj", "down_proj"),
+    )
 
 
 def peft_is_installed() -> bool:

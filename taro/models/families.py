@@ -1,5 +1,5 @@
-"""What differs between Qwen2.5-VL and Qwen3-VL, in one place: how a video is written into the prompt, where its tokens sit
-in time, what its tower gives, and how the decoder is called."""
+"""What differs between Qwen2.5-VL, Qwen3-VL and Qwen3.5, in one place: how a video is written into the prompt, where its tokens
+sit in time, what its tower gives, and how the decoder is called."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VIDEO_TOKEN = "<|video_pad|>"
 # Never sampled and never scored: the policy can't write a video.
 PLACEHOLDERS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 
-WANTED = "Give a folder or a hub name of a Qwen2.5-VL or Qwen3-VL model."
+WANTED = "Give a folder or a hub name of a Qwen2.5-VL, Qwen3-VL or dense Qwen3.5 model."
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SECONDS_FOR_HUB = 10.0
 
@@ -54,6 +54,7 @@ class Qwen25VL:
 
     model_type = "qwen2_5_vl"
     labels_times = False  # in the prompt's text
+    recurrent = False  # has decoder layers that keep a state in place of keys and values
     image_mean = CLIP_MEAN
     image_std = CLIP_STD
 
@@ -84,6 +85,7 @@ class Qwen3VL:
 
     model_type = "qwen3_vl"
     labels_times = True
+    recurrent = False
     image_mean = (0.5, 0.5, 0.5)
     image_std = (0.5, 0.5, 0.5)
 
@@ -116,8 +118,22 @@ class Qwen3VL:
         )
 
 
-FAMILIES = {family.model_type: family for family in (Qwen25VL(), Qwen3VL())}
-Family = Qwen25VL | Qwen3VL
+class Qwen35(Qwen3VL):
+    """As Qwen3-VL, without deepstack; of four decoder layers one attends, and three are recurrent."""
+
+    model_type = "qwen3_5"
+    recurrent = True
+
+    def decode(
+        self, decoder: PreTrainedModel, *, mask: Mask, deepstack: Sequence[Tensor], video_mask: Tensor | None, **inputs: Any
+    ) -> Any:
+        if mask is not None and len(mask.shape) == 4:  # of a pack
+            mask = {"full_attention": mask, "linear_attention": None}
+        return decoder(attention_mask=mask, **inputs)
+
+
+FAMILIES = {family.model_type: family for family in (Qwen25VL(), Qwen3VL(), Qwen35())}
+Family = Qwen25VL | Qwen3VL | Qwen35
 
 
 def _require_there(name_or_path: str) -> None:
@@ -142,7 +158,7 @@ def _require_there(name_or_path: str) -> None:
 
 
 def load_config(name_or_path: str) -> tuple[PreTrainedConfig, Family]:
-    """The config of a Qwen2.5-VL or Qwen3-VL folder (or hub name) and its family.
+    """The config of a folder (or hub name) of one of the families, and its family.
 
     Raises:
         ModelError: no such folder or model, or one of another kind.
@@ -155,7 +171,8 @@ def load_config(name_or_path: str) -> tuple[PreTrainedConfig, Family]:
         raise ModelError(f"{name_or_path!r} has no readable config.json ({reason}). {WANTED}") from error
     family = FAMILIES.get(config.model_type)
     if family is None:
-        raise ModelError(f"{name_or_path!r} is a {config.model_type!r} model, allowed: {', '.join(FAMILIES)}")
+        allowed = f"{', '.join(FAMILIES)}: dense models with a vision tower"
+        raise ModelError(f"{name_or_path!r} is a {config.model_type!r} model, allowed: {allowed}")
     return config, family
 
 

@@ -122,7 +122,8 @@ class Pack:
         """What the decoder needs to keep groups and completions apart, by the name of its attention."""
         if attention == SHARED_PREFIX:
             return {"packed_groups": self.groups}
-        return {"attention_mask": self.block_mask() if attention == FLEX else self.attention_mask()[None, None]}
+        mask = self.block_mask() if attention == FLEX else self.attention_mask()[None, None]
+        return {"packed_groups": self.groups, "attention_mask": mask}
 
     def attention_mask(self) -> Tensor:
         """(N, N) bool, True where the query (row) may see the key (column)."""

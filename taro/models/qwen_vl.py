@@ -28,6 +28,7 @@ from taro.models.families import (
     torch_dtype,
 )
 from taro.models.packing import PackedGroup
+from taro.models.recurrence import share_prompts
 from taro.models.tower_attention import attend_to_segments
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
 from taro.video.geometry import PatchGeometry, frames_to_patches
@@ -51,11 +52,11 @@ class VisionFeatures:
 
 
 class QwenVL(nn.Module):
-    """A Qwen2.5-VL or Qwen3-VL model.
+    """A model of one of the families.
 
     Args:
         model: the transformers model; saved and synced under its own names.
-        family: what differs between the two.
+        family: what differs between them.
         geometry: how its frames are cut.
         suppressed_ids: tokens that get probability zero in sampling and scoring.
     """
@@ -63,6 +64,7 @@ class QwenVL(nn.Module):
     def __init__(self, model: PreTrainedModel, family: Family, geometry: PatchGeometry, suppressed_ids: list[int]) -> None:
         super().__init__()
         leave_out_cudnn()
+        share_prompts(model.model.language_model)
         self.model, self.family, self.geometry = model, family, geometry
         self.register_buffer("suppressed_ids", torch.tensor(suppressed_ids, dtype=torch.long), persistent=False)
 
@@ -77,7 +79,7 @@ class QwenVL(nn.Module):
             weights: False: parameters are on the meta device, where they take no memory.
 
         Raises:
-            ModelError: it is not a Qwen2.5-VL or Qwen3-VL model, or its tokenizer or its weights are not there.
+            ModelError: it is no model of a family, or its tokenizer or its weights are not there.
         """
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(load_tokenizer(name_or_path))
@@ -173,7 +175,7 @@ class QwenVL(nn.Module):
             attention_mask: None (causal), (B, K) bool over padding, (1, 1, L, K) bool, or a BlockMask with `flex` attention.
             features: of the videos, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
             cache: keys and values so far; grows by L.
-            packed_groups: of a pack, in place of its mask, with `shared_prefix` attention.
+            packed_groups: of a pack; in place of its mask with `shared_prefix` attention, beside it with another.
         """
         embeds = self.decoder.embed_tokens(input_ids)  # (B, L, D)
         if features is not None:

@@ -54,7 +54,7 @@ class DifficultySettings:
     """Score samples with a model: how well its answers agree with the truth.
 
     Args:
-        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
+        model: folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model.
         input: samples, JSON lines.
         output: the same samples with `difficulty` and `ious`. Beside F.jsonl comes F.difficulty/ with what is done so far.
         samples: answers to each sample.

@@ -44,7 +44,7 @@ class GRPOModule(PolicyModule):
     """Policy, frozen reference, GRPO loss and optimizer.
 
     Args:
-        name_or_path: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
+        name_or_path: folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model.
         group_size: completions per prompt (G).
         sampling: of training rollouts.
         evaluation_max_tokens: of the greedy completions of validation and test.

@@ -1,4 +1,4 @@
-"""Rollouts by the policy itself: each prompt is prefilled once, its keys and values are shared out to its group, constructed
+"""Rollouts by the policy itself: each prompt is prefilled once, its cache is shared out to its group, constructed
 prefixes are read some columns at a time, and all rows of all groups are decoded together.
 
 R rows (completions of all prompts), P prompt tokens (of the longest), L tokens of the longest prefix, V vocabulary, D hidden.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from taro.models.packing import plan_packs
 from taro.models.qwen_vl import QwenVL
@@ -155,7 +156,7 @@ class NativeEngine:
         """Run each prompt once: its rows are left-padded to the longest, and there is room for so many tokens after them."""
         caches, last = [], []
         for request in prompts:
-            prompt, cache = request.prompt.to(self.policy.device), DynamicCache()
+            prompt, cache = request.prompt.to(self.policy.device), DynamicCache(config=self.policy.decoder.config)
             features = request.features or self.policy.encode_video(prompt.video.frames)
             hidden = self.policy.hidden_states(
                 prompt.input_ids[None],
@@ -169,8 +170,12 @@ class NativeEngine:
         repeats = torch.tensor([len(request.seeds) for request in prompts], device=self.policy.device)
         lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
         longest = int(lengths.max())
-        shared = Cache(layers=[_PreallocatedLayer(room) for _ in caches[0].layers])
+        shared = Cache(layers=[])
         for number, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+            if isinstance(layers[0], LinearAttentionLayer):
+                shared.layers.append(_RecurrentLayer(layers, repeats))
+                continue
+            shared.layers.append(_PreallocatedLayer(room))
             keys = torch.cat([_left_pad(layer.keys, longest) for layer in layers])
             values = torch.cat([_left_pad(layer.values, longest) for layer in layers])
             shared.update(keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0), number)
@@ -186,10 +191,13 @@ class NativeEngine:
         place = torch.arange(longest, device=mask.device) - (longest - lengths)[:, None]  # (R, L), below 0 in the padding
         mask = torch.cat([mask, place >= 0], dim=1)  # (R, P + L)
         after = positions[:, None] + place.clamp(min=0)  # (R, L)
-        columns = max(1, PREFIX_TOKENS // len(rows))
-        for some, where in zip(ids.split(columns, dim=1), after.split(columns, dim=1), strict=True):
-            so_far = mask[:, : cache.get_seq_length() + some.shape[1]]
-            last = self.policy.hidden_states(some, where.expand(3, -1, -1), attention_mask=so_far, cache=cache)[:, -1]
+        bounds = {longest, *range(0, longest, max(1, PREFIX_TOKENS // len(rows)))}
+        if self.policy.family.recurrent:
+            bounds |= {longest - len(row.tokens) for row in rows}  # in each pass a row has tokens alone, or padding alone
+        for start, end in itertools.pairwise(sorted(bounds)):
+            some, where, so_far = ids[:, start:end], after[:, start:end], mask[:, : mask.shape[1] - longest + end]
+            with _held(cache, place[:, start] < 0):
+                last = self.policy.hidden_states(some, where.expand(3, -1, -1), attention_mask=so_far, cache=cache)[:, -1]
         return cache, mask, positions + lengths, torch.where(lengths[:, None] > 0, last, hidden)
 
     def _choose(self, rows: list[_Row], logits: Tensor, sampling: SamplingSettings) -> Tensor:
@@ -263,3 +271,27 @@ class _PreallocatedLayer(DynamicLayer):
         length = self.get_seq_length()
         self.buffers = [buffer.index_select(0, indices) for buffer in self.buffers]
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+
+class _RecurrentLayer(LinearAttentionLayer):
+    """One recurrent decoder layer's states, those after each prompt for each of its completions: the inputs that its
+    convolution sees, (R, channels, K), and what it remembers, (R, heads, key size, value size)."""
+
+    def __init__(self, prompts: Sequence[LinearAttentionLayer], repeats: Tensor) -> None:
+        super().__init__()
+        self.update_conv_state(torch.cat([layer.conv_states[0] for layer in prompts]).repeat_interleave(repeats, 0))
+        self.update_recurrent_state(torch.cat([layer.recurrent_states[0] for layer in prompts]).repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.reorder_cache(indices)
+
+
+@contextmanager
+def _held(cache: Cache, rows: Tensor) -> Iterator[None]:
+    """Inside, recurrent states of these rows, (R,) bool, stay what they are: what the rows read is padding."""
+    layers = [layer for layer in cache.layers if isinstance(layer, _RecurrentLayer)]
+    states = [state for layer in layers for state in (layer.conv_states[0], layer.recurrent_states[0])]
+    before = [state[rows] for state in states]
+    yield
+    for state, old in zip(states, before, strict=True):
+        state[rows] = old

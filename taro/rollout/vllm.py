@@ -110,6 +110,7 @@ class VLLMEngine:
                 enable_sleep_mode=settings.sleep and not cpu,
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
                 enable_chunked_prefill=not cpu,  # a CPU's generators can't be rewound after a part of a prompt
+                enable_prefix_caching=False if cpu and self.model.family.recurrent else None,  # of states it needs chunks
                 skip_mm_profiling=cpu,
                 disable_log_stats=True,
                 **READING,

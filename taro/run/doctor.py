@@ -146,7 +146,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
 def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     """Print the findings and return them."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or hub name of a Qwen2.5-VL or Qwen3-VL model")
+    parser.add_argument("--model", required=True, help="folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model")
     parser.add_argument("--video", help="a file; unless given, a small one is made")
     parser.add_argument("--query", default="a dog runs", help="what is asked about it")
     parser.add_argument("--engine", choices=["native", "vllm"], help="native leaves vLLM out, vllm insists on it")

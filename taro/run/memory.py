@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import torch
 from jsonargparse import Namespace
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
+from taro.models.adapters import LoRASettings
 from taro.models.packing import largest_group
 
 GIB = 2**30
@@ -32,42 +34,64 @@ class Shape:
     """Numbers of parameters."""
 
     tower: int
-    layer: int  # of one decoder layer
-    layers: int
+    layers: tuple[int, ...]  # of each decoder layer
+    sides: tuple[int, ...]  # of each decoder layer, rows and columns of the matrices that get an adapter
     head: int  # embeddings, norm and LM head, tied ones once
     tied: bool
     text: PreTrainedConfig  # of the decoder
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
-        one_layer = deepcopy(config)  # all are alike, and 36 take a second
-        one_layer.text_config.num_hidden_layers = 1
+        kinds = _kinds(config.text_config)
+        few = deepcopy(config)  # those of a kind are alike, and 36 take a second
+        few.text_config.num_hidden_layers = 1 + max(kinds.index(kind) for kind in kinds)
         with torch.device("meta"):  # and without values
-            model = AutoModelForImageTextToText.from_config(one_layer)
-        tower, layer = _count(model.model.visual), _count(model.model.language_model.layers[0])
-        text, tied = config.text_config, model.lm_head.weight is model.model.language_model.embed_tokens.weight
-        return cls(tower, layer, text.num_hidden_layers, _count(model) - tower - layer, tied, text)
+            model = AutoModelForImageTextToText.from_config(few)
+        decoder, tower = model.model.language_model, _count(model.model.visual)
+        layers, sides = (tuple(of(decoder.layers[kinds.index(kind)]) for kind in kinds) for of in (_count, _sides))
+        head = _count(model) - tower - _count(decoder.layers)
+        return cls(tower, layers, sides, head, model.lm_head.weight is decoder.embed_tokens.weight, config.text_config)
+
+    @property
+    def layer(self) -> int:
+        """Of the largest decoder layer."""
+        return max(self.layers)
 
     @property
     def decoder(self) -> int:
         """With embeddings and head."""
-        return self.layer * self.layers + self.head
+        return sum(self.layers) + self.head
 
     def adapters(self, rank: int) -> int:
-        """Of LoRA adapters on all linear layers of the decoder."""
-        d, i, (queries, keys) = self.text.hidden_size, self.text.intermediate_size, _widths(self.text)
-        sides = [(d, queries), (d, keys), (d, keys), (queries, d), (d, i), (d, i), (i, d)]
-        return self.layers * rank * sum(a + b for a, b in sides)
+        """Of LoRA adapters on all matrices of the decoder's layers that get one."""
+        return rank * sum(self.sides)
 
 
-def _count(module: PreTrainedModel) -> int:
+def _kinds(text: PreTrainedConfig) -> list[str]:
+    """Of each decoder layer."""
+    return (getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)[: text.num_hidden_layers]
+
+
+def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _sides(layer: nn.Module) -> int:
+    targets = LoRASettings().targets
+    adapted = [module for name, module in layer.named_modules() if name.rpartition(".")[2] in targets]
+    return sum(module.in_features + module.out_features for module in adapted)
 
 
 def _widths(text: PreTrainedConfig) -> tuple[int, int]:
     """A and K."""
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return head * text.num_attention_heads, head * text.num_key_value_heads
+
+
+def _rule_width(text: PreTrainedConfig) -> int:
+    """Of queries, keys and values of all heads of a recurrent layer, where the model has such."""
+    sizes = 2 * getattr(text, "linear_key_head_dim", 0) + getattr(text, "linear_value_head_dim", 0)
+    return getattr(text, "linear_num_value_heads", 0) * sizes
 
 
 def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
@@ -175,9 +199,11 @@ def activation_bytes(
     d, i, (queries, keys) = text.hidden_size, text.intermediate_size, _widths(text)
     kept = (5 * i + 16 * d + 2.5 * queries) if adapters else (4 * i + 9 * d + 3.5 * queries)
     kept += 2 * keys * repeated + (3 * (queries + keys) if text.model_type.startswith("qwen3") else 0)  # norms of heads
-    kept, extra = tokens * kept * size, tokens * 2 * i * size
+    recurrent = (4 * i + 9 * d) * size + 34 * _rule_width(text)  # transformers' reference of the rule, in float32
+    insides = [tokens * (recurrent if kind == "linear_attention" else kept * size) for kind in _kinds(text)]
+    extra = tokens * 2 * i * size
     logits = HEAD_CHUNK * text.vocab_size * 4 * 3.25  # float32, three times, and which of them are -inf
     head = max(logits, 0 if adapters else 3 * text.vocab_size * d * size)  # a chunk's gradient, and the sum before and after
     if checkpointing:
-        return text.num_hidden_layers * tokens * d * (residual or size) + max(kept + extra, head)
-    return text.num_hidden_layers * kept + max(extra, head)
+        return text.num_hidden_layers * tokens * d * (residual or size) + max(max(insides) + extra, head)
+    return sum(insides) + max(extra, head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
@@ -23,7 +26,12 @@ from taro.prompts import full_path
 from taro.synthetic.world import ACTIONS, COLORS, SHAPES
 from taro.video.load import VideoSettings
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+CLASSES = {
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+    "qwen3_5": (Qwen3_5Config, Qwen3_5ForConditionalGeneration),
+}
+FAMILIES = tuple(CLASSES)
 TINY_PROMPT = "When does this happen: {query}?"
 TINY_VIDEO = VideoSettings(fps=2.0, max_frames=64, max_tokens=112, min_tokens_per_frame=4, resize="torch")
 
@@ -108,15 +116,30 @@ def build_config(family: str, tokenizer: Qwen2Tokenizer, layers: int = 4) -> Pre
         vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
         text |= {"head_dim": 32, "rope_parameters": rope | {"mrope_interleaved": True}}
         return Qwen3VLConfig(text_config=text, vision_config=vision, **special)
+    if family == "qwen3_5":
+        vision |= {"patch_size": 16, "num_position_embeddings": 64}
+        text |= {"head_dim": 32, "rope_parameters": rope | {"mrope_interleaved": True, "partial_rotary_factor": 1.0}}
+        text |= {"linear_num_key_heads": 1, "linear_num_value_heads": 2, "full_attention_interval": min(layers, 4)}
+        text |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64}  # vLLM's CPU kernels know 64 and 128
+        return Qwen3_5Config(text_config=text, vision_config=vision, **special)
     raise ValueError(f"family = {family!r}, allowed: {', '.join(FAMILIES)}")
 
 
 def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model with random weights, the same for the same seed; torch's global random state is left as it was."""
-    classes = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration, "qwen3_vl": Qwen3VLForConditionalGeneration}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return classes[config.model_type](config)
+        return with_memory(CLASSES[config.model_type][1](config))
+
+
+def with_memory(model: PreTrainedModel) -> PreTrainedModel:
+    """Recurrent layers, where a model has them, with steps as Gated DeltaNet begins with them (arXiv 2412.06464); transformers'
+    are so large that such a layer forgets nearly all with each token."""
+    for module in model.modules():
+        if hasattr(module, "dt_bias"):
+            step = torch.empty_like(module.dt_bias).uniform_(math.log(0.001), math.log(0.1)).exp()
+            module.dt_bias.data = step.expm1().log()  # the step is the softplus of it
+    return model
 
 
 def save_random(folder: str | Path, family: str, seed: int = 0, layers: int = 4) -> Path:

@@ -41,7 +41,7 @@ class DemoSettings:
     """Ask a model when something happens in a video.
 
     Args:
-        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model; the tiny one of assets/ unless given.
+        model: folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model; the tiny one of assets/ unless given.
         engine: what generates: `native`, or `vllm`, whose text is not shown before it is whole.
         video: asked about without a server, together with `query` and `output`.
         query: what is to be found in it.

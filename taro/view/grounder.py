@@ -39,7 +39,7 @@ class GrounderSettings:
     """Which model is asked, and how it answers: as `eval.py` has it.
 
     Args:
-        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
+        model: folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model.
         engine: what generates: `native`, or `vllm`.
         max_tokens: of an answer with its reasoning.
         repetition_penalty: as in `eval.py`.
@@ -63,7 +63,7 @@ class Grounder:
     """Answers when events happen in videos: greedily, with the prompt and the frames of evaluation.
 
     Args:
-        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model.
+        model: folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model.
         settings: others of `GrounderSettings`, as `engine="vllm"`; checked as a command's.
 
     Raises:

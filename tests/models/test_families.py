@@ -29,7 +29,7 @@ def hub(monkeypatch):
 def test_a_path_to_nothing_is_no_hub_name(hub, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # in a checkout that has trained there is an outputs/tiny/hf
     hub(AssertionError("the hub was asked"))
-    with pytest.raises(ModelError, match=r"there is no such folder\. Give a folder or a hub name of a Qwen2\.5-VL or"):
+    with pytest.raises(ModelError, match=r"there is no such folder\. Give a folder or a hub name of a Qwen2\.5-VL, Qwen3-VL"):
         load_config(name)
 
 

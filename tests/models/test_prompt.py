@@ -41,13 +41,21 @@ def test_text_around_the_video(builder):
     assert prompt.position_ids.shape == (3, len(prompt.input_ids))
 
 
+def test_a_template_that_begins_to_think_leaves_it_to_the_policy(builder, monkeypatch):
+    """As that of Qwen3.5."""
+    video = make_video(builder)
+    plain = builder.build("x", video)
+    monkeypatch.setattr(builder.tokenizer, "chat_template", builder.tokenizer.chat_template + "{{ '<think>\\n' }}")
+    assert torch.equal(builder.build("x", video).input_ids, plain.input_ids)
+
+
 def test_timestamps_are_the_frames_own(builder):
-    """Qwen3-VL names each temporal patch by the mean of its frames' times, in tenths of a second."""
+    """Qwen3-VL and Qwen3.5 name each temporal patch by the mean of its frames' times, in tenths of a second."""
     video = make_video(builder, frames=6)
     video = replace(video, timestamps=torch.tensor([0.0, 0.31, 5.0, 5.52, 61.2, 62.0], dtype=torch.float64))
     text = builder.tokenizer.decode(builder.build("x", video).input_ids)
     shown = [f"<{time} seconds><|vision_start|>" in text for time in ("0.2", "5.3", "61.6")]
-    assert shown == [builder.family.model_type == "qwen3_vl"] * 3
+    assert shown == [builder.family.labels_times] * 3
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(2.0, 2.0), (1.0, 4.0), (1.6, 2.5), (0.3, 40 / 3)])

@@ -20,7 +20,7 @@ def request(prompt, seeds=(0,), prefixes=None):
 
 
 def generate(policy, requests, *, eos=NEVER, rows=128, **sampling):
-    return NativeEngine(policy, [eos], rows).generate(requests, SamplingSettings(**sampling))
+    return NativeEngine(policy, eos if isinstance(eos, set) else {eos}, rows).generate(requests, SamplingSettings(**sampling))
 
 
 def tokens(groups):
@@ -109,16 +109,17 @@ def test_an_end_token_ends_and_finished_rows_leave_the_batch(policy, prompts, mo
     requests = [request(prompt, range(5 * k, 5 * k + 5)) for k, prompt in enumerate(prompts)]
     free = generate(policy, requests, max_tokens=24)
     flat = [completion.tolist() for group in free for completion in group.completions]
-    eos = max(range(300), key=lambda token: sum(token in completion for completion in flat))
-    assert 3 <= sum(eos in completion for completion in flat) < len(flat)
+    often = sorted(range(300), key=lambda token: -sum(token in completion for completion in flat))
+    eos = set(often[:3])
+    assert 6 <= sum(bool(eos & set(completion)) for completion in flat) < len(flat)
     widths, forward = [], policy.hidden_states
     monkeypatch.setattr(policy, "hidden_states", lambda ids, *a, **k: widths.append(ids.shape) or forward(ids, *a, **k))
     ended = generate(policy, requests, eos=eos, max_tokens=24)
     for whole, cut, prompt in zip(free, ended, prompts, strict=True):
         for all_tokens, completion, finished in zip(tokens([whole])[0], tokens([cut])[0], cut.finished, strict=True):
-            end = all_tokens.index(eos) + 1 if eos in all_tokens else 24
+            end = min([all_tokens.index(token) + 1 for token in eos if token in all_tokens], default=24)
             assert completion == all_tokens[:end]
-            assert finished == (eos in all_tokens)
+            assert finished == bool(eos & set(all_tokens))
         monkeypatch.setattr(policy, "hidden_states", forward)
         assert_equal_to_teacher_forcing(policy, prompt, cut, 1.0, ((),) * 5)
     decoded = [rows for rows, length in widths if length == 1]
@@ -155,10 +156,12 @@ def test_constructed_prefixes(policy, prompts, temperature):
 
 
 def test_prefixes_are_read_in_one_pass(policy, prompts, monkeypatch):
+    """In one for each length where layers are recurrent: a state does not leave out padding."""
     shapes, forward = [], policy.hidden_states
     monkeypatch.setattr(policy, "hidden_states", lambda ids, *a, **k: shapes.append(tuple(ids.shape)) or forward(ids, *a, **k))
     generate(policy, [request(prompts[0], (0, 1), ((5, 6, 7), (5,)))], max_tokens=5)
-    assert shapes[1:] == [(2, 3), (2, 1), (1, 1), (1, 1)]  # the shorter prefix leaves more to be drawn
+    read = [(2, 2), (2, 1)] if policy.family.recurrent else [(2, 3)]
+    assert shapes[1:] == [*read, (2, 1), (1, 1), (1, 1)]  # the shorter prefix leaves more to be drawn
 
 
 def test_prefixes_of_many_tokens_are_read_some_columns_at_a_time(policy, prompts, monkeypatch):

@@ -172,7 +172,9 @@ def assert_trained(folder):
     assert logged["kl"][0] < 1e-3 and logged["grad_norm"][0] > 0.1 and logged["grad_norm"][1] > 0
 
 
-@pytest.mark.parametrize(("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen25_3b_lora", "qwen2_5_vl")])
+@pytest.mark.parametrize(
+    ("config", "family"), [("qwen3_8b", "qwen3_vl"), ("qwen35_9b", "qwen3_5"), ("qwen25_3b_lora", "qwen2_5_vl")]
+)
 def test_a_shipped_config_trains_a_tiny_model(config, family, shortened, tmp_path, monkeypatch):
     # A random model earns nothing.
     monkeypatch.setattr("taro.rl.rewards.parts.format_reward", lambda text: stable_seed(text) % 5 / 4)

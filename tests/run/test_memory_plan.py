@@ -14,6 +14,7 @@ SHAPES = {
     "qwen25_3b_lora": "qwen2.5-vl-3b",
     "qwen25_7b": "qwen2.5-vl-7b",
     "qwen3_8b": "qwen3-vl-8b",
+    "qwen35_9b": "qwen3.5-9b",
 }
 
 

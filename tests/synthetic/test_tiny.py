@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForImageTextToText, AutoTokenizer, LlamaConfig, Qwen3_5MoeConfig, Qwen3_5TextConfig
 
 from taro.models.families import PLACEHOLDERS, ModelError, load_config, load_geometry
 from taro.models.prompt import PromptBuilder
@@ -64,7 +64,7 @@ def test_geometry_comes_from_the_folder(folder, family):
     config, found = load_config(str(folder))
     assert found.model_type == family
     geometry = load_geometry(str(folder), config, found)
-    assert geometry.factor == {"qwen2_5_vl": 28, "qwen3_vl": 32}[family]
+    assert geometry.factor == {"qwen2_5_vl": 28, "qwen3_vl": 32, "qwen3_5": 32}[family]
     assert (geometry.image_mean, geometry.image_std) == (found.image_mean, found.image_std)
 
 
@@ -80,7 +80,7 @@ def test_a_stored_mean_is_taken_and_a_missing_file_is_not_missed(family, tmp_pat
 
 @pytest.mark.parametrize("load", [QwenVL.from_pretrained, PromptBuilder])
 def test_a_folder_without_config_is_refused(tmp_path, load):
-    with pytest.raises(ModelError, match=r"no readable config.json .* Qwen2.5-VL or Qwen3-VL"):
+    with pytest.raises(ModelError, match=r"no readable config.json .* Qwen2.5-VL, Qwen3-VL or dense Qwen3.5"):
         load(str(tmp_path))
 
 
@@ -97,9 +97,11 @@ def test_a_broken_config_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("load", [QwenVL.from_pretrained, PromptBuilder])
-def test_another_kind_of_model_is_refused(tmp_path, load):
-    LlamaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="is a 'llama' model, allowed: qwen2_5_vl, qwen3_vl"):
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3_5TextConfig, Qwen3_5MoeConfig])
+def test_another_kind_of_model_is_refused(tmp_path, load, kind):
+    kind().save_pretrained(tmp_path)
+    allowed = "qwen2_5_vl, qwen3_vl, qwen3_5: dense models with a vision tower"
+    with pytest.raises(ModelError, match=f"is a '{kind.model_type}' model, allowed: {allowed}"):
         load(str(tmp_path))
 
 
@@ -115,5 +117,5 @@ def test_a_tokenizer_without_vision_tokens_is_refused(folder, tmp_path, family):
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(ValueError, match="family = 'qwen9', allowed: qwen2_5_vl, qwen3_vl"):
+    with pytest.raises(ValueError, match="family = 'qwen9', allowed: qwen2_5_vl, qwen3_vl, qwen3_5"):
         build_config("qwen9", build_tokenizer())

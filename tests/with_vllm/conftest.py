@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def engine_model(model_folder):
     builder = PromptBuilder(model_folder, TINY_PROMPT)
+    if builder.family.recurrent:
+        pytest.skip("vLLM's recurrent layers refuse float32 on a CPU: see test_recurrent.py")
     return EngineModel.of(builder, max_model_len=1024, dtype="float32", device="cpu")
 
 

@@ -62,7 +62,7 @@ class CaptionSettings:
         output: the same samples with `captions` filled. Beside F.jsonl come F.report.json, and F.captions/ with what is done
             so far.
         video_root: folder that relative video paths start from; the input's own unless given.
-        model: folder or hub name of a Qwen2.5-VL or Qwen3-VL model; with `api_base`, the name that the endpoint knows.
+        model: folder or hub name of a Qwen2.5-VL, Qwen3-VL or Qwen3.5 model; with `api_base`, the name that the endpoint knows.
         engine: what generates: `native`, or `vllm`.
         api_base: asks an OpenAI-compatible endpoint in place of an engine, e.g. http://localhost:8000/v1.
         api_key_variable: environment variable that holds its key, if it wants one.
