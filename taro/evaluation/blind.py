@@ -3,7 +3,7 @@
     python -m taro.evaluation.blind ANNOTATIONS [--fit TRAINING_ANNOTATIONS] [--json FILE]
 
 A constant answer is the same share of every video: the best one by R1@0.5 and by mIoU of all on a grid of 5 %, fitted on other
-samples, or, which is an upper bound for it, on those that are scored. Spans are (start, end) in seconds.
+samples, and, which is an upper bound for it, on those that are scored. Spans are (start, end) in seconds.
 
 N samples, C candidates, L levels of IoU.
 """
@@ -22,6 +22,7 @@ from taro.command_line import Parser
 from taro.data.samples import Sample, load_samples
 from taro.errors import clean_exit
 from taro.evaluation.scores import IOU_LEVELS
+from taro.evaluation.training_file import load_fit
 from taro.files import write_json
 from taro.messages import print_table
 from taro.seeds import stable_seed
@@ -30,6 +31,7 @@ from taro.spans import Span, best_iou
 STEP = 20  # candidates start and end at multiples of 1 / STEP of the video
 LEVEL = 0.5  # of the R1 that a constant answer is fitted to
 ROUNDED = "truth, rounded to seconds"  # which is not blind
+OWN, TRAINING = "these samples", "training samples"
 DRAWS = 20  # random answers to each sample
 
 
@@ -39,12 +41,14 @@ class BlindRow:
 
     Attributes:
         name: what is answered.
+        fitted: the samples that a constant answer was fitted on, OWN or TRAINING; None for others.
         shares: of a constant answer, where it starts and ends in the video, in [0, 1].
         r1: share of the samples with an IoU of at least each of IOU_LEVELS.
         miou: mean IoU.
     """
 
     name: str
+    fitted: str | None
     shares: tuple[float, float] | None
     r1: tuple[float, ...]
     miou: float
@@ -55,14 +59,18 @@ def blind_rows(samples: Sequence[Sample], fit: Sequence[Sample] | None = None) -
 
     Args:
         samples: those that are scored; one without a duration scores 0.
-        fit: what constant answers are fitted on; `samples` themselves unless given.
+        fit: training samples that constant answers are fitted on, too, in rows of their own.
     """
     candidates = [(start / STEP, end / STEP) for start, end in combinations(range(STEP + 1), 2)]
     own = np.stack([_constant_ious(samples, candidate) for candidate in candidates])  # (C, N)
-    fitted = own if fit is None else np.stack([_constant_ious(fit, candidate) for candidate in candidates])
-    by_r1, by_miou = int((fitted >= LEVEL).mean(1).argmax()), int(fitted.mean(1).argmax())
-    rows = [_row(f"best constant by R1@{LEVEL}", own[by_r1], candidates[by_r1])]
-    rows.append(_row("best constant by mIoU", own[by_miou], candidates[by_miou]))
+    rows = []
+    for name, fitted in ((TRAINING, fit), (OWN, samples)):
+        if fitted is None:
+            continue
+        ious = own if fitted is samples else np.stack([_constant_ious(fitted, candidate) for candidate in candidates])
+        by_r1, by_miou = int((ious >= LEVEL).mean(1).argmax()), int(ious.mean(1).argmax())
+        rows.append(_row(f"best constant by R1@{LEVEL}", own[by_r1], candidates[by_r1], name))
+        rows.append(_row("best constant by mIoU", own[by_miou], candidates[by_miou], name))
     drawn = np.array([_random_ious(sample) for sample in samples])  # (N, DRAWS)
     rows.append(_row("a random span", drawn.ravel()))
     rows.append(_row("the whole video", _constant_ious(samples, (0.0, 1.0)), (0.0, 1.0)))
@@ -70,8 +78,8 @@ def blind_rows(samples: Sequence[Sample], fit: Sequence[Sample] | None = None) -
     return rows
 
 
-def _row(name: str, ious: np.ndarray, shares: tuple[float, float] | None = None) -> BlindRow:
-    return BlindRow(name, shares, tuple(float((ious >= level).mean()) for level in IOU_LEVELS), float(ious.mean()))
+def _row(name: str, ious: np.ndarray, shares: tuple[float, float] | None = None, fitted: str | None = None) -> BlindRow:
+    return BlindRow(name, fitted, shares, tuple(float((ious >= level).mean()) for level in IOU_LEVELS), float(ious.mean()))
 
 
 def _constant_ious(samples: Sequence[Sample], shares: tuple[float, float]) -> np.ndarray:
@@ -110,22 +118,27 @@ def print_blind(rows: Sequence[BlindRow]) -> None:
     lines = []
     for row in rows:
         share = "" if row.shares is None else f"{row.shares[0]:.2f} to {row.shares[1]:.2f}"
-        lines.append([row.name, share, *(f"{100 * value:.1f}" for value in (*row.r1, row.miou))])
-    print_table(["answer", "share of the video", *(f"R1@{level}" for level in IOU_LEVELS), "mIoU"], lines)
+        lines.append([row.name, row.fitted or "", share, *(f"{100 * value:.1f}" for value in (*row.r1, row.miou))])
+    print_table(["answer", "fitted on", "share of the video", *(f"R1@{level}" for level in IOU_LEVELS), "mIoU"], lines)
+
+
+def about_fit(file: str | None) -> str:
+    """What is to be said below the rows. `file`: of the training samples."""
+    training = f"Training samples are those of {file}. " if file else ""
+    return f"{training}Constants that were fitted on these samples themselves are an upper bound. The last row is not blind."
 
 
 def main(arguments: list[str] | None = None) -> list[BlindRow]:
     """Print the rows and return them."""
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("annotations", help="samples that are scored")
-    parser.add_argument("--fit", metavar="FILE", help="samples that the constant answers are fitted on, a training set's")
+    parser.add_argument("--fit", metavar="FILE", help="samples that the constant answers are fitted on, too, a training set's")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there, too")
     args = parser.parse_args(arguments)
     samples = load_samples(args.annotations, bad_rows="keep")
-    rows = blind_rows(samples, args.fit and load_samples(args.fit, bad_rows="keep"))
+    rows = blind_rows(samples, args.fit and load_fit(args.fit).samples)
     print_blind(rows)
-    fitted = "on the scored samples themselves: an upper bound" if args.fit is None else f"on {args.fit}"
-    print(f"{len(samples)} samples; constants were fitted {fitted}. The last row is not blind.")
+    print(f"{len(samples)} samples. {about_fit(args.fit)}")
     if args.json is not None:
         write_json(args.json, rows)
     return rows

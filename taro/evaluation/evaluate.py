@@ -20,6 +20,7 @@ from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report
 from taro.evaluation.scorers import SCORERS, SUBMISSIONS
 from taro.evaluation.settings import EvaluationSettings, resolve
+from taro.evaluation.training_file import Fit, find_fit, load_fit
 from taro.evaluation.zoom import LARGEST, MARGIN, zoom_in
 from taro.files import write_json
 from taro.jsonl import ResumableFolder, Shard, write_lines
@@ -82,12 +83,13 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     Raises:
         EvaluationError: settings that can't work, all named, before anything is loaded; or a probe that the model can't have,
             or questions without a span that are to be answered without reasoning.
-        SampleError: rows that can't be read, or not one video is there.
+        SampleError: rows that can't be read, of the training samples to fit on, too, or not one video is there.
         ResumeError: the output folder holds the answers of another configuration.
         ModelError: not a Qwen-VL model.
         EngineError: vLLM is not installed, or can't run the model.
     """
     benchmark = resolve(settings)
+    fit = load_fit(settings.fit) if settings.fit is not None else find_fit(settings.model)
     output = settings.output and Path(settings.output)
     with closing(Questions.load(settings, Path(benchmark.annotations), benchmark.video_root, evaluating=True)) as questions:
         for probe in settings.probes:
@@ -96,10 +98,10 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
         if settings.answer_only and others:
             raise EvaluationError(f"--answer_only is for questions about one span, there are some of {', '.join(others)}")
         if not settings.several:
-            return _evaluate(questions, benchmark, output, Way(*settings.probes))
+            return _evaluate(questions, benchmark, output, Way(*settings.probes), fit)
 
         def ask(way: Way) -> Evaluation:
-            return _evaluate(questions, benchmark, output / way.name, way)
+            return _evaluate(questions, benchmark, output / way.name, way, fit)
 
         whole = ask(Way())
         for probe in settings.probes:
@@ -110,7 +112,7 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
     return whole
 
 
-def _evaluate(questions: Questions, benchmark: Benchmark, output: Path | None, way: Way) -> Evaluation:
+def _evaluate(questions: Questions, benchmark: Benchmark, output: Path | None, way: Way, fit: Fit | None) -> Evaluation:
     """The answers of one kind, and what they are worth."""
     settings, found = questions.settings, _answer_all(questions, benchmark, output, way)
     samples = [sample for sample in questions.samples if sample.id in found]
@@ -118,7 +120,7 @@ def _evaluate(questions: Questions, benchmark: Benchmark, output: Path | None, w
     whole = len(samples) == len(questions.samples)
     official = SCORERS[benchmark.scorer](samples, predictions, settings.strict) if whole and benchmark.scorer else {}
     report = make_report(samples, predictions, benchmark.breakdowns, settings.strict, settings.resamples, official)
-    beside = put_beside(samples, predictions) if whole else Beside()
+    beside = put_beside(samples, predictions, fit) if whole else Beside()
     if output is not None and whole:
         about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
         about |= {"model": settings.model, "probe": way.probe} | ({"zoom": True} if settings.zoom else {})

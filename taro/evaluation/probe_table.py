@@ -12,11 +12,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from taro.evaluation.answer_only import OFTEN, ONCE
-from taro.evaluation.blind import ROUNDED
+from taro.evaluation.blind import ROUNDED, TRAINING
 from taro.evaluation.bootstrap import COVERAGE, percentile_intervals, resample_means
 from taro.evaluation.compare import Change, Comparison, compare_runs
 from taro.evaluation.probes import PROBES
@@ -170,7 +171,11 @@ def _read_blind(folder: Path) -> list[ProbeRow]:
     path = folder / "metrics.json"
     rows = json.loads(path.read_bytes()).get("blind", ()) if path.is_file() else ()
     half = IOU_LEVELS.index(0.5)
-    return [ProbeRow(row["name"], row["miou"], row["r1"][half]) for row in rows if row["name"] != ROUNDED]
+
+    def name(row: dict[str, Any]) -> str:
+        return f"{row['name']}, {TRAINING}" if row.get("fitted") == TRAINING else row["name"]
+
+    return [ProbeRow(name(row), row["miou"], row["r1"][half]) for row in rows if row["name"] != ROUNDED]
 
 
 def _read_gaps(folder: Path, samples: int) -> tuple[list[GapRow], list[str]]:

@@ -31,6 +31,8 @@ class EvaluationSettings:
         datasets: registry of benchmarks to use in place of configs/datasets.yaml, in the same form.
         annotations: samples file: one's own, or that of `dataset` where it is not in its usual place.
         video_root: folder of the videos, likewise; that of `annotations` unless given.
+        fit: training samples that the blind answers beside the result are fitted on, too; the training file of the run that
+            made the model, where that is there, unless given.
         limit: only the first so many samples.
         output: folder for `predictions.jsonl`, `metrics.json` and `config.yaml`; an evaluation that was stopped goes on with
             what is missing there.
@@ -62,6 +64,7 @@ class EvaluationSettings:
     datasets: str | None = None
     annotations: str | None = None
     video_root: str | None = None
+    fit: str | None = None
     limit: PositiveInt | None = None
     output: str | None = None
     shard: str | None = None
@@ -108,6 +111,8 @@ def resolve(settings: EvaluationSettings) -> Benchmark:
         problems.append(str(error))
     if settings.shard is not None and settings.output is None:
         problems.append("--shard needs --output, the folder that the shards share")
+    if settings.fit is not None and not Path(settings.fit).is_file():
+        problems.append(f"--fit {settings.fit}: no such samples file")
     try:
         problems += _probe_problems(settings)
     except EvaluationError as error:

@@ -1,4 +1,5 @@
-"""What a training set shares with test sets: videos, by where they are from and by what they show, and queries.
+"""What a training set shares with test sets: videos, by where they are from and by what they show, and queries, the same and
+nearly the same.
 
     python -m taro.prepare.audit data/train.jsonl data/tvgbench.jsonl data/charades_sta_test.jsonl [--frames] [--json FILE]
 
@@ -27,6 +28,7 @@ from taro.data.samples import Sample, load_samples
 from taro.errors import clean_exit
 from taro.files import write_json
 from taro.messages import first_names, print_table
+from taro.prepare.near_queries import find_near_queries, plain_query
 from taro.spans import Span
 from taro.video.file import VideoError
 from taro.video.geometry import PatchGeometry, resize_frames
@@ -61,11 +63,6 @@ def source_id(video: str) -> str:
         name = cut["whole"]
     prefixed = _PREFIXED.fullmatch(name)
     return prefixed[1] if prefixed else name
-
-
-def plain_query(query: str) -> str:
-    """Its words, in lower case."""
-    return " ".join(re.findall(r"\w+", query.lower()))
 
 
 # ---- What a video shows ----
@@ -113,6 +110,8 @@ class Overlap:
     queries: int  # of the test set
     same_queries: int  # word for word one of the training set
     same_on_shared: int  # of them, those about a shared video
+    near: tuple[tuple[str, str], ...]  # others of the test set that are nearly one of the training set, with it
+    near_on_shared: int  # of them, those about a shared video
 
 
 def compare(train: Sequence[Sample], test: Sequence[Sample], name: str, copies: list[tuple[str, str]] | None) -> Overlap:
@@ -124,11 +123,22 @@ def compare(train: Sequence[Sample], test: Sequence[Sample], name: str, copies: 
     """
     sources = {source_id(sample.video) for sample in train}
     asked = {plain_query(sample.query) for sample in train}
+    queries = [(plain_query(sample.query), source_id(sample.video) in sources) for sample in test]
     own = {source_id(sample.video) for sample in test}
-    same = [sample for sample in test if plain_query(sample.query) in asked]
-    on_shared = sum(source_id(sample.video) in sources for sample in same)
-    shared = tuple(sorted(own & sources))
-    return Overlap(name, len(own), shared, None if copies is None else tuple(copies), len(test), len(same), on_shared)
+    same = [on_shared for query, on_shared in queries if query in asked]
+    nearest = find_near_queries(asked, (query for query, _ in queries if query not in asked))
+    near = [on_shared for query, on_shared in queries if query in nearest]
+    return Overlap(
+        test=name,
+        videos=len(own),
+        shared=tuple(sorted(own & sources)),
+        copies=None if copies is None else tuple(copies),
+        queries=len(test),
+        same_queries=len(same),
+        same_on_shared=sum(same),
+        near=tuple((query, nearest[query]) for query, _ in queries if query in nearest),
+        near_on_shared=sum(near),
+    )
 
 
 def hash_videos(samples: Iterable[Sample], workers: int | None) -> dict[str, np.ndarray]:
@@ -150,18 +160,33 @@ def _hash_or_fault(video: str, clip: Span | None) -> np.ndarray | VideoError:
         return error
 
 
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Names of files, each with as much of its folder as tells it from the others."""
+    parts = [Path(path).parts for path in paths]
+
+    def short(own: tuple[str, ...]) -> str:
+        others = [other for other in parts if other != own]
+        ends = (own[-n:] for n in range(1, len(own)))
+        return str(Path(*next((end for end in ends if all(end != other[-len(end) :] for other in others)), own)))
+
+    return [short(own) for own in parts]
+
+
 def print_overlaps(overlaps: Sequence[Overlap]) -> None:
-    rows = []
-    for one in overlaps:
+    rows, names = [], short_names([one.test for one in overlaps])
+    for one, name in zip(overlaps, names, strict=True):
         copies = "not looked at" if one.copies is None else str(len(one.copies))
-        queries = f"{one.same_queries} of {one.queries}, {one.same_on_shared} of them about shared videos"
-        rows.append([one.test, f"{len(one.shared)} of {one.videos}", copies, queries])
-    print_table(["test set", "videos in training", "copies by pictures", "queries in training"], rows)
-    for one in overlaps:
+        same = f"{one.same_queries} of {one.queries}, {one.same_on_shared} of them about shared videos"
+        near = f"{len(one.near)}, {one.near_on_shared} of them about shared videos"
+        rows.append([name, f"{len(one.shared)} of {one.videos}", copies, same, near])
+    print_table(["test set", "videos in training", "copies by pictures", "queries in training", "others nearly"], rows)
+    for one, name in zip(overlaps, names, strict=True):
         if one.shared:
-            print(f"{one.test}: {first_names(one.shared, 10)}")
+            print(f"{name}: {first_names(one.shared, 10)}")
         if one.copies:
-            print(f"{one.test}: {first_names((f'{a} = {b}' for a, b in one.copies), 10)}")
+            print(f"{name}: {first_names((f'{a} = {b}' for a, b in one.copies), 10)}")
+        if one.near:
+            print(f"{name}: {first_names((f'{a} ~ {b}' for a, b in dict.fromkeys(one.near)), 5)}")
 
 
 def main(arguments: list[str] | None = None) -> list[Overlap]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from taro.command_line import parse_settings
 from taro.errors import clean_exit
-from taro.evaluation.blind import print_blind
+from taro.evaluation.blind import about_fit, print_blind
 from taro.evaluation.evaluate import Evaluation, evaluate
 from taro.evaluation.protocols import describe_asked, print_protocols
 from taro.evaluation.report import print_report
@@ -46,8 +46,9 @@ def command() -> None:
         print_protocols(evaluation.beside.protocols)
         if settings.output is not None:
             print(describe_asked(read_config(settings.output)))
-        print("And answers that never saw the video, the constant ones fitted on these samples:")
+        print("And answers that never saw the video:")
         print_blind(evaluation.beside.blind)
+        print(about_fit(evaluation.beside.fit))
     if settings.several and settings.shard is None:
         print("And what becomes of them when the question is asked otherwise:")
         show_probes(Path(settings.output), settings.strict)

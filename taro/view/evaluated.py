@@ -30,6 +30,7 @@ class Evaluated:
         breakdowns: keys of the samples' rows by whose values there are metrics, too.
         official: scores of the benchmark's own scorer.
         strict: R1 counts IoU > level.
+        fit: file of the training samples that blind answers were fitted on.
         remarks: what is missing, in words.
     """
 
@@ -41,6 +42,7 @@ class Evaluated:
     breakdowns: tuple[str, ...]
     official: dict[str, float | None]
     strict: bool
+    fit: str | None = None
     remarks: tuple[str, ...] = ()
 
 
@@ -73,6 +75,7 @@ def read_evaluation(folder: Path, annotations: Path | None = None, video_root: P
         breakdowns=tuple(name for name in about.get("breakdowns", {}) if name not in OWN_BREAKDOWNS),
         official=about.get("official", {}),
         strict=bool(about.get("strict", False)),
+        fit=about.get("fit"),
         remarks=(remark,) if remark else (),
     )
 

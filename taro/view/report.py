@@ -14,11 +14,13 @@ from pathlib import Path
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.beside import put_beside
+from taro.evaluation.blind import about_fit
 from taro.evaluation.bootstrap import COVERAGE
 from taro.evaluation.compare import Comparison, compare_runs
 from taro.evaluation.predictions import FAILURES, count_failures
 from taro.evaluation.report import Summary
 from taro.evaluation.scores import IOU_LEVELS
+from taro.evaluation.training_file import find_fit
 from taro.messages import shorten, signed
 from taro.view.charts import Series, bar_chart, line_chart, percent, table
 from taro.view.evaluated import Evaluated, read_evaluation
@@ -145,7 +147,8 @@ def _tasks(names: Sequence[str], statistics: Sequence[Statistics]) -> list[str]:
 
 def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
     """Tables of the same answers by every rule in use, and of blind answers."""
-    found = [put_beside(run.samples, run.predictions) for run in runs]
+    fit = next(filter(None, (find_fit(run.model, run.fit) for run in runs)), None)
+    found = [put_beside(run.samples, run.predictions, fit) for run in runs]
     columns = [f"{name}: {metric}" if len(names) > 1 else metric for name in names for metric in ("R1@0.5", "mIoU", "unread")]
     rules = [
         (
@@ -162,9 +165,9 @@ def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
         )
         lines.append("<h2>By other rules</h2>" + table(["rule", *columns], rules, caption))
     if found[0].blind and not math.isnan(sum(sample.duration for sample in runs[0].samples)):
-        blind = [(row.name, *_rates(row.r1, row.miou)) for row in found[0].blind]
-        caption = "constant answers were fitted on these samples; the last row is not blind"
-        lines.append("<h2>Answers that never saw the video</h2>" + table(["answer", "R1@0.5", "mIoU"], blind, caption))
+        blind = [(row.name, row.fitted or "", *_rates(row.r1, row.miou)) for row in found[0].blind]
+        rows = table(["answer", "fitted on", "R1@0.5", "mIoU"], blind, about_fit(found[0].fit))
+        lines.append("<h2>Answers that never saw the video</h2>" + rows)
     return lines
 
 

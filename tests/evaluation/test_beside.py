@@ -1,6 +1,7 @@
 from taro.data.samples import Sample
 from taro.evaluation.beside import Beside, put_beside
 from taro.evaluation.predictions import Prediction
+from taro.evaluation.training_file import Fit
 
 
 def pair(name, task="grounding"):
@@ -13,6 +14,16 @@ def test_only_samples_that_ask_for_one_span_are_compared():
     found = put_beside(samples, predictions)
     assert [row.counted for row in found.protocols] == [2] * len(found.protocols) and found.protocols[0].miou == 1
     assert found.blind[1].shares == (0.0, 0.5) and found.blind[1].miou == 1
+
+
+def test_blind_answers_are_fitted_on_training_samples_too():
+    samples, predictions = zip(pair("a"), pair("c"), strict=True)
+    late = Sample("t", "t.mp4", "a dog", ((5.0, 10.0),), 10.0)
+    plain, found = put_beside(samples, predictions), put_beside(samples, predictions, Fit("train.jsonl", (late,)))
+    assert (plain.fit, found.fit, found.blind[2:]) == (None, "train.jsonl", plain.blind)
+    row = found.blind[1]
+    assert (row.fitted, row.shares, row.miou) == ("training samples", (0.5, 1.0), 0)
+    assert plain.blind[1].fitted == "these samples"
 
 
 def test_nothing_stands_beside_other_tasks():

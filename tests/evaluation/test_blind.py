@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taro.data.samples import Sample, save_samples
-from taro.evaluation.blind import blind_rows, main
+from taro.evaluation.blind import OWN, TRAINING, blind_rows, main
 from taro.spans import temporal_iou
 
 ANNOTATIONS = Path(__file__).parents[3] / "shared" / "annotations"
@@ -43,7 +43,9 @@ def share(ious, level):
 @pytest.mark.parametrize("fit", [None, random_samples(12, seed=1)])
 def test_constants_are_the_best_of_the_grid_where_they_are_fitted(fit):
     samples = random_samples(30)
-    rows = by_name(blind_rows(samples, fit))
+    every = blind_rows(samples, fit)
+    assert [row.fitted for row in every if row.fitted] == [*([TRAINING] * 2 if fit else []), OWN, OWN]
+    rows = by_name(row for row in every if row.fitted == (TRAINING if fit else OWN))
     grid = [(a / 20, b / 20) for a in range(20) for b in range(a + 1, 21)]
     fitted = {shares: constant(fit or samples, *shares) for shares in grid}
     for name, worth in (
@@ -94,5 +96,6 @@ def test_the_command_writes_json_and_names_what_was_fitted_on(tmp_path, capsys):
     for name, seed in (("test", 0), ("train", 1)):
         save_samples(random_samples(5, seed), tmp_path / f"{name}.jsonl")
     rows = main([f"{tmp_path}/test.jsonl", f"--fit={tmp_path}/train.jsonl", f"--json={tmp_path}/rows.json"])
-    assert f"fitted on {tmp_path}/train.jsonl" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"Training samples are those of {tmp_path}/train.jsonl" in shown and "training" in shown.split("2 to")[0]
     assert [row["miou"] for row in json.loads((tmp_path / "rows.json").read_text())] == [row.miou for row in rows]

@@ -6,6 +6,7 @@ import torch
 
 from taro.data.samples import load_samples, save_samples
 from taro.evaluation.answer_only import OFTEN, ONCE, START
+from taro.evaluation.blind import TRAINING
 from taro.evaluation.predictions import EvaluationError, load_predictions
 from taro.evaluation.probe_table import read_probe_table
 from taro.jsonl import read_config
@@ -89,6 +90,7 @@ def test_answers_without_reasoning_at_equal_tokens(evaluate, engines, tmp_path):
         (["--gap", "--zoom"], "--zoom and --gap: choose one"),
         (["--gap", "--answer_only", "--output=null"], "--gap and --answer_only needs --output"),
         (["--probe=blind,reversed", "--output=null"], "--probe blind,reversed needs --output"),
+        (["--fit=gone.jsonl"], "--fit gone.jsonl: no such samples file"),
         (["--answer_only", "--shard=0/2"], "--answer_only and --shard: choose one"),
         (["--probe=blind,shifted_labels"], "--probe shifted_labels: a qwen2_5_vl model"),
     ],
@@ -97,6 +99,20 @@ def test_what_can_not_be_asked(evaluate, engines, arguments, message):
     with pytest.raises(EvaluationError, match=message):
         evaluate(*arguments)
     assert not engines
+
+
+def test_training_samples_are_fitted_on(evaluate, engines, synthetic, model, tmp_path):
+    """Those that are named, or else those of the run whose model it is."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "hf").symlink_to(model)
+    assert evaluate().beside.fit is None
+    own = [f"--model={tmp_path}/run/hf", f"--output={tmp_path}/own"]
+    for name in ("train", "test"):
+        (tmp_path / "run" / "config.yaml").write_text(f"data: {{train_file: {synthetic}/{name}.jsonl}}")
+        found = evaluate(*own)
+        stored = json.loads((tmp_path / "own" / "metrics.json").read_text())
+        assert stored["fit"] == found.beside.fit == f"{synthetic}/{name}.jsonl" and stored["blind"][0]["fitted"] == TRAINING
+    assert evaluate(*own, f"--fit={synthetic}/train.jsonl").beside.fit == f"{synthetic}/train.jsonl"
 
 
 def test_reasoning_is_compared_for_questions_about_one_span(evaluate, synthetic, tmp_path):

@@ -37,6 +37,7 @@ def test_each_version_beside_the_questions_as_they_are(folder):
     write(folder / "shuffled", [*answers(2.0)[:30], *silent[30:]], probe="shuffled")
     write(folder / "blind", silent, probe="blind")
     blind = [{"name": name, "miou": 0.2, "r1": [0.3, 0.1, 0.0]} for name in ("a random span", "truth, rounded to seconds")]
+    blind.append({"name": "constant", "fitted": "training samples", "miou": 0.1, "r1": [0.0, 0.0, 0.0]})
     write_json(folder / "metrics.json", {"blind": blind})
     table = read_probe_table(folder)
     whole, grey, shuffled = table.probes
@@ -46,7 +47,10 @@ def test_each_version_beside_the_questions_as_they_are(folder):
     low, high = shuffled.lost.interval
     assert 0.2 < low < shuffled.lost.value < high < 0.5
     assert (shuffled.moved.value, shuffled.answered) == (pytest.approx(2.0), 30) and shuffled.followed is None
-    assert [(row.name, row.miou, row.r1) for row in table.blind] == [("a random span", 0.2, 0.1)]
+    assert [(row.name, row.miou, row.r1) for row in table.blind] == [
+        ("a random span", 0.2, 0.1),
+        ("constant, training samples", 0.1, 0.0),
+    ]
     assert table.remarks == () and table.gaps == () and table.ways == ()
     assert probe_cells(table)[1][2][:1] == ("shuffled",) and probe_cells(table)[1][2][-1] == "2.00"
 

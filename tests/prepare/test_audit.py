@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from prepared_python import python
 
-from taro.data.samples import Sample, save_samples
-from taro.prepare.audit import compare, find_copies, main, source_id, video_hash
+from taro.data.samples import Sample, load_samples, save_samples
+from taro.prepare.audit import compare, find_copies, main, print_overlaps, short_names, source_id, video_hash
+from taro.prepare.convert import convert
 from taro.synthetic.world import draw_scene, write_video
 from taro.video.file import VideoError
 
@@ -44,6 +45,27 @@ def test_videos_and_queries_that_are_shared():
     found = compare(train, test, "t.jsonl", None)
     assert found.shared == ("uqiMw7tQ1Cc",) and (found.videos, found.queries) == (2, 3)
     assert (found.same_queries, found.same_on_shared, found.copies) == (2, 1, None)
+    assert (found.near, found.near_on_shared) == ((), 0)
+
+
+def test_queries_that_are_nearly_shared(capsys):
+    train = [sample("1", "v_uqiMw7tQ1Cc.mp4", "A person opens the red door.")]
+    near = [sample("1", "uqiMw7tQ1Cc_0_9.mp4", "the person opens a red door"), sample("2", "c.mp4", "a red door person opens")]
+    found = compare(train, [*near, sample("3", "c.mp4", "a person opens the red door"), sample("4", "c.mp4")], "t.jsonl", None)
+    assert (found.same_queries, len(found.near), found.near_on_shared) == (1, 2, 1)
+    assert found.near[0] == ("the person opens a red door", "a person opens the red door")
+    print_overlaps([found])
+    assert "the person opens a red door ~ a person opens the red door, a red door" in capsys.readouterr().out
+
+
+def test_files_are_told_apart_by_their_ends(capsys):
+    folder = "/a/long/way/to/the/data/of/all/the/sets"
+    paths = [f"{folder}/one/test.jsonl", f"{folder}/two/test.jsonl", f"{folder}/two/tvgbench.jsonl", "test.jsonl"]
+    assert short_names(paths) == ["one/test.jsonl", "two/test.jsonl", "tvgbench.jsonl", "test.jsonl"]
+    assert short_names([folder, folder]) == ["sets", "sets"]
+    print_overlaps([compare([sample("1", "a.mp4")], [sample("1", "b.mp4")], path, None) for path in paths])
+    shown = capsys.readouterr().out
+    assert all(f" {name} " in shown for name in short_names(paths)) and folder not in shown
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +132,16 @@ def test_real_sets_share_what_they_are_made_of():
         pytest.skip("the annotation files are not here")
     (found,) = main([str(ANNOTATIONS / "charades_sta_test.jsonl"), str(ANNOTATIONS / "tvgbench.jsonl")])
     assert "OHOFG" in found.shared
+
+
+def test_what_time_r1_was_trained_on_is_not_what_it_is_tested_on(tmp_path):
+    """Its 2,500 videos, and the four test sets."""
+    if not ANNOTATIONS.exists():
+        pytest.skip("the annotation files are not here")
+    convert("timer1", [ANNOTATIONS / "timer1_train_2k5.json"], tmp_path / "train.jsonl")
+    train = load_samples(tmp_path / "train.jsonl", bad_rows="keep")
+    assert len(train) == 2500
+    tests = {"charades_sta_test": 1334, "activitynet_val_1": 4475, "qvhighlights_val": 474, "tvgbench": 462}
+    for name, videos in tests.items():
+        found = compare(train, load_samples(ANNOTATIONS / f"{name}.jsonl", bad_rows="keep"), name, None)
+        assert (found.videos, found.shared) == (videos, ())

@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from taro.data.samples import save_samples
+from taro.evaluation.training_file import find_fit, find_training_file
 from taro.view.evaluated import read_evaluation
 from taro.view.report import make_report_page
-from taro.view.trained_on import find_training_file, training_sections
+from taro.view.trained_on import training_sections
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def test_the_report_says_what_was_trained_on(trained):
     assert '<th scope="row">videos, by where they are from</th><td>2</td><td>1</td>' in page
     assert '<th scope="row">queries, word for word</th><td>30</td><td>1</td>' in page
     assert '<th scope="row">these about a video that is trained on</th><td></td><td>1</td>' in page
+    assert "<td>training samples</td>" in page and "Training samples are those of" in page
 
 
 def test_where_it_is_not_known(trained, tmp_path):
@@ -31,6 +33,6 @@ def test_where_it_is_not_known(trained, tmp_path):
     assert training_sections(replace(trained, model="Qwen/Qwen2.5-VL-7B-Instruct"), "base") == []
     assert training_sections(replace(trained, samples=[replace(one, video="") for one in trained.samples]), "base") == []
     (tmp_path / "train.jsonl").write_text("{}\n")
-    assert "one or more are needed" in training_sections(trained, "base")[0]
+    assert "one or more are needed" in training_sections(trained, "base")[0] and find_fit(trained.model) is None
     (tmp_path / "train.jsonl").unlink()
     assert find_training_file(trained.model) is None
