@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from taro.data.samples import Sample
 from taro.evaluation.blind import BlindRow, blind_rows
 from taro.evaluation.predictions import Prediction
-from taro.evaluation.protocols import PROTOCOLS, ProtocolScores, Text, score_protocol
+from taro.evaluation.protocols import PROTOCOLS, Cut, ProtocolScores, Text, score_protocol
 from taro.tasks.grounding import Grounding
 
 
@@ -20,11 +20,11 @@ class Beside:
     blind: tuple[BlindRow, ...] = ()
 
 
-def put_beside(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> Beside:
-    """Of those samples that ask for one span. `predictions`: theirs, in the same order."""
+def put_beside(samples: Sequence[Sample], predictions: Sequence[Prediction], cut: Cut | None = None) -> Beside:
+    """Of those samples that ask for one span. `predictions`: theirs, in the same order; `cut`: as of `score_protocol`."""
     pairs = [pair for pair in zip(samples, predictions, strict=True) if pair[0].task == Grounding.name]
     if not pairs:
         return Beside()
     texts = [Text(sample.id, prediction.completion, sample.spans) for sample, prediction in pairs]
     blind = blind_rows([sample for sample, _ in pairs])
-    return Beside(tuple(score_protocol(protocol, texts) for protocol in PROTOCOLS), tuple(blind))
+    return Beside(tuple(score_protocol(protocol, texts, cut) for protocol in PROTOCOLS), tuple(blind))

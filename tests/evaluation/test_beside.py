@@ -18,3 +18,10 @@ def test_only_samples_that_ask_for_one_span_are_compared():
 def test_nothing_stands_beside_other_tasks():
     samples, predictions = zip(pair("b", "actions"), strict=True)
     assert put_beside(samples, predictions) == Beside() == Beside((), ())
+
+
+def test_a_rule_that_cuts_texts_cuts_these():
+    samples, predictions = zip(pair("a"), strict=True)
+    whole, cut = (put_beside(samples, predictions, one) for one in (None, lambda text, tokens: text[:tokens]))
+    assert [row.cut for row in cut.protocols] == [row.protocol == "lmms_eval" for row in cut.protocols]
+    assert not any(row.cut for row in whole.protocols)
