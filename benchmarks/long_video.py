@@ -1,4 +1,4 @@
-"""Does a long video take more memory than a short one? The same questions about videos of ten minutes and of hours, each asked by
+"""Does a long video take more memory than a short one? The same question about a video of ten minutes and one of hours, each by
 an `eval.py` of its own with the same number of frames, the long one also in two passes:
 
     python benchmarks/long_video.py --hours 3
