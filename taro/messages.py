@@ -49,10 +49,10 @@ def first_names(names: Iterable[Any], shown: int = NAMES_SHOWN) -> str:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table to the terminal."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*columns)
+    table = Table(*(Column(name, overflow="fold") for name in columns))  # nothing is cut
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)

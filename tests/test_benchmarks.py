@@ -1,5 +1,6 @@
 """The benchmarks run and say what they should; how fast anything is, is not tested."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -56,3 +57,13 @@ def test_a_picture_of_a_group_on_one_axis(synthetic, tmp_path):
     assert output.with_suffix(".png").stat().st_size > 10_000
     page = output.with_suffix(".html").read_text()
     assert "data-taro-timeline" in page and "&quot;gaps&quot;:[[" in page
+
+
+def test_memory_of_a_long_video(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.chdir(BENCHMARKS.parent)
+    long_video = importlib.import_module("long_video")
+    memory, seconds = long_video.evaluate(long_video.make_video(tmp_path, 20.0), 8, [])
+    assert memory > 100 and seconds > 0
+    with pytest.raises(SystemExit, match="no such samples file"):
+        long_video.evaluate(tmp_path / "none.jsonl", 8, [])

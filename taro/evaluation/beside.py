@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from taro.data.samples import Sample
 from taro.evaluation.blind import BlindRow, blind_rows
 from taro.evaluation.predictions import Prediction
-from taro.evaluation.protocols import PROTOCOLS, ProtocolScores, Text, score_protocol
+from taro.evaluation.protocols import PROTOCOLS, Cut, ProtocolScores, Text, score_protocol
 from taro.evaluation.training_file import Fit
 from taro.tasks.grounding import Grounding
 
@@ -23,15 +23,14 @@ class Beside:
 
 
 def put_beside(
-    samples: Sequence[Sample],
-    predictions: Sequence[Prediction],
-    fit: Fit | None = None,
+    samples: Sequence[Sample], predictions: Sequence[Prediction], cut: Cut | None = None, fit: Fit | None = None
 ) -> Beside:
     """Of those samples that ask for one span.
 
     Args:
         samples: all that were asked for.
         predictions: theirs, in the same order.
+        cut: as of `score_protocol`.
         fit: what blind answers are fitted on, too.
     """
     pairs = [pair for pair in zip(samples, predictions, strict=True) if pair[0].task == Grounding.name]
@@ -39,4 +38,5 @@ def put_beside(
         return Beside()
     texts = [Text(sample.id, prediction.completion, sample.spans) for sample, prediction in pairs]
     blind = blind_rows([sample for sample, _ in pairs], fit and fit.samples)
-    return Beside(tuple(score_protocol(protocol, texts) for protocol in PROTOCOLS), tuple(blind), fit and fit.file)
+    protocols = tuple(score_protocol(protocol, texts, cut) for protocol in PROTOCOLS)
+    return Beside(protocols, tuple(blind), fit and fit.file)

@@ -15,6 +15,7 @@ from taro.evaluation.answers import still_to_ask
 from taro.evaluation.beside import Beside, put_beside
 from taro.evaluation.predictions import EvaluationError, Prediction, read_predictions
 from taro.evaluation.probes import SHIFT, SHIFTED_LABELS, Probe, find_change
+from taro.evaluation.protocols import make_cut
 from taro.evaluation.questions import Questions
 from taro.evaluation.registry import Benchmark
 from taro.evaluation.report import Report, make_report
@@ -67,6 +68,7 @@ class Evaluation:
     predictions: list[Prediction]  # in the order of the samples; without those of shards that are not done
     asked: int  # samples
     beside: Beside  # empty as long as shards are not done
+    configuration: dict[str, Any]  # all that determines the answers, as in `config.yaml`
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -114,23 +116,26 @@ def evaluate(settings: EvaluationSettings) -> Evaluation:
 
 def _evaluate(questions: Questions, benchmark: Benchmark, output: Path | None, way: Way, fit: Fit | None) -> Evaluation:
     """The answers of one kind, and what they are worth."""
-    settings, found = questions.settings, _answer_all(questions, benchmark, output, way)
+    settings, configuration = questions.settings, _configuration(questions, benchmark, way)
+    found = _answer_all(questions, benchmark, output, way, configuration)
     samples = [sample for sample in questions.samples if sample.id in found]
     predictions = [found[sample.id] for sample in samples]
     whole = len(samples) == len(questions.samples)
     official = SCORERS[benchmark.scorer](samples, predictions, settings.strict) if whole and benchmark.scorer else {}
     report = make_report(samples, predictions, benchmark.breakdowns, settings.strict, settings.resamples, official)
-    beside = put_beside(samples, predictions, fit) if whole else Beside()
+    beside = put_beside(samples, predictions, make_cut(questions.model.builder.tokenizer), fit) if whole else Beside()
     if output is not None and whole:
         about = {"dataset": benchmark.name, "annotations": benchmark.annotations, "video_root": benchmark.video_root}
         about |= {"model": settings.model, "probe": way.probe} | ({"zoom": True} if settings.zoom else {})
         if benchmark.scorer in SUBMISSIONS:
             write_lines(SUBMISSIONS[benchmark.scorer](samples, predictions), output / "submission.jsonl")
         write_json(output / "metrics.json", about | report.to_json() | asdict(beside))
-    return Evaluation(report, predictions, len(questions.samples), beside)
+    return Evaluation(report, predictions, len(questions.samples), beside, configuration)
 
 
-def _answer_all(questions: Questions, benchmark: Benchmark, output: Path | None, way: Way) -> dict[str, Prediction]:
+def _answer_all(
+    questions: Questions, benchmark: Benchmark, output: Path | None, way: Way, configuration: dict[str, Any]
+) -> dict[str, Prediction]:
     """The predictions by id, in one pass or in two."""
     settings, samples = questions.settings, questions.samples
     of_sample = {sample.id: sample for sample in samples}
@@ -142,7 +147,7 @@ def _answer_all(questions: Questions, benchmark: Benchmark, output: Path | None,
         for group in questions.ask(samples, ", ".join(filter(None, [benchmark.name, name])), **how):
             yield group[0] if way.draws is None else take_median(of_sample[group[0].id], group)
 
-    configuration, shard = _configuration(questions, benchmark, way), Shard.parse(settings.shard)
+    shard = Shard.parse(settings.shard)
     if not settings.zoom:
         return _answer(samples, ask, output, configuration, shard)
     first = _answer(samples, ask, output and output / FIRST_PASS, configuration, shard)

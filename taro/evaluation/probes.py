@@ -105,9 +105,13 @@ def read_probes(names: str | None) -> tuple[Probe, ...]:
     """Those of `--probe`, each once, in the order that they are named in.
 
     Raises:
-        EvaluationError: there is no such probe.
+        EvaluationError: there is no such probe, or none is named.
     """
-    probes = tuple(dict.fromkeys(names.split(","))) if names is not None else ()
+    if names is None:
+        return ()
+    probes = tuple(dict.fromkeys(name for part in names.split(",") if (name := part.strip())))
+    if not probes:
+        raise EvaluationError(f"--probe {names!r}: names none; allowed: {', '.join(PROBES)}, with commas between several")
     unknown = [probe for probe in probes if probe not in PROBES]
     if unknown:
         guess = did_you_mean(unknown[0], PROBES)

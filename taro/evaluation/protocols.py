@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from taro.command_line import Parser
 from taro.data.samples import load_samples
 from taro.errors import clean_exit
+from taro.evaluation.made_with import describe_asked
 from taro.evaluation.other_tools import Text, load_texts
 from taro.evaluation.scores import IOU_LEVELS
 from taro.evaluation.texts_of_samples import match_samples
 from taro.files import write_json
 from taro.jsonl import CONFIG_NAME, read_config
-from taro.messages import print_table, shorten
+from taro.messages import print_table
 from taro.prompts import parse_answer, parse_spans
 from taro.spans import Span, best_iou, union_iou
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Cut = Callable[[str, int], str]
 LMMS_EVAL_TOKENS = 50  # max_new_tokens of lmms-eval's charades_sta
@@ -97,6 +101,7 @@ class Protocol:
         name: of the rule.
         source: where it is from.
         read: the spans that a text answers; none where it can't be read.
+        reads: what that is, in words.
         strict: a hit is IoU > level, and not IoU >= level.
         union: the IoU is that of all spans of the answer with all true ones, and not the best of one with one.
         leaves_out_unasked: a sample whose video failed is not counted; else it is, and misses.
@@ -106,10 +111,16 @@ class Protocol:
     name: str
     source: str
     read: Callable[[str], list[Span]]
+    reads: str
     strict: bool = False
     union: bool = False
     leaves_out_unasked: bool = False
     max_tokens: int | None = None
+
+    def describe(self) -> tuple[str, str, str]:
+        """What it reads, what a hit is and what becomes of a sample whose video failed, in words."""
+        where = f" in {self.max_tokens} tokens" if self.max_tokens else ""
+        return self.reads + where, "IoU > m" if self.strict else "IoU >= m", "left out" if self.leaves_out_unasked else "a miss"
 
     def iou(self, text: str | None, truths: Sequence[Span]) -> float:
         """Of one answer; 0 where there is none."""
@@ -119,20 +130,36 @@ class Protocol:
         return union_iou(spans, truths) if self.union else best_iou(spans[0], truths)
 
 
+LAST_PAIR = 'last "a to b" without units'
+FIRST_DASH = 'first "a - b" or "a to b"'
+
 PROTOCOLS = (
-    Protocol("taro", "this project", read_answer),
-    Protocol("taro_release", "TaRO's evaluation (arXiv 2606.09248)", read_last_numbers, leaves_out_unasked=True),
-    Protocol("time_r1", "xiaomi-research/time-r1 evaluate.py, eval_all.py", read_last_pair, strict=True),
-    Protocol("videochat_r1", "OpenGVLab/VideoChat-R1 evaluate_tg.py", read_last_pair, leaves_out_unasked=True),
+    Protocol("taro", "this project", read_answer, "last range of the answer block"),
+    Protocol(
+        "taro_release",
+        "TaRO's evaluation (arXiv 2606.09248)",
+        read_last_numbers,
+        "last two numbers",
+        leaves_out_unasked=True,
+    ),
+    Protocol("time_r1", "xiaomi-research/time-r1 evaluate.py, eval_all.py", read_last_pair, LAST_PAIR, strict=True),
+    Protocol("videochat_r1", "OpenGVLab/VideoChat-R1 evaluate_tg.py", read_last_pair, LAST_PAIR, leaves_out_unasked=True),
     Protocol(
         "lmms_eval",
         "EvolvingLMMs-Lab/lmms-eval charades_sta",
         read_first_dash,
+        FIRST_DASH,
         leaves_out_unasked=True,
         max_tokens=LMMS_EVAL_TOKENS,
     ),
-    Protocol("timelens", "TencentARC/TimeLens eval_dataloader.py", read_first_dash_whole, leaves_out_unasked=True),
-    Protocol("tempr1", "TempR1 (arXiv 2512.03963), its many-to-one IoU", read_all, union=True),
+    Protocol(
+        "timelens",
+        "TencentARC/TimeLens eval_dataloader.py",
+        read_first_dash_whole,
+        f"{FIRST_DASH}, in whole seconds",
+        leaves_out_unasked=True,
+    ),
+    Protocol("tempr1", "TempR1 (arXiv 2512.03963)", read_all, "union of all ranges of the answer block", union=True),
 )
 
 
@@ -174,11 +201,8 @@ def score_protocol(protocol: Protocol, texts: Sequence[Text], cut: Cut | None = 
     )
 
 
-def load_cut(model: str) -> Cut:
-    """By the tokens of a model."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def make_cut(tokenizer: PreTrainedTokenizerBase) -> Cut:
+    """By its tokens."""
 
     def cut(text: str, tokens: int) -> str:
         ends = [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
@@ -187,29 +211,49 @@ def load_cut(model: str) -> Cut:
     return cut
 
 
+def load_cut(model: str, local_files_only: bool = False) -> Cut:
+    """By the tokens of a model. Raises as `AutoTokenizer.from_pretrained`."""
+    from transformers import AutoTokenizer
+
+    return make_cut(AutoTokenizer.from_pretrained(model, local_files_only=local_files_only))
+
+
+def find_cut(model: str) -> Cut | None:
+    """By the tokens of a model that is on this machine, as a folder or from the hub; None where it isn't."""
+    try:
+        return load_cut(model, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+
+
 def print_protocols(rows: Sequence[ProtocolScores]) -> None:
-    """As a table, in percent."""
+    """As a table, in percent, with each rule below it."""
     lines = []
     for row in rows:
         values = [f"{100 * value:.1f}" for value in (*row.r1, row.miou)]
         lines.append([row.protocol, *values, str(row.unread), str(row.counted)])
     print_table(["protocol", *(f"R1@{level}" for level in IOU_LEVELS), "mIoU", "unread", "counted"], lines)
-    leaving = [row for row in rows if row.left_out]
+    for protocol in PROTOCOLS:
+        reads, hit, failed = protocol.describe()
+        print(f"{protocol.name}: {reads}; {hit}; failed video {failed}; {protocol.source}")
+    for remark in remarks_on(rows):
+        print(remark)
+
+
+def remarks_on(rows: Sequence[ProtocolScores]) -> list[str]:
+    """What the numbers alone don't say. `rows`: of all protocols, on the same texts."""
+    remarks, leaving = [], [row for row in rows if row.left_out]
     if leaving:
         names = ", ".join(row.protocol for row in leaving)
-        print(f"{leaving[0].left_out} samples were not asked: {names} leave them out, to the others they are misses")
-
-
-def describe_asked(config: Mapping[str, Any]) -> str:
-    """What the texts of a folder of `eval.py --output` were made with: no rule changes it. `config`: of the folder."""
-    grounding, sampling = config.get("grounding", {}), config.get("sampling", {})
-    video = grounding.get("video", {})
-    packages = ", ".join(f"{name} {version}" for name, version in config.get("packages", {}).items())
-    return (
-        f"made with {config.get('model')} ({config.get('engine')}, {config.get('dtype')}; {packages}): "
-        f"{video.get('fps')} frames a second, at most {video.get('max_frames')} of {video.get('max_tokens')} tokens in all; "
-        f"answers of at most {sampling.get('max_tokens')} tokens; prompt {shorten(grounding.get('prompt'))}"
-    )
+        remarks.append(f"{leaving[0].left_out} samples were not asked: {names} leave them out, to the others they are misses")
+    names = ", ".join(row.protocol for row in rows if row.unread == row.counted)
+    if names and min(row.counted for row in rows):  # there are texts: some rules count no others
+        form = "the texts don't have the form that such a rule reads, which doesn't say that the answers are wrong"
+        remarks.append(f"no text could be read by {names}: {form}")
+    if not any(row.cut for row in rows):
+        how = "python -m taro.evaluation.protocols with --tokenizer, the model, cuts them"
+        remarks.append(f"lmms_eval cuts texts at {LMMS_EVAL_TOKENS} tokens, here they are whole: {how}")
+    return remarks
 
 
 def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
@@ -217,10 +261,12 @@ def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("predictions", type=Path, help="folder of eval.py --output, or a file of another tool")
     parser.add_argument("--annotations", metavar="F", type=Path, help="samples that all count, with a prediction or without")
-    parser.add_argument("--tokenizer", metavar="MODEL", help="model whose tokens are counted where a rule cuts texts")
+    parser.add_argument("--tokenizer", metavar="MODEL", help="whose tokens are counted where a rule cuts texts")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the matrix there, too")
     args = parser.parse_args(arguments)
-    found, cut = load_texts(args.predictions), args.tokenizer and load_cut(args.tokenizer)
+    found, made_here = load_texts(args.predictions), (args.predictions / CONFIG_NAME).is_file()
+    config = read_config(args.predictions) if made_here else {}
+    cut = load_cut(args.tokenizer) if args.tokenizer else find_cut(config["model"]) if "model" in config else None
     remarks = found.remarks
     if args.annotations is not None:
         found = match_samples(found.texts, load_samples(args.annotations, bad_rows="keep"))
@@ -229,10 +275,8 @@ def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
         print(f"warning: {remark}")
     rows = [score_protocol(protocol, found.texts, cut) for protocol in PROTOCOLS]
     print_protocols(rows)
-    if args.predictions.is_dir() and (args.predictions / CONFIG_NAME).is_file():
-        print(describe_asked(read_config(args.predictions)))
-    if cut is None:
-        print(f"lmms_eval cuts answers at {LMMS_EVAL_TOKENS} tokens; with --tokenizer, the model, they are cut here, too")
+    if config:
+        print(describe_asked(config))
     if args.json is not None:
         write_json(args.json, rows)
     return rows

@@ -175,11 +175,12 @@ def short_names(paths: Sequence[str]) -> list[str]:
 def print_overlaps(overlaps: Sequence[Overlap]) -> None:
     rows, names = [], short_names([one.test for one in overlaps])
     for one, name in zip(overlaps, names, strict=True):
-        copies = "not looked at" if one.copies is None else str(len(one.copies))
-        same = f"{one.same_queries} of {one.queries}, {one.same_on_shared} of them about shared videos"
-        near = f"{len(one.near)}, {one.near_on_shared} of them about shared videos"
+        copies = "–" if one.copies is None else str(len(one.copies))
+        same = f"{one.same_queries} of {one.queries} ({one.same_on_shared})"
+        near = f"{len(one.near)} ({one.near_on_shared})"
         rows.append([name, f"{len(one.shared)} of {one.videos}", copies, same, near])
-    print_table(["test set", "videos in training", "copies by pictures", "queries in training", "others nearly"], rows)
+    print_table(["test set", "videos in\ntraining", "copies by\npictures", "queries in\ntraining", "others\nnearly"], rows)
+    print("in brackets: queries about videos that are in training, too; –: not looked at")
     for one, name in zip(overlaps, names, strict=True):
         if one.shared:
             print(f"{name}: {first_names(one.shared, 10)}")

@@ -9,10 +9,10 @@ from taro.command_line import parse_settings
 from taro.errors import clean_exit
 from taro.evaluation.blind import about_fit, print_blind
 from taro.evaluation.evaluate import Evaluation, evaluate
-from taro.evaluation.protocols import describe_asked, print_protocols
+from taro.evaluation.made_with import describe_asked
+from taro.evaluation.protocols import print_protocols
 from taro.evaluation.report import print_report
 from taro.evaluation.settings import EvaluationSettings
-from taro.jsonl import read_config
 from taro.rl.answer_gaps import measure_gaps
 from taro.run.commands import EVAL
 from taro.view.probes import show_probes
@@ -44,8 +44,7 @@ def command() -> None:
     if evaluation.beside.blind:
         print("The same answers by every rule in use (taro/evaluation/protocols.py):")
         print_protocols(evaluation.beside.protocols)
-        if settings.output is not None:
-            print(describe_asked(read_config(settings.output)))
+        print(describe_asked(evaluation.configuration))
         print("And answers that never saw the video:")
         print_blind(evaluation.beside.blind)
         print(about_fit(evaluation.beside.fit))

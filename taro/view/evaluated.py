@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taro.data.samples import Sample, SampleError, load_samples
+from taro.evaluation.made_with import describe_asked
 from taro.evaluation.predictions import Prediction, load_predictions
 from taro.jsonl import read_config
 from taro.view.timeline import ViewError
@@ -24,6 +25,7 @@ class Evaluated:
     Attributes:
         folder: of `eval.py --output`.
         model: that answered.
+        made_with: model, frames, budgets and prompt of the answers, in words.
         dataset: that was asked.
         predictions: in the order of the samples.
         samples: theirs, in the same order; without durations and videos (nan and "") where `remarks` say so.
@@ -36,6 +38,7 @@ class Evaluated:
 
     folder: Path
     model: str
+    made_with: str
     dataset: str
     predictions: list[Prediction]
     samples: list[Sample]
@@ -69,6 +72,7 @@ def read_evaluation(folder: Path, annotations: Path | None = None, video_root: P
     return Evaluated(
         folder=folder,
         model=str(config.get("model", "?")),
+        made_with=describe_asked(config),
         dataset=str(config.get("dataset", "?")),
         predictions=predictions,
         samples=samples,

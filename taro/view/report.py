@@ -18,6 +18,7 @@ from taro.evaluation.blind import about_fit
 from taro.evaluation.bootstrap import COVERAGE
 from taro.evaluation.compare import Comparison, compare_runs
 from taro.evaluation.predictions import FAILURES, count_failures
+from taro.evaluation.protocols import PROTOCOLS, find_cut, remarks_on
 from taro.evaluation.report import Summary
 from taro.evaluation.scores import IOU_LEVELS
 from taro.evaluation.training_file import find_fit
@@ -98,11 +99,8 @@ def run_names(runs: Sequence[Evaluated]) -> list[str]:
 def _head(
     runs: Sequence[Evaluated], names: Sequence[str], statistics: Sequence[Statistics], remarks: Sequence[str]
 ) -> list[str]:
-    models = "; ".join(f"{name}: {run.model}" for name, run in zip(names, runs, strict=True))
-    lines = [
-        f"<h1>{escape(runs[0].dataset)}</h1>",
-        f'<p class="faint">{statistics[0].summary.samples} samples. {escape(models)}</p>',
-    ]
+    lines = [f"<h1>{escape(runs[0].dataset)}</h1>", f'<p class="faint">{statistics[0].summary.samples} samples</p>']
+    lines += [f'<p class="faint">{escape(f"{name}: {run.made_with}")}</p>' for name, run in zip(names, runs, strict=True)]
     return lines + [f'<p class="warning">{escape(remark)}</p>' for remark in remarks]
 
 
@@ -148,7 +146,7 @@ def _tasks(names: Sequence[str], statistics: Sequence[Statistics]) -> list[str]:
 def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
     """Tables of the same answers by every rule in use, and of blind answers."""
     fit = next(filter(None, (find_fit(run.model, run.fit) for run in runs)), None)
-    found = [put_beside(run.samples, run.predictions, fit) for run in runs]
+    found = [put_beside(run.samples, run.predictions, find_cut(run.model), fit) for run in runs]
     columns = [f"{name}: {metric}" if len(names) > 1 else metric for name in names for metric in ("R1@0.5", "mIoU", "unread")]
     rules = [
         (
@@ -160,10 +158,14 @@ def _beside(runs: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
     lines = []
     if rules:
         caption = (
-            "the same answers, by the rule of each tool (taro/evaluation/protocols.py); unread: of the samples that it counts, "
-            "those without an answer that it can read"
+            "the same answers, by the rule of each tool; unread: of the samples that it counts, those without an answer that "
+            "it can read"
         )
         lines.append("<h2>By other rules</h2>" + table(["rule", *columns], rules, caption))
+        for name, one in zip(names, found, strict=True):
+            lines += [f'<p class="faint">{escape(f"{name}: {remark}")}</p>' for remark in remarks_on(one.protocols)]
+        about = [(rule.name, *rule.describe(), rule.source) for rule in PROTOCOLS]
+        lines.append(table(["rule", "reads", "hit", "failed video", "source"], about, "what each rule does"))
     if found[0].blind and not math.isnan(sum(sample.duration for sample in runs[0].samples)):
         blind = [(row.name, row.fitted or "", *_rates(row.r1, row.miou)) for row in found[0].blind]
         rows = table(["answer", "fitted on", "R1@0.5", "mIoU"], blind, about_fit(found[0].fit))

@@ -19,7 +19,7 @@ def test_only_samples_that_ask_for_one_span_are_compared():
 def test_blind_answers_are_fitted_on_training_samples_too():
     samples, predictions = zip(pair("a"), pair("c"), strict=True)
     late = Sample("t", "t.mp4", "a dog", ((5.0, 10.0),), 10.0)
-    plain, found = put_beside(samples, predictions), put_beside(samples, predictions, Fit("train.jsonl", (late,)))
+    plain, found = put_beside(samples, predictions), put_beside(samples, predictions, fit=Fit("train.jsonl", (late,)))
     assert (plain.fit, found.fit, found.blind[2:]) == (None, "train.jsonl", plain.blind)
     row = found.blind[1]
     assert (row.fitted, row.shares, row.miou) == ("training samples", (0.5, 1.0), 0)
@@ -29,3 +29,10 @@ def test_blind_answers_are_fitted_on_training_samples_too():
 def test_nothing_stands_beside_other_tasks():
     samples, predictions = zip(pair("b", "actions"), strict=True)
     assert put_beside(samples, predictions) == Beside() == Beside((), ())
+
+
+def test_a_rule_that_cuts_texts_cuts_these():
+    samples, predictions = zip(pair("a"), strict=True)
+    whole, cut = (put_beside(samples, predictions, one) for one in (None, lambda text, tokens: text[:tokens]))
+    assert [row.cut for row in cut.protocols] == [row.protocol == "lmms_eval" for row in cut.protocols]
+    assert not any(row.cut for row in whole.protocols)

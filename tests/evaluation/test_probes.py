@@ -60,7 +60,11 @@ def test_a_sample_always_sees_the_same_video(name):
 
 def test_several_names():
     assert read_probes("shuffled,blind,shuffled") == ("shuffled", "blind") and read_probes(None) == ()
-    with pytest.raises(EvaluationError, match="there is no backwards, ; allowed: blind, one_frame, reversed"):
+    assert read_probes("blind, reversed,") == ("blind", "reversed")
+    for none in ("", " , "):
+        with pytest.raises(EvaluationError, match=f"--probe '{none}': names none; allowed: blind, one_frame"):
+            read_probes(none)
+    with pytest.raises(EvaluationError, match="there is no backwards; allowed: blind, one_frame, reversed"):
         read_probes("blind,backwards,")
 
 

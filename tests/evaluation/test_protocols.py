@@ -8,7 +8,7 @@ import pytest
 from taro.data.samples import load_samples
 from taro.evaluation.other_tools import Text
 from taro.evaluation.predictions import Prediction
-from taro.evaluation.protocols import PROTOCOLS, load_cut, main, score_protocol
+from taro.evaluation.protocols import PROTOCOLS, find_cut, load_cut, main, print_protocols, remarks_on, score_protocol
 from taro.jsonl import ResumableFolder
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +174,33 @@ def test_lmms_eval_cuts_a_reasoning_before_its_answer():
     cut = score_protocol(BY_NAME["lmms_eval"], [one], load_cut(str(ROOT / "assets" / "tiny-qwen2.5-vl")))
     assert cut.cut and cut.miou == 0 and not score_protocol(BY_NAME["lmms_eval"], [one]).cut
     assert score_protocol(BY_NAME["lmms_eval"], [one]).miou == 1
+
+
+def test_a_model_that_is_not_here_cuts_nothing():
+    assert find_cut("no/such model") is find_cut("nobody/nothing") is None
+    assert find_cut(str(ROOT / "assets" / "tiny-qwen2.5-vl"))(" 3 to 5", 1) != " 3 to 5"
+
+
+def test_each_rule_is_told_below_the_table(capsys):
+    rows = [score_protocol(protocol, [Text("a", "<answer>3s to 5s</answer>", ((3.0, 5.0),))]) for protocol in PROTOCOLS]
+    print_protocols(rows)
+    shown = capsys.readouterr().out.splitlines()
+    told = {line.partition(":")[0]: line for line in shown if line.partition(":")[0] in BY_NAME}
+    assert all(protocol.source in told[protocol.name] for protocol in PROTOCOLS) and max(map(len, told.values())) <= 128
+    assert "; IoU > m; failed video a miss; " in told["time_r1"] and "; IoU >= m; failed video left" in told["timelens"]
+    assert " in 50 tokens; " in told["lmms_eval"]
+
+
+def test_what_the_numbers_do_not_say():
+    def remarks(*texts, cut=None):
+        asked = [Text("a", text, ((3.0, 5.0),)) for text in texts]
+        return remarks_on([score_protocol(protocol, asked, cut) for protocol in PROTOCOLS])
+
+    unread, whole = remarks("<answer>3.0s to 5.0s</answer>")
+    assert unread.startswith("no text could be read by time_r1, videochat_r1, lmms_eval, timelens: ")
+    assert whole.startswith("lmms_eval cuts texts at 50 tokens, here they are whole")
+    assert remarks("<answer>3 to 5</answer>", cut=lambda text, tokens: text) == []
+    assert [line.split()[0] for line in remarks(None)] == ["1", "lmms_eval"]  # no text is there: none has a wrong form
 
 
 @pytest.mark.slow

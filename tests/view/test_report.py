@@ -27,6 +27,9 @@ def test_a_report(write_evaluation, markup, capsys):
     assert "cut_completion: the completion reached max_tokens" in page and "missing_video: there is no such file" in page
     unread = dict(re.findall(r'<th scope="row">(\w+)</th>(?:<td>[\d.]+</td>){2}<td>(\d+ of \d+)</td>', page))
     assert (unread["taro"], unread["time_r1"]) == ("2 of 30", "30 of 30")  # the seconds have units, which that rule can't read
+    assert "no text could be read by time_r1, videochat_r1, lmms_eval, timelens: " in page and "here they are whole" in page
+    assert '<th scope="row">time_r1</th><td>last &quot;a to b&quot; without units</td><td>IoU &gt; m</td>' in page
+    assert "base: made with base" in page and "frames a second" in page
     assert markup not in page and "<img src=x" not in page
     data = data_of(page)
     assert len(data["rows"]) == 30 and len(data["pictures"]) == 1
