@@ -20,6 +20,7 @@ def start(tmp_path):
     return folder
 
 
+@pytest.mark.parametrize("family", SHIPPED)
 def test_the_shipped_bases_are_made_by_the_recipe_and_pretend(family):
     folder = ASSETS / SHIPPED[family]
     assert check_base(folder) == Recipe()
