@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# Python compiles what is imported when it is imported; to compile all that comes along takes more than a minute a venv.
+# To compile all that comes along takes more than a minute a venv. What is imported is compiled when it is, and kept.
 INSTALL := -m pip install --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 SYNTHETIC := data/synthetic/test.jsonl
 TORCH := torch==2.13.0
@@ -30,6 +31,7 @@ $(INSTALLED): setup.cfg Makefile
 	$(RUN) $(INSTALL) --upgrade pip
 	$(RUN) $(INSTALL) $(TORCH)
 	$(RUN) $(INSTALL) $(PINS) -e '.[dev,decord,demo]'
+	$(RUN) -c 'import taro.run.train'
 	@touch $@
 
 data: $(SYNTHETIC)  ## synthetic videos and their annotations, in data/synthetic

@@ -129,8 +129,8 @@ def pass_flops(work: Work) -> tuple[float, float]:
     """Of a forward pass over a rank's groups: in products, with the head on response tokens alone, and in attention."""
     shape, text = work.shape, work.shape.text
     responses = work.prompts * work.group * work.completion_tokens
-    products = 2.0 * work.packed * shape.layer * shape.layers + 2.0 * responses * text.hidden_size * text.vocab_size
-    return products, 4.0 * work.scores * text.hidden_size * shape.layers
+    products = 2.0 * work.packed * sum(shape.layers) + 2.0 * responses * text.hidden_size * text.vocab_size
+    return products, 4.0 * work.scores * text.hidden_size * len(shape.layers)
 
 
 def tower_flops(work: Work) -> float:
@@ -149,13 +149,13 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     backward = wanted * products / (rates.matmul * flops) + 2 * attention / (rates.attention_backward * flops)
     tower = tower_flops(work) / (rates.tower * flops)
     head = text.hidden_size // text.num_attention_heads
-    a_token = 2 * 2 * text.num_key_value_heads * head * shape.layers  # bytes of its keys and values in bfloat16
+    a_token = 2 * 2 * text.num_key_value_heads * head * len(shape.layers)  # bytes of its keys and values in bfloat16
     cached = work.prompts * work.group * (work.prompt_tokens + work.completion_tokens / 2) * a_token
     decoded = ((shape.decoder * 2 + cached) / bytes_a_second + rates.decode_overhead) * work.longest
-    prefill = 2.0 * work.prompts * work.prompt_tokens * shape.layer * shape.layers / (rates.matmul * flops)
+    prefill = 2.0 * work.prompts * work.prompt_tokens * sum(shape.layers) / (rates.matmul * flops)
     seconds = {
         "tower": tower,
-        "wake, weights": rates.wake + rates.sync_tensor * (12 * shape.layers + 390),
+        "wake, weights": rates.wake + rates.sync_tensor * (12 * len(shape.layers) + 390),
         "render prompts": rates.render * work.prompts,
         "engine's tower, prefill": tower + prefill,
         "decode": decoded,

@@ -70,6 +70,8 @@ def test_what_fsdp2_gathers_together_is_what_the_plan_counts(name):
     shape, ranks = Shape.of(config), 8
     with parameters_on_meta():
         policy = QwenVL(AutoModelForImageTextToText.from_config(config), family, None, list(range(5)))
+    if distributed.is_initialized():  # by a run in this process
+        distributed.destroy_process_group()
     distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         shard(policy, init_device_mesh("cpu", (ranks,)), torch.bfloat16)
