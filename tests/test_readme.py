@@ -59,6 +59,7 @@ def equipped(monkeypatch):
         monkeypatch.setattr(place, lambda: True)
     monkeypatch.setattr("taro.run.checks.peft_is_installed", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
 
 
 @pytest.mark.parametrize("line", arguments_of("train.py"), ids=lambda line: line or "(none)")

@@ -328,7 +328,7 @@ def _no_gpu(trainer: Namespace) -> bool:
 
 
 def _count_ranks(trainer: Namespace) -> int:
-    there = 1 if _no_gpu(trainer) else max(1, torch.cuda.device_count())
+    there = 1 if _no_gpu(trainer) else torch.cuda.device_count()
     return count_devices(trainer.devices, there) * (trainer.num_nodes or 1)
 
 
