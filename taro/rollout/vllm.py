@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,6 +46,8 @@ class VLLMSettings:
         enforce_eager: no CUDA graphs.
         sleep: give the GPU's memory back between rollouts.
         check_every: generations from one full comparison of a prompt's pixels to the next; ids and grids are always compared.
+        render_meanwhile: render prompts while completions of earlier ones are generated. Which completions share a step of the
+            engine is then a matter of time, and with it the last bits of their log-probs.
     """
 
     tensor_parallel_size: PositiveInt = 1
@@ -54,6 +57,7 @@ class VLLMSettings:
     enforce_eager: bool = False
     sleep: bool = True
     check_every: PositiveInt = 50
+    render_meanwhile: bool = True
 
 
 class VLLMEngine:
@@ -155,25 +159,42 @@ class VLLMEngine:
         if self.stale:
             raise EngineError("the engine has no weights: sync them after it slept or was restarted")
         self.generations += 1
+        thread = ThreadPoolExecutor(1)  # one: vLLM's renderer is made for that
         jobs = run_jobs(
             prompts,
             at_once,
-            submit=lambda number, prompt: self._ask(number, prompt, sampling),
+            prepare=lambda number, prompt: thread.submit(self._render, number, prompt),
+            ready=self._is_rendered,
+            submit=lambda _, read: self._ask(*read, sampling),
             collect=self._collect,
             give_up=self.llm.llm_engine.abort_request,
         )
-        with closing(jobs):
+        with thread, closing(jobs):
             for number, prompt, drawn in jobs:
                 yield number, make_rollout(prompt.prefixes, drawn)
 
-    def _ask(self, number: int, prompt: RolloutPrompt, sampling: SamplingSettings) -> Iterator[str]:
+    def _render(self, number: int, prompt: RolloutPrompt) -> tuple[RolloutPrompt, dict[str, Any]]:
+        """The prompt, and vLLM's reading of it."""
+        whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
+        with _engine_errors("to read a prompt"):
+            return prompt, self.reader.read(prompt.prompt, whole)
+
+    def _is_rendered(self, rendered: Future) -> bool:
+        """Whether the next prompt goes to the engine before its next step, which ranks that share it make together."""
+        if not self.settings.render_meanwhile:
+            return True  # as soon as it is
+        if self.partners is None:
+            return rendered.done()
+        there = [False] * self.settings.tensor_parallel_size
+        torch.distributed.all_gather_object(there, rendered.done(), group=self.partners)
+        return all(there)
+
+    def _ask(self, prompt: RolloutPrompt, rendered: dict[str, Any], sampling: SamplingSettings) -> Iterator[str]:
         """Ask for a group: the names of its requests."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        whole = number == 0 and (self.generations - 1) % self.settings.check_every == 0
         with _engine_errors("while generating"):
-            rendered = self.reader.read(prompt.prompt, whole)
             for prefix, seed in zip(prompt.prefixes, prompt.seeds, strict=True):
                 request = str(next(self.request_numbers))
                 parameters = SamplingParams(

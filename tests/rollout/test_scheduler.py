@@ -1,4 +1,5 @@
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -109,3 +110,66 @@ def test_futures():
             for number, _, (result,) in jobs:
                 found[number] = result
     assert found.items() <= {0: (4, 0), 1: (3, 0)}.items() and found
+
+
+class Kitchen:
+    """Prepares items when it is told to, and notes what happens."""
+
+    def __init__(self):
+        self.prepared, self.seen = [], []
+
+    def prepare(self, number, item):
+        self.prepared.append(Future())
+        if number == 0:
+            self.prepared[0].set_result("made of item 0")
+        return self.prepared[-1]
+
+    def submit(self, number, made):
+        assert made == f"made of item {number}"
+        self.seen.append(f"submit {number}")
+        return [number]
+
+    def run(self, count, at_once, collect, **settings):
+        items = [f"item {number}" for number in range(count)]
+        return run_jobs(items, at_once, submit=self.submit, collect=collect, prepare=self.prepare, **settings)
+
+
+def test_what_is_not_prepared_keeps_nothing_waiting():
+    """Jobs go on while the next item is prepared, which is submitted in its turn as soon as it can be."""
+    kitchen = Kitchen()
+
+    def collect(jobs):
+        kitchen.seen.append(f"collect of {sorted(jobs)}")
+        if len(kitchen.seen) == 2:
+            kitchen.prepared[2].set_result("made of item 2")  # before its turn
+        elif len(kitchen.seen) == 3:
+            kitchen.prepared[1].set_result("made of item 1")
+        else:
+            return [(job, job) for job in jobs]
+        return []
+
+    done = list(kitchen.run(3, 3, collect))
+    assert done == [(number, f"item {number}", [number]) for number in range(3)]
+    assert kitchen.seen == ["submit 0", *["collect of [0]"] * 2, "submit 1", "submit 2", "collect of [0, 1, 2]"]
+
+
+def test_without_open_jobs_the_next_item_is_waited_for_and_so_is_any_where_that_is_asked_for():
+    for settings in ({}, {"ready": lambda prepared: True}):
+        kitchen = Kitchen()
+        with ThreadPoolExecutor(1) as pool:
+            kitchen.prepare = lambda number, item, pool=pool: pool.submit(lambda: time.sleep(0.01) or f"made of {item}")
+            seen = [number for number, *_ in kitchen.run(3, 3, lambda jobs: [(job, job) for job in list(jobs)[:1]], **settings)]
+        assert seen == [0, 1, 2]
+    assert kitchen.seen == ["submit 0", "submit 1", "submit 2"]
+
+
+def test_an_item_that_can_not_be_prepared_ends_the_loop_and_what_waits_is_left():
+    kitchen, given_up = Kitchen(), []
+
+    def collect(jobs):
+        kitchen.prepared[1].set_exception(OSError("unreadable"))
+        return []
+
+    with pytest.raises(OSError, match="unreadable"):
+        list(kitchen.run(4, 3, collect, give_up=given_up.append))
+    assert given_up == [[0]] and kitchen.seen == ["submit 0"] and kitchen.prepared[2].cancelled()
