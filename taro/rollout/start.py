@@ -32,6 +32,8 @@ def engine_problems(engine: str, device: str, vllm: VLLMSettings | None = None) 
     elif engine == "vllm" and vllm is not None and 0 < torch.cuda.device_count() < vllm.tensor_parallel_size and kind != "cpu":
         size, there = vllm.tensor_parallel_size, torch.cuda.device_count()
         yield f"--vllm.tensor_parallel_size {size}: {there} GPUs are there; lower it"
+    if engine == "vllm" and vllm is not None and vllm.load_format == "dummy":
+        yield "--vllm.load_format dummy: those are random weights, and here no training replaces them: take auto"
 
 
 def resolve_device(device: str) -> str:

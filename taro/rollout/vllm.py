@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,6 +43,8 @@ class VLLMSettings:
         max_model_len: longest prompt with its completion; None: as long as the data and sampling settings allow.
         gpu_memory_utilization: share of the GPU's memory that the engine takes.
         max_num_seqs: completions that it works on together; memory is kept for so many also while it sleeps.
+        load_format: `auto` reads the model's weights from disk; `dummy` makes random ones, for training alone, where the
+            policy's come before the first rollout: then a model is read once.
         enforce_eager: no CUDA graphs.
         sleep: give the GPU's memory back between rollouts.
         check_every: generations from one full comparison of a prompt's pixels to the next; ids and grids are always compared.
@@ -54,6 +56,7 @@ class VLLMSettings:
     max_model_len: PositiveInt | None = None
     gpu_memory_utilization: PositiveShare = 0.4
     max_num_seqs: PositiveInt = 256
+    load_format: Literal["auto", "dummy"] = "auto"
     enforce_eager: bool = False
     sleep: bool = True
     check_every: PositiveInt = 50
@@ -72,7 +75,7 @@ class VLLMEngine:
     def __init__(self, model: EngineModel, settings: VLLMSettings = VLLMSettings()) -> None:
         self.model, self.settings = model, settings
         self.asleep = False
-        self.stale = False  # the weights were given up: only a sync makes the engine usable again
+        self.stale = settings.load_format == "dummy"  # without weights: only a sync makes the engine usable
         self.generations = 0
         self.request_numbers = itertools.count()
         self.partners: ProcessGroup | None = None  # the ranks that share the engine
@@ -110,6 +113,7 @@ class VLLMEngine:
                 distributed_executor_backend=executor,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
                 max_num_seqs=settings.max_num_seqs,
+                load_format=settings.load_format,
                 enforce_eager=settings.enforce_eager or cpu,
                 enable_sleep_mode=settings.sleep and not cpu,
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
@@ -157,7 +161,7 @@ class VLLMEngine:
         """Groups as they are finished, with the numbers of their prompts; as many as `at_once` prompts are in the engine, and
         the next is taken when one leaves. Raises as `generate`."""
         if self.stale:
-            raise EngineError("the engine has no weights: sync them after it slept or was restarted")
+            raise EngineError("the engine has no weights: sync them after it slept or was restarted, or began with dummy ones")
         self.generations += 1
         thread = ThreadPoolExecutor(1)  # one: vLLM's renderer is made for that
         jobs = run_jobs(

@@ -54,6 +54,13 @@ def test_an_engine_over_more_gpus_than_there_are(machine, gpus, size, fits):
     assert problems == ([] if fits else ["--vllm.tensor_parallel_size 4: 2 GPUs are there; lower it"])
 
 
+def test_weights_that_nothing_would_replace(machine):
+    machine(0)
+    (problem,) = engine_problems("vllm", "cpu", VLLMSettings(load_format="dummy"))
+    assert problem == "--vllm.load_format dummy: those are random weights, and here no training replaces them: take auto"
+    assert list(engine_problems("native", "cpu", VLLMSettings(load_format="dummy"))) == []
+
+
 def test_vllm_that_is_not_installed(machine):
     machine(0, vllm=False)
     assert list(engine_problems("native", "cpu")) == []

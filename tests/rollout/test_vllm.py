@@ -71,6 +71,14 @@ def test_after_a_sleep_only_a_sync_makes_it_usable(engine):
     assert engine.llm.calls == ["sleep", *woken, *SYNCED]
 
 
+def test_an_engine_that_began_with_dummy_weights_waits_for_a_sync(engine):
+    engine = VLLMEngine(MODEL, VLLMSettings(load_format="dummy"))
+    with pytest.raises(EngineError, match=r"sync them after .*, or began with dummy ones"):
+        engine.generate(REQUEST, SamplingSettings())
+    engine.sync(WEIGHTS)
+    assert engine.llm.calls == SYNCED and not engine.stale
+
+
 def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(engine):
     for engine.settings, engine.model in ((VLLMSettings(sleep=False), MODEL), (VLLMSettings(), replace(MODEL, device="cpu"))):
         engine.sleep()

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from unittest import mock
 
@@ -152,7 +153,35 @@ def test_a_prompt_that_is_read_differently_is_an_error(engine, many_prompts, mon
     assert not engine.llm.llm_engine.has_unfinished_requests()
 
 
-def test_a_restart(engine, policy, many_prompts):
+@pytest.mark.parametrize("meanwhile", [True, False])
+def test_completions_are_the_same_whenever_prompts_are_rendered(engine, many_prompts, monkeypatch, meanwhile):
+    """And in the order of the prompts; the engine begins with those that are there."""
+    read, step, open_then = engine.reader.read, engine.llm.llm_engine.step, []
+    requests = [RolloutPrompt(prompt, ((),) * 2, (3, 4)) for prompt in many_prompts[:5]]
+    together = engine.generate(requests, SamplingSettings(1.0, 12))
+
+    def slow(prompt, whole):
+        time.sleep(0.3)
+        return read(prompt, whole)
+
+    def noting_step():
+        open_then.append(engine.llm.llm_engine.get_num_unfinished_requests())
+        return step()
+
+    monkeypatch.setattr(engine, "settings", replace(engine.settings, render_meanwhile=meanwhile))
+    monkeypatch.setattr(engine.reader, "read", slow)
+    monkeypatch.setattr(engine.llm.llm_engine, "step", noting_step)
+    for one, other in zip(engine.generate(requests, SamplingSettings(1.0, 12)), together, strict=True):
+        for tokens, same, a, b in zip(one.completions, other.completions, one.log_probs, other.log_probs, strict=True):
+            assert torch.equal(tokens, same)
+            torch.testing.assert_close(a, b, atol=LOG_PROBS, rtol=0)
+    assert open_then[0] == (2 if meanwhile else 10)
+
+
+@pytest.mark.parametrize("load_format", ["auto", "dummy"])
+def test_a_restart(engine, policy, many_prompts, monkeypatch, load_format):
+    """Whatever weights the fresh engine begins with, the next sync's are its own, those of the tower, too."""
+    monkeypatch.setattr(engine, "settings", replace(engine.settings, load_format=load_format))
     requests = [RolloutPrompt(many_prompts[0], ((),), (0,))]
     before = engine.generate(requests, SamplingSettings(0.0, 8))[0].completions[0]
     engine.restart()
