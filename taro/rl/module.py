@@ -31,13 +31,16 @@ from taro.rl.passes import make_packs, on_any_rank, passes
 from taro.rl.policy_module import PolicyModule
 from taro.rl.rewards.choose import TARO, Rewards
 from taro.rl.rollouts import roll_out
+from taro.rl.rollouts_ahead import RolloutsAhead
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_advantages import StepAdvantages
 from taro.rl.step_log import StepLog
-from taro.rl.update import learning_rate, make_optimizer, sum_and_clip
+from taro.rl.update import learning_rate, make_optimizer, require_updates, sum_and_clip
 from taro.rollout import RolloutEngine, SamplingSettings, VLLMServerSettings, VLLMSettings
 from taro.rollout.start import start_training_engine
 from taro.seeds import seed_step
+
+SHOWN = {"loss", "reward", "kl", "timing_s/step"}  # by the progress bar
 
 
 class GRPOModule(PolicyModule):
@@ -70,6 +73,8 @@ class GRPOModule(PolicyModule):
             `t_grpo` compares with; half of `group_size` in its source. 0: none.
         dynamic_sampling: how often, at most, other prompts are drawn in the place of those whose completions all earn the same
             (DAPO). 0: never.
+        rollouts_ahead: 1: a server makes the rollouts of a batch while the weights are updated with those of the batch before,
+            so that they are one step old; the loss weighs their tokens for it (`loss.importance_cap`).
         feature_cache: folder that keeps the frozen tower's features of all videos across epochs and runs; None encodes each
             video once a step.
     """
@@ -98,6 +103,7 @@ class GRPOModule(PolicyModule):
         rollout_rows: PositiveInt = 128,
         shuffled_rollouts: NonNegativeInt = 0,
         dynamic_sampling: NonNegativeInt = 0,
+        rollouts_ahead: Literal[0, 1] = 0,
         feature_cache: DiskCacheSettings | None = None,
         task_rewards: dict[str, dict[str, float | dict[str, Any]]] | None = None,
     ) -> None:
@@ -116,10 +122,11 @@ class GRPOModule(PolicyModule):
         self.sampling, self.greedy = sampling, SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.rewards, self.temporal_reward, self.advantages, self.loss = chosen, temporal_reward, advantages, loss
         self.shuffled_rollouts, self.dynamic_sampling = shuffled_rollouts, dynamic_sampling
+        self.ahead = RolloutsAhead(sampling, shuffled_rollouts) if rollouts_ahead else None
         self.of_step = StepAdvantages(advantages) if advantages.of_step else None
         self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
-        self.warned_of_mismatch = False
+        self.warned_of_mismatch = rollouts_ahead > 0  # then there is one
         self.skipped_in_a_row = 0
         self.logged: tuple[str, ...] = ()  # names
         self.gpu_peak_gib = 0.0  # so far
@@ -182,6 +189,9 @@ class GRPOModule(PolicyModule):
     def rollout(self, batch: list[TrainingExample], log: StepLog) -> Drawn:
         """The groups of the prompts that could be built."""
         with log.timed("rollout"), torch.no_grad():
+            if self.ahead is not None:
+                batch = self.ahead.exchange(batch, self.engine, self.policy, self.trainer.global_step)
+                log.add_max("rollout/staleness", self.ahead.staleness)
             draw_again, rounds = self.trainer.datamodule.draw_again, self.dynamic_sampling
             drawn = draw_groups(batch, self.generate, draw_again, rounds, log.add_replaced)
             self.engine.sleep()
@@ -192,7 +202,8 @@ class GRPOModule(PolicyModule):
     def generate(self, examples: list[TrainingExample]) -> list[Group]:
         """The group of each, with what it earns where that has to be known before any pass."""
         examples = [example.to(self.device) for example in examples]  # those that are drawn again come from the CPU
-        groups = roll_out(examples, self.engine, self.policy, self.encode, self.builder, self.sampling, self.shuffled_rollouts)
+        engine, shuffled = self.ahead or self.engine, self.shuffled_rollouts
+        groups = roll_out(examples, engine, self.policy, self.encode, self.builder, self.sampling, shuffled)
         early = self.of_step is not None or self.dynamic_sampling > 0
         return [earn(group, self.rewards) for group in groups] if early else groups
 
@@ -313,21 +324,13 @@ class GRPOModule(PolicyModule):
         log.add_max("learning_rate", self.learning_rate())
         log.add_max("curriculum/constructed_probability", self.trainer.datamodule.constructed_probability)
         if self.features is not None:
-            for name, count in asdict(self.features.cache.counts).items():  # of the run so far
-                log.add_sum(f"feature_cache/{name}", float(count))
-        shown = {"loss", "reward", "kl", "timing_s/step"}
+            log.add_counts("feature_cache", asdict(self.features.cache.counts))
         # Lightning writes what it was given last until the epoch is over: what this step has no value for is nan.
         values = dict.fromkeys(self.logged, float("nan")) | log.values()
         self.logged, self.gpu_peak_gib = tuple(values), log.gpu_peak_gib
         for name, value in values.items():
-            self.log(name, value, prog_bar=name in shown, batch_size=max(1, len(log.records)))
+            self.log(name, value, prog_bar=name in SHOWN, batch_size=max(1, len(log.records)))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Raises FloatingPointError after too many updates in a row without a finite gradient; their batches are written down
-        by now."""
-        if self.skipped_in_a_row >= self.optimizer_settings.most_skipped:
-            raise FloatingPointError(
-                f"the gradient was not finite in {self.skipped_in_a_row} updates in a row; the weights are those from before. "
-                "Look at the batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set "
-                "trainer.precision to 32-true"
-            )
+        """Raises FloatingPointError; the batches without an update are written down by now."""
+        require_updates(self.skipped_in_a_row, self.optimizer_settings)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 
@@ -15,13 +16,21 @@ from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import gathered
 from taro.rl.group import Group, make_group
-from taro.rollout import RolloutPrompt, SamplingSettings, SyncedEngine
+from taro.rollout import RolloutGroup, RolloutPrompt, SamplingSettings
 from taro.seeds import stable_seed
+
+
+class Samples(Protocol):
+    """What a step needs of its engine."""
+
+    is_policy: bool
+
+    def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]: ...
 
 
 def roll_out(
     examples: Sequence[TrainingExample],
-    engine: SyncedEngine,
+    engine: Samples,
     policy: QwenVL,
     encode: Callable[[TrainingExample], VisionFeatures],
     builder: PromptBuilder,
@@ -31,12 +40,8 @@ def roll_out(
     """The group of each prompt, and so many completions beside it on the video with its frames `shuffled`."""
     with gathered(policy):
         features = [encode(example) for example in examples]
-        compared = [shuffled_request(example, shuffled, policy, engine) for example in examples if shuffled]
-    requests = [
-        RolloutPrompt(example.prompt, example.prefixes, example.seeds, feature)
-        for example, feature in zip(examples, features, strict=True)
-    ]
-    rollouts = engine.generate([*requests, *compared], sampling)
+        requests = make_requests(examples, features, policy, engine, shuffled)
+    rollouts = engine.generate(requests, sampling)
     others = rollouts[len(examples) :] if shuffled else [None] * len(examples)
     return [
         make_group(example, rollout, feature, builder, other)
@@ -44,7 +49,22 @@ def roll_out(
     ]
 
 
-def shuffled_request(example: TrainingExample, count: int, policy: QwenVL, engine: SyncedEngine) -> RolloutPrompt:
+def make_requests(
+    examples: Sequence[TrainingExample],
+    features: Sequence[VisionFeatures | None],
+    policy: QwenVL,
+    engine: Samples,
+    shuffled: int = 0,
+) -> list[RolloutPrompt]:
+    """What is asked for: the group of each prompt, then those on the shuffled videos, if any."""
+    groups = [
+        RolloutPrompt(example.prompt, example.prefixes, example.seeds, feature)
+        for example, feature in zip(examples, features, strict=True)
+    ]
+    return groups + [shuffled_request(example, shuffled, policy, engine) for example in examples if shuffled]
+
+
+def shuffled_request(example: TrainingExample, count: int, policy: QwenVL, engine: Samples) -> RolloutPrompt:
     """T-GRPO's second, smaller group (Video-R1, arXiv 2503.21776): the same request about a video whose frames are in a random
     order. Only the pictures move, a place keeps its time, as in the released code. The order, and the seeds, follow from those
     of the group."""

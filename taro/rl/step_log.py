@@ -51,6 +51,11 @@ class StepLog:
         """Over the groups of all ranks."""
         self.sums[name] += float(value)
 
+    def add_counts(self, name: str, counts: dict[str, int]) -> None:
+        """Of the run so far, over all ranks."""
+        for kind, count in counts.items():
+            self.add_sum(f"{name}/{kind}", float(count))
+
     def add_mean(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
         self.sums[name] += float(value) * float(weight)
         self.weights[name] += float(weight)

@@ -34,6 +34,15 @@ def sum_and_clip(parameters: Sequence[nn.Parameter], clip_norm: float, *, sharde
     return Gradient(norm, bool(norm.isfinite()))
 
 
+def require_updates(skipped: int, settings: OptimizerSettings) -> None:
+    """Raises FloatingPointError after too many updates, `skipped` in a row, without a finite gradient."""
+    if skipped >= settings.most_skipped:
+        raise FloatingPointError(
+            f"the gradient was not finite in {skipped} updates in a row; the weights are those from before. Look at the "
+            "batches in the run's folder skipped/; lower model.optimizer.learning_rate, or set trainer.precision to 32-true"
+        )
+
+
 def learning_rate(settings: OptimizerSettings, step: int, total_steps: float) -> float:
     """The rate of the training step number `step` (from 0) of `total_steps`. It follows from them and the settings alone: no
     checkpoint has to keep it.

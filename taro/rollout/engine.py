@@ -5,10 +5,12 @@ G completions of a prompt, C_i tokens of completion i.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import Protocol, TypeVar, runtime_checkable
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -20,6 +22,8 @@ from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import gathered, reshard
 from taro.models.weights import Weight
 from taro.ranges import FiniteNonNegativeFloat, PositiveFloat, PositiveInt
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -112,38 +116,73 @@ class RolloutEngine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Rollouts that a thread waits for."""
+
+    prompts: Sequence[RolloutPrompt]
+    sampling: SamplingSettings
+    groups: Future[list[RolloutGroup]]
+
+
 class SyncedEngine:
-    """Hands the policy's weights to an engine when they have changed, and replaces one that fails."""
+    """Hands the policy's weights to an engine when they have changed, and replaces one that fails once, unless other ranks
+    would have to wait."""
 
     def __init__(self, engine: RolloutEngine, policy: QwenVL) -> None:
         self.engine, self.policy, self.synced = engine, policy, False
+        self.begun: Begun | None = None
 
     @property
     def is_policy(self) -> bool:
         return self.engine.is_policy
 
     def weights_changed(self) -> None:
-        """Have the next `generate` hand over the policy's weights."""
+        """Have the next `generate`, or `begin`, hand over the policy's weights."""
         self.synced = False
 
     def generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
-        """One group for each prompt. An engine that fails is replaced once, unless other ranks would have to wait."""
+        """One group for each prompt. What was begun is waited for, and stays there."""
+        generate = partial(self._generate, prompts, sampling)
+        return self._twice(generate, generate)
+
+    def begin(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> None:
+        """Begin with one group for each prompt, by the weights as they are now, which may change meanwhile. Only for an engine
+        that neither the policy's weights nor its hardware are needed for."""
+        self._twice(self._sync, self._sync)
+        thread = ThreadPoolExecutor(1)
+        self.begun = Begun(prompts, sampling, thread.submit(self.engine.generate, prompts, sampling))
+        thread.shutdown(wait=False)
+
+    def finish(self) -> list[RolloutGroup]:
+        """What was begun, [] where nothing was. Where that failed it is made again, by the weights as they are now."""
+        begun, self.begun = self.begun, None
+        if begun is None:
+            return []
+        return self._twice(begun.groups.result, partial(self._generate, begun.prompts, begun.sampling))
+
+    def _twice(self, attempt: Callable[[], Result], again: Callable[[], Result]) -> Result:
         try:
-            return self._generate(prompts, sampling)
+            return attempt()
         except EngineError as error:
             if world_size() > 1:
                 raise
             rank_zero_warn(f"{error}. Once more, with a fresh engine.")
         self.engine.restart()
-        return self._generate(prompts, sampling)
+        return again()
 
     def _generate(self, prompts: Sequence[RolloutPrompt], sampling: SamplingSettings) -> list[RolloutGroup]:
+        self._sync()
+        with gathered(self.policy, decoder=True) if self.is_policy else nullcontext():
+            return self.engine.generate(prompts, sampling)
+
+    def _sync(self) -> None:
+        if self.begun is not None:
+            wait([self.begun.groups])  # no weights change under it
         if self.engine.stale or not self.synced:
             reshard(self.policy)
             self.engine.sync(self.policy.named_weights())
             self.synced = True
-        with gathered(self.policy, decoder=True) if self.is_policy else nullcontext():
-            return self.engine.generate(prompts, sampling)
 
     def sleep(self) -> None:
         """Give memory back until the next rollout."""

@@ -118,6 +118,7 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     if model.sampling.repetition_penalty != 1:
         yield "model.sampling.repetition_penalty: samples of the training must be the policy's own; leave it at 1"
     yield from _of_step(model)
+    yield from _ahead(model)
     sharded = str(trainer.strategy).startswith("fsdp2")
     if model.lora is not None and not peft_is_installed():
         yield "model.lora needs peft: pip install -e '.[lora]', or set it to null"
@@ -161,6 +162,27 @@ def _of_step(model: Namespace) -> Iterator[str]:
         )
     if advantages.decay >= 1:
         yield f"model.advantages.decay = {advantages.decay}: must be below 1"
+
+
+def _ahead(model: Namespace) -> Iterator[str]:
+    """What keeps rollouts from being one step old."""
+    if not model.rollouts_ahead:
+        return
+    if model.engine != "vllm_server":
+        yield (
+            f"model.rollouts_ahead = 1 with model.engine = {model.engine}: it works in turns with the update, on the same "
+            "hardware; set vllm_server, or model.rollouts_ahead to 0"
+        )
+    if model.dynamic_sampling:
+        yield (
+            f"model.rollouts_ahead = 1 with model.dynamic_sampling = {model.dynamic_sampling}: prompts that are drawn again "
+            "would have to be waited for; set one of the two to 0"
+        )
+    if model.loss.importance_cap is None:
+        yield (
+            "model.rollouts_ahead = 1 with model.loss.importance_cap = null: nothing would make up for the older weights; set "
+            "it, as to 2.0, or model.rollouts_ahead to 0"
+        )
 
 
 def _rewards(config: Namespace) -> Iterator[str]:

@@ -166,6 +166,11 @@ class TaroCLI(LightningCLI):
         if point.step > self.plan.steps_by_epochs:
             epochs = f"trainer.max_epochs = {self.plan.max_epochs}"
             misfits.append(f"{epochs} ends before the checkpoint's step {point.step}: raise it")
+        if self.config.model.rollouts_ahead and not self.plan.is_over(point.step, point.optimizer_steps):
+            misfits.append(
+                "model.rollouts_ahead = 1: no checkpoint has the rollouts that were being made, so that the run would not be "
+                "the same; set it to 0 to go on without, or begin a new run"
+            )
         refuse(misfits, f"the run can't go on from {point.path}")
         return point
 

@@ -264,6 +264,21 @@ def test_what_needs_all_rewards_before_any_pass(arguments):
     parse([*arguments, *extra[:2], "--model.temporal_reward=null"])
 
 
+def test_rollouts_ahead(arguments, monkeypatch):
+    extra = ["--model.rollouts_ahead=1", "--model.loss.importance_cap=null", "--model.temporal_reward=null"]
+    with pytest.raises(ConfigError) as error:
+        parse([*arguments, *extra, "--model.dynamic_sampling=1"])
+    lines = str(error.value).splitlines()[1:]
+    starts = ("engine = native: it works", "dynamic_sampling = 1: ", "loss.importance_cap = null: ")
+    starts = [f"- model.rollouts_ahead = 1 with model.{start}" for start in starts]
+    assert len(lines) == 3 and all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
+    monkeypatch.setattr("taro.run.checks.vllm_is_installed", lambda: True)
+    server = ["--model.engine=vllm_server", "--model.vllm_server.weights=folder", "--model.vllm_server.folder=there"]
+    parse([*arguments, "--model.rollouts_ahead=1", *server])
+    with pytest.raises(ConfigError, match=r"model.rollouts_ahead = 1 with model.engine = vllm: "):
+        parse([*arguments, "--model.rollouts_ahead=1", "--model.engine=vllm"])
+
+
 def test_the_best_step_may_be_that_of_a_task(arguments):
     config = parse([*arguments, "--checkpoint.monitor=vtg/actions/mF1"]).config
     plan = Plan(10, 1, -1)
