@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from taro.rollout.vllm_prompts import (
     sampling_parameters,
     vllm_is_installed,
 )
+from taro.video.geometry import PatchGeometry
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class VLLMEngine:
                 **READING,
             )
             self.reader = PromptReader(self.model, self.llm.llm_engine.vllm_config, self.llm.renderer)
+            if settings.load_format == "dummy":
+                self.llm.apply_model(partial(_renew_buffers, self.model.geometry))
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise EngineError(f"vLLM can't run {self.model.name_or_path}: {error}") from error
         finally:
@@ -283,6 +287,22 @@ def _repack_tied_head(model: nn.Module) -> None:
     head = model.language_model.lm_head
     if head.weight is model.language_model.model.embed_tokens.weight:
         head.quant_method.process_weights_after_loading(head)
+
+
+def _renew_buffers(geometry: PatchGeometry, model: nn.Module) -> None:
+    """Undo what dummy weights have done to buffers, which no sync brings: those of the norm of pixels. Those of an attention,
+    its scales, vLLM has set again by now. Raises RuntimeError where there are others."""
+    values = {
+        "visual.input_norm.weight": 1 / 255 / torch.tensor(geometry.image_std),
+        "visual.input_norm.bias": -torch.tensor(geometry.image_mean) / torch.tensor(geometry.image_std),
+    }
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {name: value for name, value in model.state_dict().items() if name not in parameters}
+    buffers = {name: value for name, value in buffers.items() if not (".attn._" in name and name.endswith("_scale"))}
+    if others := buffers.keys() - values.keys():
+        raise RuntimeError(f"dummy weights take the place of {', '.join(sorted(others))}, too: set load_format to auto")
+    for name, buffer in buffers.items():
+        buffer.copy_(values[name])
 
 
 def _drawn(output: Any) -> Drawn:

@@ -10,6 +10,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from taro.models.weights import whole_weights
 from taro.rollout import EngineError, EngineModel, RolloutPrompt, SamplingSettings, VLLMEngine, VLLMSettings
+from taro.rollout.vllm import _renew_buffers
+from taro.video.geometry import PatchGeometry
 
 MODEL = EngineModel("folder", None, None, frozenset({1}), (2,), 64, "bfloat16", "cuda")
 
@@ -77,6 +79,26 @@ def test_an_engine_that_began_with_dummy_weights_waits_for_a_sync(engine):
         engine.generate(REQUEST, SamplingSettings())
     engine.sync(WEIGHTS)
     assert engine.llm.calls == SYNCED and not engine.stale
+
+
+def test_buffers_that_dummy_weights_have_overwritten():
+    """vLLM's norm of pixels, x / 255 - mean over std, comes with no sync. Of others nothing is known."""
+    geometry = PatchGeometry(14, 2, 2, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+    model = torch.nn.Module()
+    _renew_buffers(geometry, model)
+    model.visual = torch.nn.Module()
+    model.visual.input_norm = norm = torch.nn.Module()
+    norm.register_buffer("weight", torch.zeros(3))
+    norm.register_buffer("bias", torch.zeros(3))
+    model.layer = torch.nn.ModuleDict({"attn": torch.nn.Module()})
+    model.layer["attn"].register_buffer("_k_scale", torch.ones(()))
+    _renew_buffers(geometry, model)
+    pixels = torch.rand(5, 3) * 255
+    expected = (pixels / 255 - torch.tensor(geometry.image_mean)) / torch.tensor(geometry.image_std)
+    torch.testing.assert_close(pixels * norm.weight + norm.bias, expected)
+    model.register_buffer("scale", torch.ones(()))
+    with pytest.raises(RuntimeError, match="dummy weights take the place of scale, too: set load_format to auto"):
+        _renew_buffers(geometry, model)
 
 
 def test_it_stays_awake_where_that_is_asked_for_and_on_a_cpu(engine):
