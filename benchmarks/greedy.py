@@ -1,5 +1,4 @@
-"""Whether the native engine's greedy completions, of whole batches with a cache of its own, are those of transformers' `generate`,
-one prompt at a time:
+"""Whether the native engine's greedy completions, a batch at a time, are those of transformers' `generate`, a prompt at a time:
 
     python benchmarks/greedy.py --model assets/tiny-qwen3.5 --data data/synthetic/test.jsonl
 
