@@ -27,6 +27,7 @@ from taro.errors import TaroError, clean_exit
 from taro.files import write_json
 from taro.messages import print_table
 from taro.models.families import load_config
+from taro.models.pass_cost import PassCost
 from taro.run.cli import SettingsAlone, parse
 from taro.run.memory import Shape
 
@@ -127,10 +128,9 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
 
 def pass_flops(work: Work) -> tuple[float, float]:
     """Of a forward pass over a rank's groups: in products, with the head on response tokens alone, and in attention."""
-    shape, text = work.shape, work.shape.text
+    cost = PassCost.of(work.shape.text, work.shape.layers)
     responses = work.prompts * work.group * work.completion_tokens
-    products = 2.0 * work.packed * sum(shape.layers) + 2.0 * responses * text.hidden_size * text.vocab_size
-    return products, 4.0 * work.scores * text.hidden_size * len(shape.layers)
+    return cost.token * work.packed + cost.response * responses, cost.pair * work.scores
 
 
 def tower_flops(work: Work) -> float:
