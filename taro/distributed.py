@@ -47,7 +47,7 @@ def exchange(parcels: Sequence[bytes], device: torch.device) -> list[bytes]:
     """
     sizes, rank = gather([len(parcel) for parcel in parcels]), global_rank()  # of what each rank hands to each
     coming = [to_each[rank] for to_each in sizes]
-    handed = torch.frombuffer(bytearray(b"".join(parcels)), dtype=torch.uint8).to(device)
+    handed = torch.frombuffer(bytearray().join(parcels), dtype=torch.uint8).to(device)
     taken = handed.new_empty(sum(coming))
     distributed.all_to_all_single(taken, handed, coming, sizes[rank])
     return [part.numpy().tobytes() for part in taken.cpu().split(coming)]
