@@ -3,6 +3,7 @@ the end with a run that nobody disturbed, bit for bit. On a CPU, in a few minute
 
     python tests/faults/kill_resume.py --kills 12
     python tests/faults/kill_resume.py --kills 6 --trainer.devices=2 --trainer.strategy=fsdp2
+    python tests/faults/kill_resume.py --kills 6 --family qwen3_5
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from shared_fixtures import save_lively  # noqa: E402
 from taro.data.samples import save_samples  # noqa: E402
 from taro.models.checkpoint import find_fault  # noqa: E402
 from taro.run.checkpoint_files import list_checkpoints  # noqa: E402
+from taro.synthetic.architecture import FAMILIES  # noqa: E402
 from taro.synthetic.world import WorldSettings, make_split  # noqa: E402
 
 STEPS_PER_EPOCH, STEPS_PER_KILL, MOST_SAVES = 3, 4, 3
@@ -51,12 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0, help="of when it is killed")
+    parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help="of the model, whose weights are random")
     parser.add_argument("--folder", type=Path, default=None, help="to work in and to leave; a temporary one unless given")
     args, extra = parser.parse_known_args()  # the rest is for train.py
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        command = make_command(folder, args.kills, extra)
+        command = make_command(folder, args.family, args.kills, extra)
         run(command, folder / "whole")
         kills = run_killed(command, folder / "killed", args.kills, random.Random(args.seed))
         differences = list(compare(folder / "whole", folder / "killed"))
@@ -65,9 +68,9 @@ def main() -> None:
     sys.exit(1 if differences or damaged or len(kills) < args.kills else 0)
 
 
-def make_command(folder: Path, kills: int, extra: list[str]) -> list[str]:
+def make_command(folder: Path, family: str, kills: int, extra: list[str]) -> list[str]:
     """A training with a save after each step, and a validation after every second."""
-    model = save_lively(folder / "model", "qwen2_5_vl")
+    model = save_lively(folder / "model", family)
     for split, videos in (("train", 3), ("validation", 1)):
         samples = make_split(folder, split, videos, seed=0, settings=WorldSettings(), workers=1)
         save_samples(samples[: 2 * STEPS_PER_EPOCH], folder / f"{split}.jsonl", relative_to=folder)

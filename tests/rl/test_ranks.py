@@ -114,11 +114,17 @@ def assert_close_but_for_roundings(found, expected):
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2_sync_each_pack"])
-def test_two_ranks_are_as_one(arguments, run, broken_file, strategy):
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [*(("qwen2_5_vl", strategy) for strategy in ("ddp", "fsdp2", "fsdp2_sync_each_pack")), ("qwen3_5", "fsdp2")],
+    scope="session",
+)
+def test_two_ranks_are_as_one(arguments, run, broken_file, model_folder, family, strategy):
     """Where they exchange groups, and where they don't and have different numbers of packs; where a rank's video is missing,
     and where only one of them has a group that can earn the temporal reward."""
+    prompt, pack = (300, 700) if family == "qwen3_5" else (100, 400)  # times are text there, in longer prompts
     extra = [
+        f"--model.name_or_path={model_folder}",
         f"--data.train_file={broken_file}",
         "--failure_limit.largest_share=1",
         "--data.prompts_per_step=6",
@@ -126,8 +132,8 @@ def test_two_ranks_are_as_one(arguments, run, broken_file, strategy):
         "--trainer.limit_val_batches=0",
         "--model.loss.updates=2",
         "--model.optimizer.learning_rate=1e-2",
-        "--data.grounding.max_prompt_tokens=100",
-        "--model.pack_tokens=400",
+        f"--data.grounding.max_prompt_tokens={prompt}",
+        f"--model.pack_tokens={pack}",
         "--model.temporal_reward.tokens=response",
     ]
     (one,) = run([*arguments, *extra]).ranks

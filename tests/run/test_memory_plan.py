@@ -23,7 +23,10 @@ def plan(name, *arguments):
     return main([f"--config=configs/{name}.yaml", f"--shape=assets/shapes/{SHAPES[name]}", *arguments])
 
 
-@pytest.mark.parametrize(("name", "billions"), [("qwen25_3b", 3.75), ("qwen25_7b", 8.29), ("qwen3_8b", 8.77)])
+SIZES = {"qwen25_3b": 3.75, "qwen25_7b": 8.29, "qwen3_8b": 8.77, "qwen35_9b": 9.41}
+
+
+@pytest.mark.parametrize(("name", "billions"), SIZES.items())
 def test_the_real_models(name, billions):
     """Sizes as they are published; float32 weights over 8 GPUs; it fits."""
     result = plan(name, "--gpus=8")
@@ -69,7 +72,7 @@ def test_the_numbers_of_the_docs(capsys):
     main(command.split())
     assert capsys.readouterr().out == table
     rows = re.findall(r"^\| `(\w+)\.yaml` \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
-    assert len(rows) == 5
+    assert len(rows) == 6
     for name, gpus, total in rows:
         assert sum(plan(name, f"--gpus={gpus}")["update"].values()) == pytest.approx(float(total), abs=0.051), name
     each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")

@@ -17,7 +17,8 @@ class ServerProcess:
     """`vllm serve` on a free port. Its CPU build's command of that name looks for a package that has another name there and
     doesn't start; the module is what it would run."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, dtype="float32", arguments=()):
+        self.dtype, self.arguments = dtype, arguments
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -26,11 +27,12 @@ class ServerProcess:
     def start(self):
         command = [
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self.folder),
-            *("--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--max-model-len", "1024"),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--dtype", self.dtype, "--max-model-len", "1024"),
             *("--enable-scale-out", "--logprobs-mode", "processed_logprobs"),
             *("--limit-mm-per-prompt", '{"image": 1, "video": 1}'),
             # For a CPU alone, as in VLLMEngine.
             *("--enforce-eager", "--no-enable-chunked-prefill", "--skip-mm-profiling"),
+            *self.arguments,
         ]
         here = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": KEY, "VLLM_CPU_KVCACHE_SPACE": "1"}
         here |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}

@@ -4,18 +4,44 @@ and a greedy completion may part from the native engine's where two tokens are n
 import pytest
 import torch
 from engine_checks import check_mismatches, scored
+from server_process import KEY, ServerProcess
 
-from taro.rollout import EngineModel, NativeEngine, RolloutPrompt, SamplingSettings, VLLMEngine
+from taro.rollout import (
+    EngineModel,
+    NativeEngine,
+    RolloutPrompt,
+    SamplingSettings,
+    VLLMEngine,
+    VLLMServerEngine,
+    VLLMServerSettings,
+)
 
 NEAR = 0.05  # nats, in the mean: 0.016 was seen, and 0.21 with other weights
 pytestmark = pytest.mark.parametrize("family", ["qwen3_5"], scope="session")
 
 
 @pytest.fixture(scope="session")
-def engine(builder):
-    engine = VLLMEngine(EngineModel.of(builder, max_model_len=1024, dtype="bfloat16", device="cpu"))
+def model(builder):
+    return EngineModel.of(builder, max_model_len=1024, dtype="bfloat16", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def engine(model):
+    engine = VLLMEngine(model)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def server_engine(model_folder, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    server = ServerProcess(model_folder, "bfloat16", ["--no-enable-prefix-caching"])
+    server.start()
+    try:
+        server.wait()
+        yield VLLMServerEngine(model, VLLMServerSettings(url=server.url, weights="folder", folder=str(tmp_path)))
+    finally:
+        server.kill()
 
 
 def mean_difference(policy, requests, groups):
@@ -27,8 +53,10 @@ def mean_difference(policy, requests, groups):
     return float(torch.cat(found).nanmean())
 
 
-def test_log_probs_are_near_the_trainers_and_follow_a_sync(engine, policy, changed_policy, long_prompts):
+@pytest.mark.parametrize("where", ["engine", "server_engine"])
+def test_log_probs_are_near_the_trainers_and_follow_a_sync(request, policy, changed_policy, long_prompts, where):
     """Of constructed prefixes, too."""
+    engine = request.getfixturevalue(where)
     prefixes = ((), (5, 6, 7), tuple(range(20, 60)))
     requests, sampling = [RolloutPrompt(prompt, prefixes, (1, 2, 3)) for prompt in long_prompts], SamplingSettings(1.0, 60)
     for own, stale in ((policy, changed_policy), (changed_policy, policy), (policy, changed_policy)):
