@@ -51,6 +51,12 @@ def test_step_counts_the_tokens_of_both_ways(tmp_path, options):
     assert difference < LOG_PROBS
 
 
+def test_greedy_completions_are_counted(synthetic):
+    model = BENCHMARKS.parent / "assets" / "tiny-qwen3-vl"
+    output = run("greedy.py", f"--model={model}", f"--data={synthetic}/test.jsonl", "--max_tokens=40")
+    assert "2 of 2 are the same" in output
+
+
 def test_a_picture_of_a_group_on_one_axis(synthetic, tmp_path):
     output = tmp_path / "out" / "timeline"
     run("timeline.py", f"--annotations={synthetic}/test.jsonl", "--limit=2", "--group=2", f"--output={output}")
