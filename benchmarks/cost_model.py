@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +29,8 @@ from taro.errors import TaroError, clean_exit
 from taro.files import write_json
 from taro.messages import print_table
 from taro.models.families import load_config
+from taro.models.pass_cost import PassCost
+from taro.partition import even_out, imbalance
 from taro.run.cli import SettingsAlone, parse
 from taro.run.memory import Shape
 
@@ -64,7 +68,8 @@ class Rates:
     wake: float = 0.6  # seconds, of an engine in the trainer's process
     sync_tensor: float = 0.0014  # seconds a tensor that is handed over
     sleep: float = 0.5  # seconds
-    waiting: float = 0.2  # of the passes, for ranks with more tokens
+    spread: float = 0.17  # of the work of a step's groups: their standard deviation over their mean
+    exchange: float = 1.0  # gigabytes a second, of groups that ranks exchange, with wrapping and unwrapping
 
 
 ASSUMED = Rates()
@@ -86,6 +91,7 @@ class Work:
     checkpointing: bool
     lora_rank: int | None
     ranks: int  # that share the optimizer's state
+    imbalance: float  # up to which groups stay on their ranks
 
     @property
     def packed(self) -> int:
@@ -122,20 +128,39 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
         model.gradient_checkpointing,
         None if model.lora is None else model.lora.rank,
         gpus if settings.trainer.strategy.startswith("fsdp2") else 1,
+        model.rank_imbalance,
     )
 
 
 def pass_flops(work: Work) -> tuple[float, float]:
     """Of a forward pass over a rank's groups: in products, with the head on response tokens alone, and in attention."""
-    shape, text = work.shape, work.shape.text
+    cost = PassCost.of(work.shape.text, work.shape.layers)
     responses = work.prompts * work.group * work.completion_tokens
-    products = 2.0 * work.packed * sum(shape.layers) + 2.0 * responses * text.hidden_size * text.vocab_size
-    return products, 4.0 * work.scores * text.hidden_size * len(shape.layers)
+    return cost.token * work.packed + cost.response * responses, cost.pair * work.scores
 
 
 def tower_flops(work: Work) -> float:
     """Of a rank's videos, four patches to a token."""
     return 2.0 * work.shape.tower * 4 * work.video_tokens * work.prompts
+
+
+def exchange_groups(work: Work, spread: float, steps: int = 50) -> tuple[float, float]:
+    """By steps that are made up: the share by which the rank with the most work is above the mean after the exchange, and the
+    most groups that come to a rank, both in the mean."""
+    generator, count = random.Random(0), work.ranks * work.prompts
+    before = [list(range(first, first + work.prompts)) for first in range(0, count, work.prompts)]
+    above, come = [], []
+    for _ in range(steps):
+        costs = [max(0.1, generator.gauss(1, spread)) for _ in range(count)]
+        after = even_out(costs, before, work.imbalance)
+        above.append(imbalance(costs, after))
+        come.append(max(len(set(new) - set(old)) for new, old in zip(after, before, strict=True)))
+    return statistics.mean(above), statistics.mean(come)
+
+
+def group_bytes(work: Work) -> int:
+    """What travels of a group: features in bfloat16, and frames."""
+    return work.video_tokens * (2 * work.shape.text.hidden_size + 2 * 28 * 28 * 3)
 
 
 def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict[str, float]:
@@ -167,7 +192,11 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
         "optimizer": 4 * 4 * 2 * work.trained / work.ranks / bytes_a_second,  # two moments, weight, gradient: read and written
     }
     passes = sum(seconds[name] for name in ("shuffled", "reference", "forward", "backward"))
-    return seconds | {"wait for slower ranks": rates.waiting * passes if work.ranks > 1 else 0.0}
+    above, come = exchange_groups(work, rates.spread)
+    return seconds | {
+        "exchange groups": come * group_bytes(work) / (rates.exchange * 1e9),
+        "wait for slower ranks": above * passes,
+    }
 
 
 def model_flops_utilization(work: Work, hardware: Hardware, seconds: float) -> float:
@@ -203,7 +232,8 @@ FOLLOWS = {
     "forward": {"matmul", "attention"},
     "backward": {"matmul", "attention", "attention_backward"},
     "optimizer": {"bandwidth"},
-    "wait for slower ranks": {"waiting"},
+    "exchange groups": {"spread", "exchange"},
+    "wait for slower ranks": {"spread"},
 }
 """The rates that each phase follows from."""
 

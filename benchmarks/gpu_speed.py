@@ -16,6 +16,7 @@ from workload import SHAPES, build_policy, build_prompt, peak_memory, random_com
 from taro.models.attention import shared_prefix_attention
 from taro.models.log_probs import GroupInputs, compute_log_probs, token_log_probs
 from taro.models.packing import pack_group
+from taro.models.pass_cost import PassCost
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
 from taro.rl.usage import read_clock
@@ -116,16 +117,9 @@ def copy_terabytes(device: str, size: int) -> float:
 
 def pass_flops(job: Job, groups: list[GroupInputs]) -> tuple[float, float]:
     """Floating-point operations of a forward pass: in the decoder's products and the head, and in attention."""
-    shape, decoder = SHAPES[job.size], job.policy.decoder
-    layer = sum(parameter.numel() for parameter in decoder.layers[0].parameters())
-    tokens = sum(len(group.packed) for group in groups)
-    responses = sum(int(group.packed.response_mask.sum()) for group in groups)
-    scores = 0.0
-    for group in groups:
-        p, lengths = group.packed.prompt_length, group.packed.response_mask.sum(1).double()
-        scores += p * p / 2 + float((lengths * (p + lengths / 2)).sum())
-    products = 2.0 * tokens * layer * shape.layers + 2.0 * responses * shape.hidden * shape.vocabulary
-    return products, 4.0 * scores * shape.hidden * shape.layers
+    cost, packed = PassCost.of_model(job.policy), [group.packed for group in groups]
+    tokens, prompts = sum(map(len, packed)), sum(group.prompt_length for group in packed)
+    return cost.token * tokens + cost.response * (tokens - prompts), cost.pair * sum(group.pairs for group in packed)
 
 
 def measure_passes(job: Job) -> Iterator[Speed]:

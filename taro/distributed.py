@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,3 +36,18 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def exchange(parcels: Sequence[bytes], device: torch.device) -> list[bytes]:
+    """Hand each rank its parcel, and take this rank's from each, itself included, in their order. None may be empty. All ranks
+    call this.
+
+    Args:
+        device: by which they go, one that the ranks talk by.
+    """
+    sizes, rank = gather([len(parcel) for parcel in parcels]), global_rank()  # of what each rank hands to each
+    coming = [to_each[rank] for to_each in sizes]
+    handed = torch.frombuffer(bytearray().join(parcels), dtype=torch.uint8).to(device)
+    taken = handed.new_empty(sum(coming))
+    distributed.all_to_all_single(taken, handed, coming, sizes[rank])
+    return [part.numpy().tobytes() for part in taken.cpu().split(coming)]

@@ -110,7 +110,14 @@ def test_what_a_config_leaves_out_takes_no_time(cost_model):
     seconds = cost_model.main([*PLAN, "model.temporal_reward=null", "model.loss.kl_coefficient=0"])["seconds"]
     assert seconds["shuffled"] == seconds["reference"] == 0 < seconds["wait for slower ranks"]
     alone = cost_model.main([*PLAN, "--gpus=1", "trainer.strategy=auto"])["seconds"]
-    assert alone["wait for slower ranks"] == 0 and alone["tower"] == pytest.approx(8 * seconds["tower"])
+    assert alone["wait for slower ranks"] == alone["exchange groups"] == 0
+    assert alone["tower"] == pytest.approx(8 * seconds["tower"])
+
+
+def test_ranks_that_exchange_groups_wait_less(cost_model):
+    even, uneven = (cost_model.main([*PLAN, *extra])["seconds"] for extra in ([], ["model.rank_imbalance=.inf"]))
+    assert even["wait for slower ranks"] + even["exchange groups"] < uneven["wait for slower ranks"]
+    assert even["exchange groups"] > 0 == uneven["exchange groups"] and even["forward"] == uneven["forward"]
 
 
 def test_frozen_weights_have_no_gradients(cost_model):

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from taro.models.attention import FLEX, SHARED_PREFIX
+from taro.partition import divide
 
 BLOCK = 128  # tokens to the side of a block of FlexAttention's masks
 
@@ -38,6 +39,11 @@ class PackedGroup:
     def __len__(self) -> int:
         """S."""
         return len(self.input_ids)
+
+    @property
+    def pairs(self) -> int:
+        """Of a query and a key that it sees."""
+        return int(self.offsets.sum()) + len(self)
 
     def attention_mask(self) -> Tensor:
         """(S, S) bool, True where the query (row) may see the key (column)."""
@@ -186,6 +192,19 @@ def plan_packs(sizes: Sequence[int], budget: int) -> list[list[int]]:
         packs[-1].append(number)
         room -= size
     return packs
+
+
+def plan_even_packs(sizes: Sequence[int], costs: Sequence[float], budget: int, least: int = 1) -> list[list[int]]:
+    """The same, out of order: as many packs as that takes, and `least` where there are so many groups, of which none costs much
+    more than the others."""
+    if not sizes:
+        return []
+    count = max(least, -(-sum(min(size, budget) for size in sizes) // budget))
+    while True:
+        packs = divide(costs, min(count, len(sizes)))
+        if all(len(pack) == 1 or sum(sizes[number] for number in pack) <= budget for pack in packs):
+            return sorted(packs)
+        count += 1
 
 
 def largest_group(group_size: int, completion_tokens: int, prompt_tokens: int) -> int:

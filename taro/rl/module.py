@@ -20,7 +20,7 @@ from taro.distributed import gather, world_size
 from taro.models.adapters import LoRASettings
 from taro.models.log_probs import GroupLogProbs, empty_pass
 from taro.progress import Plan, steps_done
-from taro.ranges import GroupSize, NonNegativeInt, PositiveInt
+from taro.ranges import GroupSize, NonNegativeFloat, NonNegativeInt, PositiveInt
 from taro.rl.dynamic_sampling import Drawn, draw_groups
 from taro.rl.group import Group, group_log_probs, reference_log_probs, shuffled_log_probs
 from taro.rl.group_loss import TrainingGroup, group_loss
@@ -63,6 +63,7 @@ class GRPOModule(PolicyModule):
             dense mask.
         pack_tokens: groups share a forward pass while they have at most this many tokens together; one with more has a pass
             of its own.
+        rank_imbalance: groups move between ranks until none has more than this share of work above the mean; `.inf`: never.
         gradient_checkpointing: trade compute for memory in the decoder.
         engine: what makes rollouts: the policy itself (`native`), vLLM in this process (`vllm`), or a vLLM server on other
             GPUs (`vllm_server`).
@@ -96,6 +97,7 @@ class GRPOModule(PolicyModule):
         lora: LoRASettings | None = None,
         attention: str = "shared_prefix",
         pack_tokens: PositiveInt = 16384,
+        rank_imbalance: NonNegativeFloat = 0.05,
         gradient_checkpointing: bool = False,
         engine: Literal["native", "vllm", "vllm_server"] = "native",
         vllm: VLLMSettings = VLLMSettings(),
@@ -118,7 +120,7 @@ class GRPOModule(PolicyModule):
             feature_cache=feature_cache,
         )
         self.automatic_optimization = False
-        self.group_size, self.pack_tokens = group_size, pack_tokens
+        self.group_size, self.pack_tokens, self.rank_imbalance = group_size, pack_tokens, rank_imbalance
         self.sampling, self.greedy = sampling, SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.rewards, self.temporal_reward, self.advantages, self.loss = chosen, temporal_reward, advantages, loss
         self.shuffled_rollouts, self.dynamic_sampling = shuffled_rollouts, dynamic_sampling
@@ -151,11 +153,10 @@ class GRPOModule(PolicyModule):
         by_task = len(self.trainer.datamodule.train_tasks) > 1
         log, strategy = StepLog(self.device, by_task, self.gpu_peak_gib), self.trainer.strategy
         drawn = self.rollout(batch, log)
-        groups = drawn.groups
         if self.of_step is not None:
-            self.of_step.take_in(steps_done(self.trainer), groups)
-        terms = sum(gather(sum(self.count_terms(group) for group in groups)))  # what the step's loss is divided by
-        packs = make_packs(groups, self.pack_tokens)
+            self.of_step.take_in(steps_done(self.trainer), drawn.groups)
+        terms = sum(gather(sum(map(self.count_terms, drawn.groups))))  # what the step's loss is divided by
+        packs = make_packs(drawn.groups, self.policy, strategy, log, self.pack_tokens, self.rank_imbalance)
         shuffles = iter(on_any_rank([any(self.needs_gaps(pack)) for pack in packs], strategy))
         packs_to_train: list[list[TrainingGroup]] = []
         for pack in passes(packs, self.policy, strategy):
@@ -270,9 +271,8 @@ class GRPOModule(PolicyModule):
         self, to_train: list[TrainingGroup], current: list[GroupLogProbs], terms: int, log: StepLog
     ) -> None:
         """Add the gradient of the pack's part of the loss."""
-        on_policy = self.engine.is_policy
         losses = [
-            group_loss(training, own.log_probs, self.loss, on_policy=on_policy, denominator=terms)
+            group_loss(training, own.log_probs, self.loss, on_policy=self.engine.is_policy, denominator=terms)
             for training, own in zip(to_train, current, strict=True)
         ]
         for loss in losses:

@@ -39,7 +39,9 @@ class SFTModule(GRPOModule):
         log = StepLog(self.device, gpu_peak_gib=self.gpu_peak_gib)
         groups = self.read_traces([example for example in batch if example.prompt is not None])
         tokens = sum(gather(sum(int(group.packed.response_mask.sum()) for group in groups)))
-        for pack in passes(make_packs(groups, self.pack_tokens), self.policy, self.trainer.strategy):
+        strategy = self.trainer.strategy
+        packs = make_packs(groups, self.policy, strategy, log, self.pack_tokens, self.rank_imbalance)
+        for pack in passes(packs, self.policy, strategy):
             with log.timed("update"):
                 current = self.current_log_probs(pack, with_entropy=True)
                 losses = [cross_entropy(own.log_probs, tokens) for own in current]

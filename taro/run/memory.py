@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from taro.models.adapters import LoRASettings
 from taro.models.packing import largest_group
+from taro.models.pass_cost import attention_widths, layer_kinds
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -42,7 +43,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
-        kinds = _kinds(config.text_config)
+        kinds = layer_kinds(config.text_config)
         few = deepcopy(config)  # those of a kind are alike, and 36 take a second
         few.text_config.num_hidden_layers = 1 + max(kinds.index(kind) for kind in kinds)
         with torch.device("meta"):  # and without values
@@ -67,11 +68,6 @@ class Shape:
         return rank * sum(self.sides)
 
 
-def _kinds(text: PreTrainedConfig) -> list[str]:
-    """Of each decoder layer."""
-    return (getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)[: text.num_hidden_layers]
-
-
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -80,12 +76,6 @@ def _sides(layer: nn.Module) -> int:
     targets = LoRASettings().targets
     adapted = [module for name, module in layer.named_modules() if name.rpartition(".")[2] in targets]
     return sum(module.in_features + module.out_features for module in adapted)
-
-
-def _widths(text: PreTrainedConfig) -> tuple[int, int]:
-    """A and K."""
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return head * text.num_attention_heads, head * text.num_key_value_heads
 
 
 def _rule_width(text: PreTrainedConfig) -> int:
@@ -196,11 +186,11 @@ def activation_bytes(
         residual: bytes of the numbers between layers; None: `size`.
         adapters: low-rank ones are trained, which keep the inputs of all linear layers in a precision of their own.
     """
-    d, i, (queries, keys) = text.hidden_size, text.intermediate_size, _widths(text)
+    d, i, (queries, keys) = text.hidden_size, text.intermediate_size, attention_widths(text)
     kept = (5 * i + 16 * d + 2.5 * queries) if adapters else (4 * i + 9 * d + 3.5 * queries)
     kept += 2 * keys * repeated + (3 * (queries + keys) if text.model_type.startswith("qwen3") else 0)  # norms of heads
     recurrent = (4 * i + 9 * d) * size + 34 * _rule_width(text)  # transformers' reference of the rule, in float32
-    insides = [tokens * (recurrent if kind == "linear_attention" else kept * size) for kind in _kinds(text)]
+    insides = [tokens * (recurrent if kind == "linear_attention" else kept * size) for kind in layer_kinds(text)]
     extra = tokens * 2 * i * size
     logits = HEAD_CHUNK * text.vocab_size * 4 * 3.25  # float32, three times, and which of them are -inf
     head = max(logits, 0 if adapters else 3 * text.vocab_size * d * size)  # a chunk's gradient, and the sum before and after

@@ -3,7 +3,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from taro.models.packing import Pack, pack_group, plan_packs
+from taro.models.packing import Pack, pack_group, plan_even_packs, plan_packs
 
 PROMPT = [10, 11, 12]
 COMPLETIONS = [[1, 2, 3], [], [4], [5, 6]]
@@ -163,3 +163,38 @@ def test_no_mask_over_all_pairs_of_tokens_is_made():
 def test_packs_are_filled_in_order_up_to_the_budget(sizes, packs):
     """A group that is larger has a pack of its own."""
     assert plan_packs(sizes, budget=10) == packs
+
+
+@pytest.mark.parametrize(
+    ("sizes", "packs"),
+    [
+        ([], []),
+        ([10], [[0]]),
+        ([4, 6, 1], [[0, 2], [1]]),
+        ([5, 6, 4, 5, 5], [[0, 4], [1], [2, 3]]),
+        ([10, 10], [[0], [1]]),
+        ([11], [[0]]),
+        ([3, 11, 4, 6, 12, 30, 1], [[0, 2], [1], [3, 6], [4], [5]]),
+    ],
+)
+def test_packs_are_about_even_and_within_the_budget(sizes, packs):
+    """A group that is larger has a pack of its own."""
+    assert plan_even_packs(sizes, sizes, budget=10) == packs
+
+
+def test_packs_are_even_by_what_they_cost():
+    """Not by their tokens, whose number is bounded all the same."""
+    sizes, costs = [4, 4, 1, 1, 1], [6.0, 3.0, 3.0, 1.0, 1.0]
+    assert plan_even_packs(sizes, costs, budget=7) == [[0, 3], [1, 2, 4]]
+    assert plan_even_packs(sizes, costs, budget=5) == [[0], [1, 3], [2, 4]]
+    assert plan_even_packs(sizes, costs, budget=100) == [[0, 1, 2, 3, 4]]
+
+
+def test_as_many_packs_as_other_ranks_have():
+    assert plan_even_packs([3, 3, 3], [3, 3, 3], budget=10, least=2) == [[0, 2], [1]]
+    assert plan_even_packs([3, 3], [3, 3], budget=10, least=5) == [[0], [1]]
+    assert plan_even_packs([], [], budget=10, least=2) == []
+
+
+def test_pairs_are_what_the_mask_lets_through():
+    assert packed().pairs == int(packed().attention_mask().sum())

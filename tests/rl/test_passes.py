@@ -10,8 +10,8 @@ pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 def test_smaller_packs_change_no_number(fit, arguments, uneven, steps, monkeypatch):
     watch, passes = Watch(noise=0.1), []
-    plan = taro.rl.passes.plan_packs
-    monkeypatch.setattr("taro.rl.passes.plan_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
+    plan = taro.rl.passes.plan_even_packs
+    monkeypatch.setattr("taro.rl.passes.plan_even_packs", lambda *given: passes.append(plan(*given)) or passes[-1])
     limits = ["--data.grounding.max_prompt_tokens=70", "--model.sampling.max_tokens=66"]
     extra = ["--trainer.max_steps=1", "--model.optimizer.clip_norm=1e9", "--model.temporal_reward.measured=all", *limits]
     fit([*arguments, *extra], watch, steps)

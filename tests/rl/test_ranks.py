@@ -25,7 +25,8 @@ import torch
 from taro.run.cli import parse
 from taro.models.weights import whole_weight
 from taro.rl.group import shuffled_log_probs
-from taro.models.packing import plan_packs
+from taro.models.packing import plan_even_packs
+import taro.rl.balance
 import taro.rl.module
 import taro.rl.passes
 import taro.rl.group_rewards
@@ -43,7 +44,9 @@ def half_right(completions):
 taro.rl.group_rewards.compute_ious = half_right
 shuffled, passes = [], []
 taro.rl.module.shuffled_log_probs = lambda *given: shuffled.append(len(given[1])) or shuffled_log_probs(*given)
-taro.rl.passes.plan_packs = lambda *given: passes.append(len(plan := plan_packs(*given))) or plan
+taro.rl.passes.plan_even_packs = lambda *given: passes.append(len(plan := plan_even_packs(*given))) or plan
+moved, exchange = [], taro.rl.balance.exchange
+taro.rl.balance.exchange = lambda *given: moved.append(sum(map(len, given[0]))) or exchange(*given)
 
 
 class Metrics(L.Callback):
@@ -57,9 +60,11 @@ cli = parse(sys.argv[2:])
 cli.trainer.callbacks.append(Metrics())
 cli.fit()
 weights = {name: whole_weight(value.detach()) for name, value in cli.model.policy.trained_weights().items()}
-result = {"weights": weights, "metrics": Metrics.rows, "passes": passes, "shuffled": shuffled}
+result = {"weights": weights, "metrics": Metrics.rows, "passes": passes, "shuffled": shuffled, "moved": moved}
 torch.save(result, f"{sys.argv[1]}-{cli.trainer.global_rank}.pt")
 """
+
+OF_RANKS = {"ranks/imbalance", "ranks/imbalance_before", "timing_s/exchange", "memory/exchange/cpu_gib"}
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,8 @@ def assert_close_but_for_roundings(found, expected):
     scope="session",
 )
 def test_two_ranks_are_as_one(arguments, run, broken_file, model_folder, family, strategy):
-    """Where they have different numbers of packs, where a rank's video is missing, and where only one of them has a group
-    that can earn the temporal reward."""
+    """Where they exchange groups, and where they don't and have different numbers of packs; where a rank's video is missing,
+    and where only one of them has a group that can earn the temporal reward."""
     prompt, pack = (300, 700) if family == "qwen3_5" else (100, 400)  # times are text there, in longer prompts
     extra = [
         f"--model.name_or_path={model_folder}",
@@ -132,19 +137,30 @@ def test_two_ranks_are_as_one(arguments, run, broken_file, model_folder, family,
         "--model.temporal_reward.tokens=response",
     ]
     (one,) = run([*arguments, *extra]).ranks
-    checkpointing = f"--model.gradient_checkpointing={strategy == 'fsdp2'}"
-    two = run([*arguments, *extra, checkpointing, f"--trainer.strategy={strategy}"], ranks=2).ranks
+    balanced = strategy != "fsdp2_sync_each_pack"
+    own = [
+        f"--trainer.strategy={strategy}",
+        f"--model.gradient_checkpointing={strategy == 'fsdp2'}",
+        f"--model.rank_imbalance={0 if balanced else '.inf'}",
+    ]
+    two = run([*arguments, *extra, *own], ranks=2).ranks
     assert all(row["grad_norm"] > 0.1 for row in one["metrics"])
     assert one["metrics"][0]["data/failed"] == 3.0
     for rank in two:
         for name, value in one["weights"].items():
             assert_close_but_for_roundings(rank["weights"][name], value)
         for expected, got in zip(one["metrics"], rank["metrics"], strict=True):
-            assert got.keys() == expected.keys()
+            assert got.keys() == expected.keys() | OF_RANKS
             for name, value in expected.items():
                 if not name.startswith(("timing_s/", "memory/", "tokens_per_second")):
                     assert got[name] == pytest.approx(value, abs=2e-4, rel=1e-3), name
-    assert two[0]["passes"] != two[1]["passes"]
+        for row in rank["metrics"]:
+            assert (row["ranks/imbalance"] < row["ranks/imbalance_before"]) == balanced
+    if balanced:
+        assert all(len(rank["moved"]) == len(rank["metrics"]) for rank in two)
+        assert any(size > 10_000 for rank in two for size in rank["moved"])  # bytes
+    else:
+        assert two[0]["passes"] != two[1]["passes"] and two[0]["moved"] == []
     assert all(0 < row["taro/gap_skipped"] < 1 and row["rewards/temporal/mean"] > 0 for row in one["metrics"])
     first, second = (rank["shuffled"] for rank in two)
     assert sum(first) + sum(second) == sum(one["shuffled"]) > 0
