@@ -8,6 +8,7 @@ import pytest
 import torch
 from checkpoint_content import read_all
 from prepared_python import python
+from shared_fixtures import save_lively
 from tolerances import WEIGHTS
 from transformers import AutoModelForImageTextToText
 
@@ -117,14 +118,13 @@ def assert_close_but_for_roundings(found, expected):
 @pytest.mark.parametrize(
     ("family", "strategy"),
     [*(("qwen2_5_vl", strategy) for strategy in ("ddp", "fsdp2", "fsdp2_sync_each_pack")), ("qwen3_5", "fsdp2")],
-    scope="session",
 )
-def test_two_ranks_are_as_one(arguments, run, broken_file, model_folder, family, strategy):
+def test_two_ranks_are_as_one(arguments, run, broken_file, once, family, strategy):
     """Where they exchange groups, and where they don't and have different numbers of packs; where a rank's video is missing,
     and where only one of them has a group that can earn the temporal reward."""
     prompt, pack = (300, 700) if family == "qwen3_5" else (100, 400)  # times are text there, in longer prompts
     extra = [
-        f"--model.name_or_path={model_folder}",
+        f"--model.name_or_path={once(family, lambda folder: save_lively(folder, family))}",
         f"--data.train_file={broken_file}",
         "--failure_limit.largest_share=1",
         "--data.prompts_per_step=6",

@@ -17,11 +17,12 @@ from taro.rollout import (
 )
 
 NEAR = 0.05  # nats, in the mean: 0.016 was seen, and 0.21 with other weights
-pytestmark = pytest.mark.parametrize("family", ["qwen3_5"], scope="session")
+pytestmark = pytest.mark.parametrize("family", ["qwen3_5"], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def model(builder):
+    assert builder.family.recurrent
     return EngineModel.of(builder, max_model_len=1024, dtype="bfloat16", device="cpu")
 
 
