@@ -175,7 +175,7 @@ def test_completions_are_the_same_whenever_prompts_are_rendered(engine, many_pro
         for tokens, same, a, b in zip(one.completions, other.completions, one.log_probs, other.log_probs, strict=True):
             assert torch.equal(tokens, same)
             torch.testing.assert_close(a, b, atol=LOG_PROBS, rtol=0)
-    assert open_then[0] == (2 if meanwhile else 10)
+    assert (open_then[0] < 10) == meanwhile
 
 
 @pytest.mark.parametrize("load_format", ["auto", "dummy"])
