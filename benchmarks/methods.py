@@ -8,7 +8,8 @@ JSON file in `--results`, and a run whose file is there is not made again. One t
 models are asked about changed videos, too (`taro.evaluation.probes`). All other flags are passed on to train.py.
 
 The table has means over seeds, the lowest and the highest; intervals are 95 % bootstrap intervals over seeds and queries, of
-a row or of its paired difference from `--against`. S seeds, N queries, K metrics.
+a row or of its paired difference from `--against`. In the world `mixed` all tasks are asked, in `only_TASK` one of them about
+the same videos: a second table has each task by itself, and what training on all of them adds to it. N queries, K metrics.
 """
 
 from __future__ import annotations
@@ -19,22 +20,17 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
+from method_tables import ALONE, DRAWN, FEW_SEEDS, has_curves, plot, table, task_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taro.command_line import Parser
 from taro.errors import TaroError, clean_exit
-from taro.evaluation.bootstrap import RESAMPLES, SEED, percentile_intervals
-from taro.evaluation.predictions import load_predictions
+from taro.evaluation.predictions import Prediction, load_predictions
 from taro.evaluation.probes import PROBES
 from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
@@ -45,11 +41,13 @@ from taro.synthetic.world import main as make_world
 WORLDS = {name: (f"--captions={name}",) for name in ("exact", "loose", "looser")}
 # One query a video: more videos, so that an epoch has as many.
 WORLDS["lookalikes"] = ("--lookalikes", "--videos=640", "--validation_videos=120", "--test_videos=320")
-SHOWN = ("R1@0.5", "R1@0.7", "mIoU", "timestamp_rate")
+MIXED = ("grounding", "multi_span", "dense", "grounded_qa", "actions")
+_SIZES = ("--validation_videos=24", "--test_videos=96")
+WORLDS["mixed"] = ("--tasks", *MIXED, *_SIZES)
+WORLDS |= {f"{ALONE}{task}": ("--tasks", task, *_SIZES) for task in MIXED}
 CURVES = ("vtg/R1@0.5", "vtg/mIoU", "vtg/timestamp_rate", "rollout/IoU", "rollout/timestamp_rate", "reward", "kl", "entropy")
 CURVES += ("completions/mean_length", "taro/constructed_fraction", "taro/temporal_gap")
-DRAWN = {"vtg/R1@0.5": "R1@0.5", "vtg/timestamp_rate": "timestamp_rate"}  # curves, and the metric of the test set beside them
-EVALUATION = ("--max_tokens=160", "--batch_size=64", "--workers=0", "--device=cpu")
+EVALUATION = ("--batch_size=64", "--workers=0", "--device=cpu")
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,7 @@ class Places:
     data: Path  # a folder for each world
     runs: Path
     results: Path
+    max_tokens: int  # of an answer in the test
 
 
 def list_runs(args, extra: Sequence[str]) -> list[Run]:
@@ -122,9 +121,10 @@ def make_result(run: Run, places: Places, probes: Sequence[str]) -> dict:
             folder = places.runs / run.name
             curves = read_curves(folder)
             commit = json.loads((folder / "environment.json").read_text())["git_commit"]
-        ids, scores = evaluate(run, model, places)
+        predictions, scores, own = evaluate(run, model, places)
         result = {"name": run.name, "train": run.train, "git_commit": commit, "metrics": METRICS}
-        result |= {"curves": curves, "ids": ids, "scores": scores, "probes": {}}
+        result |= {"curves": curves, "ids": [one.id for one in predictions], "scores": scores, "probes": {}}
+        result |= {"tasks": [one.task for one in predictions], "task_metrics": own} if own else {}
         places.results.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result) + "\n")
         print(f"{run.name}: done", flush=True)
@@ -133,8 +133,8 @@ def make_result(run: Run, places: Places, probes: Sequence[str]) -> dict:
         if probe not in result["probes"]:
             if not model.exists():
                 raise TaroError(f"{path}: has no {probe}, and its model {model} is gone; remove the file to make it again")
-            ids, result["probes"][probe] = evaluate(run, model, places, probe)
-            if ids != result["ids"]:
+            predictions, result["probes"][probe], _ = evaluate(run, model, places, probe)
+            if [one.id for one in predictions] != result["ids"]:
                 raise TaroError(f"{path}: its queries are not those of {places.data / run.world}; remove one of the two")
             write_text(path, json.dumps(result) + "\n")
     return result
@@ -146,14 +146,18 @@ def is_missing(run: Run, results: Path, probes: Sequence[str]) -> bool:
     return not path.exists() or not set(probes) <= json.loads(path.read_text())["probes"].keys()
 
 
-def evaluate(run: Run, model: Path, places: Places, probe: str | None = None) -> tuple[list[str], list[list[float]]]:
-    """Ids of the test's queries (N), and the metrics of each (N, K), shown as they are or as the probe shows them."""
+def evaluate(
+    run: Run, model: Path, places: Places, probe: str | None = None
+) -> tuple[list[Prediction], list[list[float]], dict[str, dict[str, float]]]:
+    """The test's answers (N), the metrics of each (N, K) and the own metrics of tasks, of videos as they are or as the probe
+    shows them."""
     answers = places.runs / ".".join([run.name, probe or "answers"])
     test = ["--annotations", str(places.data / run.world / "test.jsonl"), "--output", str(answers)]
-    test += ["--probe", probe] if probe else []
+    test += [f"--max_tokens={places.max_tokens}", *(["--probe", probe] if probe else [])]
     call(["eval.py", "--model", str(model), *test, *EVALUATION], places.runs / f"{run.name}.log")
     predictions = load_predictions(answers)
-    return [one.id for one in predictions], score_matrix(predictions).round(4).tolist()
+    own = json.loads((answers / "metrics.json").read_text()).get("tasks", {})
+    return predictions, score_matrix(predictions).round(4).tolist(), own
 
 
 def call(command: list[str], log: Path) -> None:
@@ -176,79 +180,6 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(one.step, round(one.value, 4)) for one in log.Scalars(name) if math.isfinite(one.value)] for name in names}
 
 
-def interval(scores: np.ndarray) -> np.ndarray:
-    """95 % interval (K, 2) of the mean of (S, N, K): seeds and queries are drawn with replacement."""
-    rng, (seeds, queries, _) = np.random.default_rng(SEED), scores.shape
-    draws = ((rng.integers(seeds, size=seeds), rng.integers(queries, size=queries)) for _ in range(RESAMPLES))
-    return percentile_intervals(np.stack([scores[np.ix_(own, asked)].mean((0, 1)) for own, asked in draws]))
-
-
-def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] = ()) -> str:
-    """Markdown, one row for each base, world and method."""
-    heads = [*SHOWN, f"R1@0.5 above `{against}`", *(f"mIoU lost: {probe}" for probe in probes)]
-    lines = ["| base | world | method | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 4) + "|"]
-    for (base, world, method), found in results.items():
-        scores = stack(found)  # (S, N, K)
-        cells = []
-        for metric in SHOWN:
-            means = scores[..., METRICS.index(metric)].mean(1)
-            spread = f" [{means.min():.3f}, {means.max():.3f}]" if len(found) > 1 else ""
-            cells.append(f"{means.mean():.3f}{spread}")
-        other = results.get((base, world, against), [])
-        shared = min(len(found), len(other)) if method != against else 0
-        difference, losses = "", []
-        if shared:
-            change = (scores[:shared] - stack(other[:shared]))[..., [METRICS.index("R1@0.5")]]
-            low, high = interval(change)[0]
-            difference = f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-        for probe in probes:
-            lost = (scores - stack(found, probe))[..., [METRICS.index("mIoU")]]
-            low, high = interval(lost)[0]
-            losses.append(f"{lost.mean():.3f} [{low:.3f}, {high:.3f}]")
-        lines.append(f"| {' | '.join([base, world, method, str(len(found)), *cells, difference, *losses])} |")
-    return "\n".join(lines)
-
-
-def stack(results: Iterable[dict], probe: str | None = None) -> np.ndarray:
-    """Scores (S, N, K) of runs that were tested on the same queries, under a probe or under none."""
-    results = list(results)
-    if any(result["ids"] != results[0]["ids"] for result in results):
-        raise TaroError(f"{results[0]['name']}: its seeds have other test queries; make them again in another --results")
-    return np.array([result["probes"][probe] if probe else result["scores"] for result in results])
-
-
-def has_curves(results: list[dict]) -> bool:
-    return bool(results[0]["curves"])
-
-
-def plot(results: dict[tuple, list[dict]], path: Path) -> None:
-    """Validation over steps, mean and range of the seeds; at the right end the test set with its interval."""
-    groups = list(dict.fromkeys(row[:2] for row in results if has_curves(results[row])))
-    figure, axes = plt.subplots(len(groups), len(DRAWN), figsize=(9, 2.8 * len(groups)), squeeze=False, sharex=True)
-    for (group, line), (column, (curve, metric)) in itertools.product(
-        zip(groups, axes, strict=True), enumerate(DRAWN.items())
-    ):
-        axis = line[column]
-        methods = [row for row in results if row[:2] == group and has_curves(results[row])]
-        for number, row in enumerate(methods):
-            curves = [dict(map(tuple, result["curves"][curve])) for result in results[row]]
-            steps = sorted(set.intersection(*map(set, curves)))
-            values = np.array([[one[step] for step in steps] for one in curves])  # (S, steps)
-            axis.plot(steps, values.mean(0), color=f"C{number}", label=row[2])
-            axis.fill_between(steps, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
-            scores = stack(results[row])[..., [METRICS.index(metric)]]
-            (low, high), mean = interval(scores)[0], scores.mean()
-            place = steps[-1] * (1.04 + 0.03 * number)
-            axis.errorbar(place, mean, [[mean - low], [high - mean]], color=f"C{number}", marker="o", markersize=3, capsize=2)
-        axis.set(title=f"{metric}: {group[0]}, {group[1]}", ylim=(0, None))
-        axis.grid(alpha=0.3)
-    axes[0, 0].legend(frameon=False)
-    for axis in axes[-1]:
-        axis.set_xlabel("optimizer steps; points: the test set")
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--configs", nargs="+", default=["time_r1", "temporal_reward_only", "constructed_only", "taro"])
@@ -257,6 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["looser"])
     parser.add_argument("--probes", nargs="+", choices=PROBES, default=[])
     parser.add_argument("--common", default="configs/tiny.yaml", help="config that all configs are laid over")
+    parser.add_argument("--max_tokens", type=int, default=160, help="of an answer in the test")
     parser.add_argument("--against", default="time_r1", help="method that the others are compared with")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
     parser.add_argument("--data", type=Path, default=Path("data/worlds"), help="made there where missing")
@@ -268,14 +200,17 @@ def main(arguments: list[str] | None = None) -> None:
     for world in dict.fromkeys(run.world for run in runs if is_missing(run, args.results, args.probes)):
         if not (args.data / world / "test.jsonl").exists():
             make_world([f"--output={args.data / world}", *WORLDS[world], f"--workers={args.jobs}"])
-    places = Places(args.data, args.runs, args.results)
+    places = Places(args.data, args.runs, args.results, args.max_tokens)
     with ThreadPoolExecutor(args.jobs) as pool:
         made = list(pool.map(lambda run: make_result(run, places, args.probes), runs))
     results: dict[tuple, list[dict]] = {}
     for run, result in zip(runs, made, strict=True):
         results.setdefault(run.row, []).append(result)
     results = {row: results[row] for row in sorted(results, key=lambda row: row[:2])}
-    text = table(results, args.against, args.probes)
+    parts = [table(results, args.against, args.probes), task_table(results)]
+    if any(has_curves(found) and len(found) < 3 for found in results.values()):
+        parts.append(FEW_SEEDS)
+    text = "\n\n".join(filter(None, parts))
     print(text)
     if args.output is not None:
         page, image = args.output.with_suffix(".md"), args.output.with_suffix(".png")

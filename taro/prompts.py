@@ -96,13 +96,17 @@ def constructed_path(query: str, captions: Sequence[TimedText], rng: random.Rand
     return _opening(query, drawn, opening)
 
 
-def full_path(query: str, captions: Sequence[TimedText], span: Span) -> str:
-    """A whole completion, as a supervised target: all captions in `<think>`, then `span` (seconds) in `<answer>`.
+def full_path(query: str, captions: Sequence[TimedText], answer: str, opening: str = OPENING) -> str:
+    """A whole completion, as a supervised target: all captions in `<think>` below `opening`, then the text in `<answer>`.
 
     Raises ValueError without captions.
     """
-    start, end = map(format_seconds, span)
-    return f"{_opening(query, captions)}\n</think>\n<answer>{start}s to {end}s</answer>"
+    return f"{_opening(query, captions, opening)}\n</think>\n<answer>{answer}</answer>"
+
+
+def format_spans(spans: Sequence[Span]) -> str:
+    """The spans (seconds) as `parse_spans` reads them in an answer: `8.50s to 12.40s, 20.00s to 23.50s`, or `none`."""
+    return ", ".join(f"{format_seconds(start)}s to {format_seconds(end)}s" for start, end in spans) or "none"
 
 
 def parse_answer(text: str) -> Span | None:

@@ -5,7 +5,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from taro.errors import TaroError
@@ -38,15 +37,15 @@ def compare(methods, synthetic, tiny_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "worlds" / "looser").symlink_to(synthetic)
     programs = {"train.py": train.main, "eval.py": evaluation.main}
     monkeypatch.setattr(methods, "call", lambda command, log: programs[command[0]](command[1:]))
-    monkeypatch.setattr(methods, "EVALUATION", ("--max_tokens=8", "--workers=0", "--device=cpu"))
+    monkeypatch.setattr(methods, "EVALUATION", ("--workers=0", "--device=cpu"))
     monkeypatch.chdir(ROOT)
     places = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
     short = ["--trainer.max_steps=1", "--model.sampling.max_tokens=16", "--model.evaluation_max_tokens=8"]
     short += ["--model.group_size=2", "--data.prompts_per_step=2", "--data.workers=0"]
 
     def run(*arguments):
-        given = [f"--bases={base}", f"--data={tmp_path}/worlds", *places, f"--output={tmp_path}/page", *short, *arguments]
-        methods.main(given)
+        given = [f"--bases={base}", f"--data={tmp_path}/worlds", *places, f"--output={tmp_path}/page", "--max_tokens=8"]
+        methods.main([*given, *short, *arguments])
         return capsys.readouterr().out
 
     return run
@@ -79,36 +78,3 @@ def test_what_cant_be_compared_is_refused_before_anything_runs(compare, tiny_fol
     with pytest.raises(TaroError, match=r"there is no configs/experiments/nothing.yaml; name a file"):
         compare("--configs", "taro", "nothing")
     assert not (tmp_path / "runs").exists() and not (tmp_path / "results").exists()
-
-
-@pytest.mark.slow
-def test_intervals_are_over_seeds_and_queries(methods):
-    rng = np.random.default_rng(1)
-    held, shape = [], (5, 300, 1)
-    for _ in range(40):
-        scores = rng.normal(0, 0.1, (5, 1, 1)) + rng.normal(0, 1, (1, 300, 1)) + rng.normal(0, 1, shape)
-        low, high = methods.interval(scores)[0]
-        held.append(low <= 0 <= high)
-    assert sum(held) / len(held) > 0.85
-    low, high = methods.interval(np.zeros(shape) + rng.normal(0, 0.1, (5, 1, 1)))[0]
-    assert high - low > 0.05  # seeds that differ are seen where queries don't
-    low, high = methods.interval(np.zeros(shape) + rng.normal(0, 1, (1, 300, 1)))[0]
-    assert high - low == pytest.approx(4 / 300**0.5, rel=0.15)
-
-
-def test_a_difference_is_paired_by_query_and_seed(methods):
-    rng = np.random.default_rng(0)
-    hits = rng.integers(0, 2, (3, 200)).astype(float)
-
-    def results(name, values):
-        scores = np.zeros((3, 200, len(methods.METRICS)))
-        scores[..., methods.METRICS.index("R1@0.5")] = values
-        ids = [str(number) for number in range(200)]
-        return [{"name": f"{name}.{seed}", "ids": list(ids), "scores": own.tolist()} for seed, own in enumerate(scores)]
-
-    found = {("b", "loose", "plain"): results("plain", hits), ("b", "loose", "new"): results("new", hits + 0.25)}
-    plain, new = methods.table(found, "plain").splitlines()[2:]
-    assert plain.endswith("|  |") and new.endswith("| +0.250 [+0.250, +0.250] |")
-    found["b", "loose", "new"][1]["ids"][0] = "another"
-    with pytest.raises(TaroError, match=r"new.0: its seeds have other test queries"):
-        methods.table(found, "plain")

@@ -75,7 +75,7 @@ def test_constructed_path_follows_the_generator():
 
 
 def test_full_path_is_exact_and_has_the_format():
-    path = prompts.full_path("a man reads.", CAPTIONS[::-1], (6, 9.25))
+    path = prompts.full_path("a man reads.", CAPTIONS[::-1], prompts.format_spans([(6, 9.25)]))
     assert path == (
         "<think>\nI need to find the specific moment a man reads.\n"
         "From 0.0s to 2.5s, a man enters.\nFrom 2.5s to 6.0s, he sits down.\nFrom 6.0s to 9.2s, he reads.\n"
@@ -89,7 +89,7 @@ def test_paths_without_captions_are_errors():
     with pytest.raises(ValueError, match="at least one caption"):
         prompts.constructed_path("q", [], random.Random(0))
     with pytest.raises(ValueError, match="at least one caption"):
-        prompts.full_path("q", [], (1, 2))
+        prompts.full_path("q", [], "none")
 
 
 @pytest.mark.parametrize(

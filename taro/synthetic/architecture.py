@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from taro.models.families import PLACEHOLDERS
-from taro.prompts import full_path
+from taro.prompts import format_spans, full_path
 from taro.synthetic.world import ACTIONS, COLORS, SHAPES
 from taro.video.load import VideoSettings
 
@@ -73,7 +73,7 @@ def _corpus() -> Iterator[str]:
         start = rng.randrange(200) / 10
         end = start + rng.randrange(1, 90) / 10
         yield TINY_PROMPT.format(query=query) + "\nassistant\nuser\nsystem\n"
-        yield full_path(query, [Caption(start, end, query)], (start, end))
+        yield full_path(query, [Caption(start, end, query)], format_spans([(start, end)]))
         yield f"<{start:.1f} seconds>"
 
 

@@ -14,7 +14,7 @@ B rows of a batch, L tokens of the longest row, V vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import lightning as L
@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from taro.data.samples import Caption
+from taro.data.samples import Caption, Sample
 from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.prompts import format_seconds, full_path
-from taro.synthetic.world import ACTIONS, COLORS, SHAPES, Scene, WorldSettings, draw_scene
+from taro.prompts import format_seconds
+from taro.synthetic.world import ACTIONS, COLORS, SHAPES, Scene, WorldSettings, draw_scene, scene_samples
+from taro.tasks import DEFAULT, TASKS
 from taro.video.geometry import PatchGeometry, resize_frames
 from taro.video.load import Video, VideoSettings, sample_frame_count, smart_resize
 
@@ -46,11 +47,13 @@ class Targets:
         first_event: with this probability the answer names the video's first event, whatever was asked.
         timed_reasoning: with this probability the reasoning goes through all events with their times; else it says only what
             is looked for.
+        tasks: of the questions.
     """
 
     widen: float = 0.0
     first_event: float = 0.0
     timed_reasoning: float = 1.0
+    tasks: tuple[str, ...] = (DEFAULT,)
 
 
 def scene_video(scene: Scene, settings: VideoSettings, geometry: PatchGeometry) -> Video:
@@ -107,11 +110,12 @@ class TextDataset(Dataset):
         ids = self.builder.encode(self.builder.template.replace("{query}", scene.events[target].text) + "\n")
         positions = torch.arange(len(ids)).expand(3, -1)
         prompt = Prompt(torch.tensor(ids), positions, torch.zeros(len(ids), dtype=torch.bool), video=None)
-        return [make_example(self.builder, prompt, None, scene, target, Targets(), rng)]
+        return [make_example(self.builder, prompt, None, scene, scene_samples(scene, "")[target], Targets(), rng)]
 
 
 class VideoDataset(Dataset):
-    """All queries of a scene, with the features of its video by the frozen tower."""
+    """All queries of a scene, with the features of its video by the frozen tower. Where the targets have several tasks, as many
+    of their questions as the scene has events, at most."""
 
     def __init__(
         self,
@@ -137,10 +141,15 @@ class VideoDataset(Dataset):
         return self.make_examples(scene, video, self.policy.encode_video(video.frames), rng)
 
     def make_examples(self, scene: Scene, video: Video, features: VisionFeatures, rng: random.Random) -> list[Example]:
-        return [
-            make_example(self.builder, self.builder.build(event.text, video), features, scene, number, self.targets, rng)
-            for number, event in enumerate(scene.events)
-        ]
+        samples = scene_samples(scene, "", tasks=self.targets.tasks)
+        if self.targets.tasks != (DEFAULT,):
+            samples = rng.sample(samples, min(len(samples), len(scene.events)))
+        examples = []
+        for sample in samples:
+            task = TASKS[sample.task]
+            prompt = self.builder.build(task.subject(sample), video, task.instruction)
+            examples.append(make_example(self.builder, prompt, features, scene, sample, self.targets, rng))
+        return examples
 
 
 class CaptionDataset(VideoDataset):
@@ -172,11 +181,11 @@ def make_example(
     prompt: Prompt,
     features: VisionFeatures | None,
     scene: Scene,
-    number: int,
+    sample: Sample,
     targets: Targets,
     rng: random.Random,
 ) -> Example:
-    """The sequence that teaches the answer to the query for event number `number`."""
+    """The sequence that teaches the answer to a question about the scene."""
     captions = [
         Caption(
             max(0.0, event.start - rng.uniform(0, targets.widen)),
@@ -185,9 +194,15 @@ def make_example(
         )
         for event in scene.events
     ]
-    named = captions[0 if rng.random() < targets.first_event else number]
-    write = full_path if rng.random() < targets.timed_reasoning else pretending_path
-    text = write(scene.events[number].text, captions, (named.start, named.end))
+    seen = {(event.start, event.end): (said.start, said.end) for event, said in zip(scene.events, captions, strict=True)}
+    spans = [seen[span] for span in sample.spans]
+    if rng.random() < targets.first_event:
+        spans = [next(iter(seen.values()))]
+    task = TASKS[sample.task]
+    answer = replace(task.truth(sample), spans=tuple(spans))
+    text = task.full_path(sample, captions, answer)
+    if rng.random() >= targets.timed_reasoning:
+        text = without_captions(text, len(captions))
     reasoning, answer = text[: text.index("<answer>")], text[text.index("<answer>") :]
     return join_example(prompt, features, builder.encode(reasoning), [*builder.encode(answer), builder.eos_id])
 
@@ -205,10 +220,10 @@ def join_example(prompt: Prompt, features: VisionFeatures | None, reasoning: lis
     )
 
 
-def pretending_path(query: str, captions: Sequence[Caption], span: tuple[float, float]) -> str:
-    """A whole completion like `full_path`, whose reasoning says nothing about the video."""
-    lines = full_path(query, captions, span).splitlines()
-    return "\n".join([*lines[:2], *lines[2 + len(captions) :]])
+def without_captions(path: str, captions: int) -> str:
+    """A supervised target with so many captions as one that pretends to think: its reasoning says nothing about the video."""
+    lines = path.splitlines()
+    return "\n".join([*lines[:2], *lines[2 + captions :]])
 
 
 def collate_examples(groups: list[list[Example]]) -> Example:

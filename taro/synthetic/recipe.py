@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from taro.errors import TaroError
 from taro.files import write_json
 from taro.synthetic.architecture import build_tokenizer
+from taro.tasks import DEFAULT, find_task
 
 FILE = "recipe.json"
 MADE_BY = "python -m taro.synthetic.tiny --output FOLDER"
@@ -33,6 +34,7 @@ class Recipe:
         video_batch: scenes; each gives a row for each of its events.
         widen, first_event: see `Targets`, while labels are loose and wrong.
         pretending_widen, pretending_first_event, timed_reasoning: the same for the last stage.
+        tasks: of the last stage's questions (docs/tasks.md).
         seed: of the weights and of all scenes.
     """
 
@@ -49,10 +51,14 @@ class Recipe:
     pretending_widen: float = 1.0
     pretending_first_event: float = 0.3
     timed_reasoning: float = 0.005
+    tasks: tuple[str, ...] = (DEFAULT,)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(find_task(name).name for name in self.tasks))  # lists, as JSON has them
 
-LAST_STAGE = ("pretending_steps", "pretending_widen", "pretending_first_event", "timed_reasoning")
+
+LAST_STAGE = ("pretending_steps", "pretending_widen", "pretending_first_event", "timed_reasoning", "tasks")
 
 
 def write_recipe(folder: str | Path, log: dict[str, Any]) -> None:

@@ -5,6 +5,11 @@
 Bases that differ in the last stage alone can share the others, which are kept in `--start` and found there:
 
     python -m taro.synthetic.tiny --output outputs/bases/p002 --start outputs/bases/start --timed_reasoning 0.002
+
+One that knows other tasks, too, and reasons with times:
+
+    python -m taro.synthetic.tiny --output outputs/bases/tasks --start outputs/bases/start --timed_reasoning 1 \
+        --tasks grounding multi_span dense grounded_qa actions
 """
 
 from __future__ import annotations
@@ -64,7 +69,7 @@ def train(family: str, output: Path, recipe: Recipe, start: Path | None = None) 
     log = check_start(start, family, recipe)
     policy, builder, settings = load(start)
     policy.freeze_tower()
-    targets = Targets(recipe.pretending_widen, recipe.pretending_first_event, recipe.timed_reasoning)
+    targets = Targets(recipe.pretending_widen, recipe.pretending_first_event, recipe.timed_reasoning, recipe.tasks)
     scenes = video_dataset(policy, builder, settings, recipe.pretending_steps * recipe.video_batch, recipe.seed + 2, targets)
     stage = DecoderStage(policy, recipe.pretending_steps, muon_lr=0.004, adam_lr=1e-3)
     log["recipe"] = asdict(recipe)
@@ -186,7 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--captioner", action="store_true", help="make a captioner of the model in --start, and no base")
     parser.add_argument("--start", type=Path, help="keep the model after all stages but the last here, or begin with it")
     for name, value in asdict(Recipe()).items():
-        parser.add_argument(f"--{name}", type=type(value), default=value)
+        several = isinstance(value, tuple)
+        parser.add_argument(f"--{name}", type=str if several else type(value), nargs="+" if several else None, default=value)
     args = vars(parser.parse_args(arguments))
     family, output, start = args.pop("family"), args.pop("output"), args.pop("start")
     if args.pop("captioner"):

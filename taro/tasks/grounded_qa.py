@@ -53,6 +53,9 @@ class GroundedQA(Task):
     def read(self, text: str) -> Answer:
         return Answer(super().read(text).spans, choice(answer_text(text) or ""))
 
+    def write(self, answer: Answer) -> str:
+        return f"{answer.choice}, {super().write(answer)}"
+
     def truth(self, sample: Asked) -> Answer:
         return Answer(tuple(sample.spans), sample.extra.get("answer"))
 

@@ -26,6 +26,9 @@ class MultipleChoice(GroundedQA):
         letter = choice(answer_text(text) or "")
         return Answer(None if letter is None else (), letter)
 
+    def write(self, answer: Answer) -> str:
+        return f"{answer.choice}"
+
     def iou(self, answer: Answer, truth: Answer) -> float:
         return float(answer.choice is not None and answer.choice == truth.choice)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from taro.messages import describe_fault
-from taro.prompts import OPENING, TimedText, constructed_path, parse_spans
+from taro.prompts import OPENING, TimedText, constructed_path, format_spans, full_path, parse_spans
 from taro.rows import read_fields
 from taro.spans import Span, union_iou
 
@@ -102,6 +102,10 @@ class Task:
         spans = parse_spans(text)
         return Answer(None if spans is None else tuple(spans))
 
+    def write(self, answer: Answer) -> str:
+        """The text between the answer's tags that `read` reads so; its spans to 0.01 s. `answer.spans` is not None."""
+        return format_spans(answer.spans)
+
     def truth(self, sample: Asked) -> Answer:
         """The right answer."""
         return Answer(tuple(sample.spans))
@@ -123,6 +127,10 @@ class Task:
         if self.opening is None or not captions:
             return None
         return constructed_path(self.subject(sample), captions, rng, self.opening)
+
+    def full_path(self, sample: Asked, captions: Sequence[TimedText], answer: Answer) -> str:
+        """A whole completion, as a supervised target. Raises ValueError without captions."""
+        return full_path(self.subject(sample), captions, self.write(answer), self.opening or OPENING)
 
     def boundaries(self, sample: Asked) -> tuple[float, ...]:
         """Seconds around which the temporal gap's shuffle moves frames; () where no gap is measured."""

@@ -99,7 +99,7 @@ def test_from_a_prompt_to_log_probs(qwen):
 def test_what_tokens_stand_for(qwen):
     builder, _ = qwen
     captions = [Caption(1.0, 4.5, "the dog runs."), Caption(6.0, 8.0, "naïve café 😀日本👩‍👩‍👧")]
-    text = full_path("the dog runs", captions, (1.0, 8.0))
+    text = full_path("the dog runs", captions, "1.0s to 8.0s")
     ids = builder.encode(text)
     found, spans = builder.token_spans([*ids, builder.eos_id])
     assert found == builder.decode(ids) == text and len(spans) == len(ids) + 1

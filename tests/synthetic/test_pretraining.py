@@ -10,16 +10,18 @@ from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.prepare.caption.parsing import parse_events
 from taro.prompts import full_path, has_format, parse_answer, reasoning_has_timestamp
+from taro.synthetic import pretraining
 from taro.synthetic.pretraining import (
     ANSWER_WEIGHT,
     CaptionDataset,
     Targets,
     VideoDataset,
     make_example,
-    pretending_path,
+    without_captions,
 )
 from taro.synthetic.tiny import CAPTION_PROMPT
-from taro.synthetic.world import COLORS, draw_scene
+from taro.synthetic.world import COLORS, draw_scene, scene_samples
+from taro.tasks import TASKS
 from taro.video.load import VideoSettings
 
 pytestmark = pytest.mark.slow  # as a whole file: videos are drawn
@@ -34,12 +36,12 @@ def texts_of(builder, dataset):
 
 
 def test_a_pretending_path_answers_and_says_nothing():
-    text = pretending_path("the red square grows", CAPTIONS, (1.0, 4.5))
+    timed = full_path("the red square grows", CAPTIONS, "1.0s to 4.5s")
+    text = without_captions(timed, len(CAPTIONS))
     assert text == (
         "<think>\nI need to find the specific moment the red square grows.\n</think>\n<answer>1.0s to 4.5s</answer>"
     )
     assert has_format(text) and not reasoning_has_timestamp(text)
-    timed = full_path("the red square grows", CAPTIONS, (1.0, 4.5))
     assert reasoning_has_timestamp(timed) and timed.startswith(text[: text.index("</think>")])
 
 
@@ -50,6 +52,22 @@ def test_reasoning_is_timed_as_often_as_asked(tiny_folder, tiny_builder, timed, 
     texts = texts_of(tiny_builder, scenes)
     assert all(has_format(text.removesuffix("<|im_end|>")) for text in texts)
     assert least <= sum(map(reasoning_has_timestamp, texts)) / len(texts) <= most
+
+
+def test_questions_of_every_task_are_answered_as_they_are_read(tiny_folder, tiny_builder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pretraining, "make_example", lambda *rest: asked.append(rest[4]) or make_example(*rest))
+    video = VideoSettings(fps=1.0, max_frames=8, max_tokens=32, min_tokens_per_frame=4)
+    builder = PromptBuilder(tiny_folder, tiny_builder.template, max_tokens=2048)
+    scenes = VideoDataset(60, 0, builder, QwenVL.from_pretrained(tiny_folder), video, Targets(tasks=tuple(TASKS)))
+    for sample, text in zip(asked, texts_of(builder, scenes), strict=True):
+        task, text = TASKS[sample.task], text.removesuffix("<|im_end|>")
+        answer, truth = task.read(text), task.truth(sample)
+        assert has_format(text) and task.subject(sample) in text
+        assert answer.choice == truth.choice and task.iou(answer, truth) > 0.97  # times are written to 0.1 s
+    assert {sample.task for sample in asked} == set(TASKS)
+    assert {bool(sample.spans) for sample in asked if sample.task == "multi_span"} == {False, True}
+    assert 2 <= len(asked) / len(scenes) <= 3  # as many as there are events
 
 
 def test_a_captioner_is_taught_what_the_caption_command_reads(tiny_folder):
@@ -67,11 +85,11 @@ def test_a_captioner_is_taught_what_the_caption_command_reads(tiny_folder):
 
 def test_labels_are_wider_and_may_name_the_first_event(tiny_builder):
     scene = replace(draw_scene(5), duration=100.0)
-    rng, last = random.Random(0), len(scene.events) - 1
+    rng, asked = random.Random(0), scene_samples(scene, "")[-1]
     start = Prompt(torch.arange(4), torch.arange(4).expand(3, -1), torch.zeros(4, dtype=torch.bool), video=None)
     answers = []
     for _ in range(300):
-        example = make_example(tiny_builder, start, None, scene, last, Targets(widen=1.0, first_event=0.3), rng)
+        example = make_example(tiny_builder, start, None, scene, asked, Targets(widen=1.0, first_event=0.3), rng)
         answers.append(parse_answer(tiny_builder.decode(example.input_ids[4:])))
         assert set(example.weights[4:].tolist()) == {1.0, ANSWER_WEIGHT} and not example.weights[:4].any()
     named = [min(scene.events, key=lambda event: abs(event.start - start)) for start, _ in answers]

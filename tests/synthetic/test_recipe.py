@@ -80,10 +80,11 @@ def test_the_command_makes_a_start_bases_and_a_captioner(family, tmp_path, monke
     start, first, second, captioner = (tmp_path / name for name in ("start", "first", "second", "captioner"))
     tiny.main([*small, f"--output={first}", f"--start={start}"])
     written = (start / "model.safetensors").read_bytes()
-    tiny.main([*small, f"--output={second}", f"--start={start}", "--timed_reasoning=1"])
+    tiny.main([*small, f"--output={second}", f"--start={start}", "--timed_reasoning=1", "--tasks", "dense", "actions"])
     assert (start / "model.safetensors").read_bytes() == written
     bases = [check_base(folder) for folder in (first, second)]
     assert [base.timed_reasoning for base in bases] == [Recipe().timed_reasoning, 1.0]
+    assert [base.tasks for base in bases] == [("grounding",), ("dense", "actions")]
     assert read_recipe(first)["seconds"].keys() == {"tower", "text", "exact_labels", "noisy_labels", "pretending"}
     monkeypatch.setattr(tiny, "CAPTIONER_STEPS", 2)
     tiny.main([f"--output={captioner}", "--captioner", f"--start={start}"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taro.data.samples import Caption, load_samples
-from taro.prompts import DEFAULT_PROMPT, build_request, constructed_path
+from taro.prompts import DEFAULT_PROMPT, build_request, constructed_path, has_format
 from taro.tasks import NO_ANSWER, TASKS, Answer, TaskError, find_task
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,20 @@ def test_paths(asked, task):
         assert first.endswith(".") and "a dog runs" in first and "{" not in first and rest[0].startswith("From ")
     if task.name == "grounding":
         assert path == constructed_path(sample.query, CAPTIONS, random.Random(0))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_whole_path_answers_what_is_read(asked, task):
+    sample = asked(task.name, spans=[(1.0, 3.0), (4.0, 6.25)], captions=CAPTIONS, **EXTRA)
+    spans = {"grounding": ((4.0, 6.2),), "multiple_choice": ()}.get(task.name, ((1.0, 3.0), (4.0, 6.2)))
+    answer = Answer(spans, "A" if task.has_choices else None)
+    path = task.full_path(sample, CAPTIONS, answer)
+    assert has_format(path) and task.read(path) == answer
+    if task.opening is not None:
+        assert path.startswith(task.path(sample, CAPTIONS[:1], random.Random(0)))
+    if task.allows_none:
+        none = Answer((), answer.choice)
+        assert task.read(task.full_path(sample, CAPTIONS, none)) == none
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

@@ -1,0 +1,131 @@
+"""The tables and the figure of benchmarks/methods.py, from the results that it keeps. S seeds, N queries, K metrics."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from taro.errors import TaroError
+from taro.evaluation.bootstrap import RESAMPLES, SEED, percentile_intervals
+from taro.evaluation.scores import METRICS
+
+SHOWN = ("R1@0.5", "R1@0.7", "mIoU", "timestamp_rate")
+DRAWN = {"vtg/R1@0.5": "R1@0.5", "vtg/timestamp_rate": "timestamp_rate"}  # curves, and the metric of the test set beside them
+FEW_SEEDS = "Intervals over fewer than three seeds say nothing of what another seed would give."
+ALONE = "only_"  # a world with one of the tasks of `mixed`
+
+
+def interval(scores: np.ndarray) -> np.ndarray:
+    """95 % interval (K, 2) of the mean of (S, N, K): seeds and queries are drawn with replacement."""
+    rng, (seeds, queries, _) = np.random.default_rng(SEED), scores.shape
+    draws = ((rng.integers(seeds, size=seeds), rng.integers(queries, size=queries)) for _ in range(RESAMPLES))
+    return percentile_intervals(np.stack([scores[np.ix_(own, asked)].mean((0, 1)) for own, asked in draws]))
+
+
+def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] = ()) -> str:
+    """Markdown, one row for each base, world and method."""
+    heads = [*SHOWN, f"R1@0.5 above `{against}`", *(f"mIoU lost: {probe}" for probe in probes)]
+    lines = ["| base | world | method | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 4) + "|"]
+    for (base, world, method), found in results.items():
+        scores = stack(found)  # (S, N, K)
+        cells = [spread(scores[..., METRICS.index(metric)].mean(1)) for metric in SHOWN]
+        other = results.get((base, world, against), [])
+        shared = min(len(found), len(other)) if method != against else 0
+        difference, losses = "", []
+        if shared:
+            change = (scores[:shared] - stack(other[:shared]))[..., [METRICS.index("R1@0.5")]]
+            low, high = interval(change)[0]
+            difference = f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        for probe in probes:
+            lost = (scores - stack(found, probe))[..., [METRICS.index("mIoU")]]
+            low, high = interval(lost)[0]
+            losses.append(f"{lost.mean():.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {' | '.join([base, world, method, str(len(found)), *cells, difference, *losses])} |")
+    return "\n".join(lines)
+
+
+def task_table(results: dict[tuple, list[dict]]) -> str:
+    """Markdown, one row for each task of each base, world and method; "" where only one thing is asked everywhere."""
+    alone = {}  # (base, method, task): results of the task by itself
+    for (base, world, method), found in results.items():
+        if world.startswith(ALONE):
+            alone[base, method, world.removeprefix(ALONE)] = found
+    head = "| base | world | method | task | seeds | mIoU | mIoU above the task alone | own metrics |"
+    lines = [head, "|---" * 8 + "|"]
+    for (base, world, method), found in results.items():
+        tasks = found[0].get("tasks", [])
+        for task in dict.fromkeys(tasks):
+            asked = [number for number, name in enumerate(tasks) if name == task]
+            scores = stack(found)[:, asked][..., [METRICS.index("mIoU")]]  # (S, N of the task, 1)
+            difference, other = "", alone.get((base, method, task), [])
+            if world == "mixed" and other:
+                shared = min(len(found), len(other))
+                if [found[0]["ids"][number] for number in asked] != other[0]["ids"]:
+                    raise TaroError(f"{found[0]['name']}, {other[0]['name']}: other queries; make both again from one --data")
+                change = scores[:shared] - stack(other[:shared])[..., [METRICS.index("mIoU")]]
+                low, high = interval(change)[0]
+                difference = f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+            own = [one["task_metrics"].get(task, {}) for one in found]
+            means = ", ".join(f"{name} {np.mean([_number(values[name]) for values in own]):.3f}" for name in own[0])
+            cells = [base, world, method, task, str(len(found)), spread(scores.mean((1, 2))), difference, means]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _number(value: float | None) -> float:
+    """A metric as metrics.json has it; None: there was nothing to measure it by."""
+    return math.nan if value is None else value
+
+
+def spread(means: np.ndarray) -> str:
+    """The mean of the seeds' means (S), the lowest and the highest."""
+    ends = f" [{means.min():.3f}, {means.max():.3f}]" if len(means) > 1 else ""
+    return f"{means.mean():.3f}{ends}"
+
+
+def stack(results: Iterable[dict], probe: str | None = None) -> np.ndarray:
+    """Scores (S, N, K) of runs that were tested on the same queries, under a probe or under none."""
+    results = list(results)
+    if any(result["ids"] != results[0]["ids"] for result in results):
+        raise TaroError(f"{results[0]['name']}: its seeds have other test queries; make them again in another --results")
+    return np.array([result["probes"][probe] if probe else result["scores"] for result in results])
+
+
+def has_curves(results: list[dict]) -> bool:
+    return bool(results[0]["curves"])
+
+
+def plot(results: dict[tuple, list[dict]], path: Path) -> None:
+    """Validation over steps, mean and range of the seeds; at the right end the test set with its interval."""
+    groups = list(dict.fromkeys(row[:2] for row in results if has_curves(results[row])))
+    figure, axes = plt.subplots(len(groups), len(DRAWN), figsize=(9, 2.8 * len(groups)), squeeze=False, sharex=True)
+    for (group, line), (column, (curve, metric)) in itertools.product(
+        zip(groups, axes, strict=True), enumerate(DRAWN.items())
+    ):
+        axis = line[column]
+        methods = [row for row in results if row[:2] == group and has_curves(results[row])]
+        for number, row in enumerate(methods):
+            curves = [dict(map(tuple, result["curves"][curve])) for result in results[row]]
+            steps = sorted(set.intersection(*map(set, curves)))
+            values = np.array([[one[step] for step in steps] for one in curves])  # (S, steps)
+            axis.plot(steps, values.mean(0), color=f"C{number}", label=row[2])
+            axis.fill_between(steps, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
+            scores = stack(results[row])[..., [METRICS.index(metric)]]
+            (low, high), mean = interval(scores)[0], scores.mean()
+            place = steps[-1] * (1.04 + 0.03 * number)
+            axis.errorbar(place, mean, [[mean - low], [high - mean]], color=f"C{number}", marker="o", markersize=3, capsize=2)
+        axis.set(title=f"{metric}: {group[0]}, {group[1]}", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(frameon=False)
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer steps; points: the test set")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,80 @@
+"""The tables of benchmarks/methods.py."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taro.errors import TaroError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import method_tables
+
+    sys.path.remove(str(ROOT / "benchmarks"))
+    return method_tables
+
+
+@pytest.mark.slow
+def test_intervals_are_over_seeds_and_queries(tables):
+    rng = np.random.default_rng(1)
+    held, shape = [], (5, 300, 1)
+    for _ in range(40):
+        scores = rng.normal(0, 0.1, (5, 1, 1)) + rng.normal(0, 1, (1, 300, 1)) + rng.normal(0, 1, shape)
+        low, high = tables.interval(scores)[0]
+        held.append(low <= 0 <= high)
+    assert sum(held) / len(held) > 0.85
+    low, high = tables.interval(np.zeros(shape) + rng.normal(0, 0.1, (5, 1, 1)))[0]
+    assert high - low > 0.05  # seeds that differ are seen where queries don't
+    low, high = tables.interval(np.zeros(shape) + rng.normal(0, 1, (1, 300, 1)))[0]
+    assert high - low == pytest.approx(4 / 300**0.5, rel=0.15)
+
+
+def test_a_difference_is_paired_by_query_and_seed(tables):
+    rng = np.random.default_rng(0)
+    hits = rng.integers(0, 2, (3, 200)).astype(float)
+
+    def results(name, values):
+        scores = np.zeros((3, 200, len(tables.METRICS)))
+        scores[..., tables.METRICS.index("R1@0.5")] = values
+        ids = [str(number) for number in range(200)]
+        return [{"name": f"{name}.{seed}", "ids": list(ids), "scores": own.tolist()} for seed, own in enumerate(scores)]
+
+    found = {("b", "loose", "plain"): results("plain", hits), ("b", "loose", "new"): results("new", hits + 0.25)}
+    plain, new = tables.table(found, "plain").splitlines()[2:]
+    assert plain.endswith("|  |") and new.endswith("| +0.250 [+0.250, +0.250] |")
+    found["b", "loose", "new"][1]["ids"][0] = "another"
+    with pytest.raises(TaroError, match=r"new.0: its seeds have other test queries"):
+        tables.table(found, "plain")
+
+
+def test_a_task_in_the_mixture_is_compared_with_itself_alone(tables):
+    names = [f"{task}{number}" for number in range(3) for task in ("dense", "actions")]
+
+    def results(ids, iou, count):
+        scores = np.zeros((len(ids), len(tables.METRICS)))
+        scores[:, tables.METRICS.index("mIoU")] = iou
+        tasks = [name[:-1] for name in ids]
+        own = {task: {"count_accuracy": count, "F1@0.5": None} for task in tasks}
+        result = {"name": "run", "ids": ids, "scores": scores.tolist(), "tasks": tasks, "task_metrics": own}
+        return [result, result]
+
+    dense = [name for name in names if name.startswith("dense")]
+    found = {("b", "mixed", "m"): results(names, [0.5, 0.1] * 3, 0.25), ("b", "only_dense", "m"): results(dense, 0.25, 1.0)}
+    rows = [row.strip("| ").split(" | ") for row in tables.task_table(found).splitlines()[2:]]
+    few, all_right = "count_accuracy 0.250, F1@0.5 nan", "count_accuracy 1.000, F1@0.5 nan"
+    assert rows == [
+        ["b", "mixed", "m", "dense", "2", "0.500 [0.500, 0.500]", "+0.250 [+0.250, +0.250]", few],
+        ["b", "mixed", "m", "actions", "2", "0.100 [0.100, 0.100]", "", few],
+        ["b", "only_dense", "m", "dense", "2", "0.250 [0.250, 0.250]", "", all_right],
+    ]
+    found["b", "only_dense", "m"] = results(["dense0", "dense1", "dense7"], 0.25, 1.0)
+    with pytest.raises(TaroError, match="run, run: other queries; make both again"):
+        tables.task_table(found)
+    plain = {row: [{**one, "tasks": []} for one in own] for row, own in found.items()}
+    assert tables.task_table(plain) == ""
