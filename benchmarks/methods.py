@@ -71,10 +71,11 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Places:
+class Setup:
     data: Path  # a folder for each world
     runs: Path
     results: Path
+    program: str  # that trains
     max_tokens: int  # of an answer in the test
 
 
@@ -104,28 +105,28 @@ def list_runs(args, extra: Sequence[str]) -> list[Run]:
     return runs
 
 
-def make_result(run: Run, places: Places, probes: Sequence[str]) -> dict:
+def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
     """Train and evaluate, as far as that is not done.
 
     Raises:
         TaroError: a command has failed, or a probe is asked for of a model that is not there any more.
     """
-    path = places.results / f"{run.name}.json"
-    model = run.base if run.config is None else places.runs / run.name / "hf"
+    path = setup.results / f"{run.name}.json"
+    model = run.base if run.config is None else setup.runs / run.name / "hf"
     if not path.exists():
         commit, curves = None, {}
         if run.config is not None:
-            own = ["--output_dir", str(places.runs), "--name", run.name, "--ckpt_path=auto"]
-            own += [f"--data.frame_cache.folder={places.runs}/frames", f"--model.feature_cache.folder={places.runs}/features"]
-            call(["train.py", *run.train, *own], places.runs / f"{run.name}.log")
-            folder = places.runs / run.name
+            own = ["--output_dir", str(setup.runs), "--name", run.name, "--ckpt_path=auto"]
+            own += [f"--data.frame_cache.folder={setup.runs}/frames", f"--model.feature_cache.folder={setup.runs}/features"]
+            call([setup.program, *run.train, *own], setup.runs / f"{run.name}.log")
+            folder = setup.runs / run.name
             curves = read_curves(folder)
             commit = json.loads((folder / "environment.json").read_text())["git_commit"]
-        predictions, scores, own = evaluate(run, model, places)
+        predictions, scores, own = evaluate(run, model, setup)
         result = {"name": run.name, "train": run.train, "git_commit": commit, "metrics": METRICS}
         result |= {"curves": curves, "ids": [one.id for one in predictions], "scores": scores, "probes": {}}
         result |= {"tasks": [one.task for one in predictions], "task_metrics": own} if own else {}
-        places.results.mkdir(parents=True, exist_ok=True)
+        setup.results.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result) + "\n")
         print(f"{run.name}: done", flush=True)
     result = json.loads(path.read_text())
@@ -133,9 +134,9 @@ def make_result(run: Run, places: Places, probes: Sequence[str]) -> dict:
         if probe not in result["probes"]:
             if not model.exists():
                 raise TaroError(f"{path}: has no {probe}, and its model {model} is gone; remove the file to make it again")
-            predictions, result["probes"][probe], _ = evaluate(run, model, places, probe)
+            predictions, result["probes"][probe], _ = evaluate(run, model, setup, probe)
             if [one.id for one in predictions] != result["ids"]:
-                raise TaroError(f"{path}: its queries are not those of {places.data / run.world}; remove one of the two")
+                raise TaroError(f"{path}: its queries are not those of {setup.data / run.world}; remove one of the two")
             write_text(path, json.dumps(result) + "\n")
     return result
 
@@ -147,14 +148,14 @@ def is_missing(run: Run, results: Path, probes: Sequence[str]) -> bool:
 
 
 def evaluate(
-    run: Run, model: Path, places: Places, probe: str | None = None
+    run: Run, model: Path, setup: Setup, probe: str | None = None
 ) -> tuple[list[Prediction], list[list[float]], dict[str, dict[str, float]]]:
     """The test's answers (N), the metrics of each (N, K) and the own metrics of tasks, of videos as they are or as the probe
     shows them."""
-    answers = places.runs / ".".join([run.name, probe or "answers"])
-    test = ["--annotations", str(places.data / run.world / "test.jsonl"), "--output", str(answers)]
-    test += [f"--max_tokens={places.max_tokens}", *(["--probe", probe] if probe else [])]
-    call(["eval.py", "--model", str(model), *test, *EVALUATION], places.runs / f"{run.name}.log")
+    answers = setup.runs / ".".join([run.name, probe or "answers"])
+    test = ["--annotations", str(setup.data / run.world / "test.jsonl"), "--output", str(answers)]
+    test += [f"--max_tokens={setup.max_tokens}", *(["--probe", probe] if probe else [])]
+    call(["eval.py", "--model", str(model), *test, *EVALUATION], setup.runs / f"{run.name}.log")
     predictions = load_predictions(answers)
     own = json.loads((answers / "metrics.json").read_text()).get("tasks", {})
     return predictions, score_matrix(predictions).round(4).tolist(), own
@@ -188,6 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["looser"])
     parser.add_argument("--probes", nargs="+", choices=PROBES, default=[])
     parser.add_argument("--common", default="configs/tiny.yaml", help="config that all configs are laid over")
+    parser.add_argument("--program", default="train.py", help="what trains, as benchmarks/ahead.py")
     parser.add_argument("--max_tokens", type=int, default=160, help="of an answer in the test")
     parser.add_argument("--against", default="time_r1", help="method that the others are compared with")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
@@ -200,9 +202,9 @@ def main(arguments: list[str] | None = None) -> None:
     for world in dict.fromkeys(run.world for run in runs if is_missing(run, args.results, args.probes)):
         if not (args.data / world / "test.jsonl").exists():
             make_world([f"--output={args.data / world}", *WORLDS[world], f"--workers={args.jobs}"])
-    places = Places(args.data, args.runs, args.results, args.max_tokens)
+    setup = Setup(args.data, args.runs, args.results, args.program, args.max_tokens)
     with ThreadPoolExecutor(args.jobs) as pool:
-        made = list(pool.map(lambda run: make_result(run, places, args.probes), runs))
+        made = list(pool.map(lambda run: make_result(run, setup, args.probes), runs))
     results: dict[tuple, list[dict]] = {}
     for run, result in zip(runs, made, strict=True):
         results.setdefault(run.row, []).append(result)
