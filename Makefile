@@ -44,12 +44,14 @@ $(SYNTHETIC): taro/synthetic/world.py taro/synthetic/captions.py | $(INSTALLED)
 train: $(INSTALLED) $(SYNTHETIC)  ## the whole curriculum on synthetic videos with a tiny model, then its evaluation
 	$(RUN) train.py $(ARGS)
 
-# One process for each core, with one thread: two processes with two threads each on two cores are several times slower.
+# Processes with one thread: two with two threads each on two cores are several times slower. One more than there are cores, as
+# some wait.
+WORKERS = $$($(RUN) -c 'import os; print(1 + (os.cpu_count() or 1))')
 test: $(INSTALLED)  ## all tests that need no vLLM
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-fast: $(INSTALLED)  ## those that take no time, for the edit loop
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n logical --dist worksteal -m "not slow and not distributed" $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not distributed" $(ARGS)
 
 # Most of the time models are started, which takes one core each.
 test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv of its own, .venv-vllm
