@@ -1,11 +1,13 @@
 """A real vLLM server, started as a user starts it. The model's embeddings are not tied: see docs/rollouts.md on CPU servers."""
 
+import copy
 import json
 import socket
 import urllib.request
 from dataclasses import replace
 from unittest import mock
 
+import lightning as L
 import pytest
 import torch
 from engine_checks import check_ends, check_greedy, check_mismatches, check_stream, check_sync, largest_difference
@@ -14,6 +16,7 @@ from tolerances import LOG_PROBS
 
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
+from taro.rl.group import group_log_probs
 from taro.rollout import (
     EngineError,
     EngineModel,
@@ -146,6 +149,42 @@ def test_log_probs_follow_a_sync(engine, folder, policy, prompts):
     ask, kept = engine.server.ask, {"/reset_prefix_cache": {"success": True}}
     patch = mock.patch.object(engine.server, "ask", lambda method, path, *body: kept.get(path) or ask(method, path, *body))
     check_sync(engine, policy, changed, prompts[-2:], LOG_PROBS, patch)
+
+
+class WeightsOfSteps(L.Callback):
+    """The policy as it was when each step began, and how far off what it trains on was sampled from each of those, in nats."""
+
+    def __init__(self):
+        self.policies, self.differences = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.policies.append(copy.deepcopy(module.policy).eval())
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        groups = [training.group for training in outputs["groups"]]
+        self.differences.append([max([off(policy, group) for group in groups], default=0.0) for policy in self.policies])
+
+
+def off(policy, group):
+    [own] = group_log_probs(policy, [group], temperature=1.0)
+    return float((own.log_probs - group.rollout_log_probs)[group.sampled_mask].abs().max())
+
+
+def test_rollouts_ahead_are_of_the_weights_of_the_step_before(fit, arguments, steps, server, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    to_server = ["weights=folder", f"folder={tmp_path}/weights", f"url={server.url}"]
+    run = [*arguments, f"--model.name_or_path={folder}", "--model.engine=vllm_server", "--model.rollouts_ahead=1"]
+    run += [f"--model.vllm_server.{setting}" for setting in to_server]
+    run += [f"--data.grounding.{name}=960" for name in ("max_prompt_tokens", "evaluation_max_prompt_tokens")]
+    short = ["--model.sampling.max_tokens=32", "--curriculum.warmup_epochs=0", "--trainer.max_steps=4"]
+    weights = WeightsOfSteps()
+    fit([*run, *short, "--model.optimizer.learning_rate=3e-3"], steps, weights)
+    assert steps.column("rollout/staleness") == [0.0, 1.0, 1.0, 1.0]
+    first, second, third, fourth = weights.differences
+    assert first == [0.0]  # nothing to train on, and so no update
+    assert max(second[:2]) < LOG_PROBS and max(third[:2]) < LOG_PROBS < third[2]
+    assert fourth[2] < LOG_PROBS < min(fourth[0], fourth[3])
 
 
 def test_a_stream_is_continuous(engine, policy, prompts):
