@@ -6,7 +6,6 @@ Left out on purpose: a value model, an entropy bonus (TaRO's coefficient is 0).
 from __future__ import annotations
 
 import itertools
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from taro.cache import DiskCacheSettings
 from taro.data.examples import TrainingExample
-from taro.distributed import gather, world_size
+from taro.distributed import gather
 from taro.models.adapters import LoRASettings
-from taro.models.log_probs import GroupLogProbs, empty_pass
-from taro.progress import Plan, steps_done
+from taro.models.log_probs import GroupLogProbs
+from taro.progress import steps_done
 from taro.ranges import GroupSize, NonNegativeFloat, NonNegativeInt, PositiveInt
 from taro.rl.dynamic_sampling import Drawn, draw_groups
 from taro.rl.group import Group, group_log_probs, reference_log_probs, shuffled_log_probs
@@ -35,7 +34,6 @@ from taro.rl.rollouts_ahead import RolloutsAhead
 from taro.rl.settings import AdvantageSettings, LossSettings, OptimizerSettings, TemporalRewardSettings
 from taro.rl.step_advantages import StepAdvantages
 from taro.rl.step_log import StepLog
-from taro.rl.update import learning_rate, make_optimizer, require_updates, sum_and_clip
 from taro.rollout import RolloutEngine, SamplingSettings, VLLMServerSettings, VLLMSettings
 from taro.rollout.start import start_training_engine
 from taro.seeds import seed_step
@@ -118,21 +116,18 @@ class GRPOModule(PolicyModule):
             with_reference=loss.kl_coefficient > 0,
             gradient_checkpointing=gradient_checkpointing,
             feature_cache=feature_cache,
+            optimizer=optimizer,
         )
-        self.automatic_optimization = False
         self.group_size, self.pack_tokens, self.rank_imbalance = group_size, pack_tokens, rank_imbalance
         self.sampling, self.greedy = sampling, SamplingSettings(temperature=0.0, max_tokens=evaluation_max_tokens)
         self.rewards, self.temporal_reward, self.advantages, self.loss = chosen, temporal_reward, advantages, loss
         self.shuffled_rollouts, self.dynamic_sampling = shuffled_rollouts, dynamic_sampling
         self.ahead = RolloutsAhead(sampling, shuffled_rollouts) if rollouts_ahead else None
         self.of_step = StepAdvantages(advantages) if advantages.of_step else None
-        self.optimizer_settings = optimizer
         self.engine_name, self.vllm, self.vllm_server, self.rollout_rows = engine, vllm, vllm_server, rollout_rows
         self.warned_of_mismatch = rollouts_ahead > 0  # then there is one
-        self.skipped_in_a_row = 0
         self.logged: tuple[str, ...] = ()  # names
         self.gpu_peak_gib = 0.0  # so far
-        self.updated_step = 0  # the last step, from 1, that has changed the weights
 
     def start_engine(self) -> RolloutEngine:
         longest = self.trainer.datamodule.grounding.longest_prompt + max(self.sampling.max_tokens, self.greedy.max_tokens)
@@ -279,45 +274,11 @@ class GRPOModule(PolicyModule):
             log.add_loss(loss)
         self.add_gradient([loss.loss for loss in losses])
 
-    def add_gradient(self, losses: list[Tensor]) -> None:
-        """Add the gradient of a pack's losses, () each, also of none. Ranks are added up when all packs are done."""
-        with self.checkpointing():  # so that ranks gather weights in the same order
-            total = torch.stack(losses).sum() if losses else empty_pass(self.policy)
-        if self.sharded:
-            self.manual_backward(total * world_size())  # FSDP2 takes the mean over ranks
-            return
-        with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
-            self.manual_backward(total)
-
-    # Step
-
-    def update(self, log: StepLog) -> bool:
-        """Update the weights. A gradient that is not finite never reaches them: the update is left out and counted. Returns
-        whether it was finite."""
-        optimizer = self.optimizers()
-        gradient = sum_and_clip(self.trained_parameters(), self.optimizer_settings.clip_norm, sharded=self.sharded)
-        log.add_gradient(gradient)
-        if gradient.finite:
-            self.updated_step = steps_done(self.trainer) + 1
-            self.engine.weights_changed()
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            optimizer.step()
-        self.skipped_in_a_row = 0 if gradient.finite else self.skipped_in_a_row + 1
-        optimizer.zero_grad()
-        return gradient.finite
-
-    def learning_rate(self) -> float:
-        """Of this step."""
-        plan = Plan.of(self.trainer, self.trainer.datamodule, self)
-        return learning_rate(self.optimizer_settings, steps_done(self.trainer), plan.steps)
+    # Callbacks and the log
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What keeps something in checkpoints."""
         return [one for one in [self.of_step] if one is not None and one not in self.trainer.callbacks]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.trained_parameters(), self.optimizer_settings)
 
     def log_step(self, log: StepLog, failed: list[TrainingExample]) -> None:
         log.add_sum("data/failed", float(len(failed)))
@@ -330,7 +291,3 @@ class GRPOModule(PolicyModule):
         self.logged, self.gpu_peak_gib = tuple(values), log.gpu_peak_gib
         for name, value in values.items():
             self.log(name, value, prog_bar=name in SHOWN, batch_size=max(1, len(log.records)))
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Raises FloatingPointError; the batches without an update are written down by now."""
-        require_updates(self.skipped_in_a_row, self.optimizer_settings)

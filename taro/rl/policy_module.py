@@ -1,24 +1,32 @@
-"""A policy with its reference and its rollout engine, as a LightningModule that loads them and is evaluated."""
+"""A policy with its reference and its rollout engine, as a LightningModule that loads them, updates the weights by the
+gradients that it is given, and is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from taro.cache import DiskCacheSettings, TensorCache
 from taro.data.examples import GroundingExample
+from taro.distributed import world_size
 from taro.evaluation.metrics import TaskMetrics
 from taro.models.adapters import LoRASettings
 from taro.models.feature_cache import FeatureCache
 from taro.models.loading import load_policy, reload_policy
+from taro.models.log_probs import empty_pass
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import ShardedStrategy, gathered
+from taro.progress import Plan, steps_done
+from taro.rl.settings import OptimizerSettings
+from taro.rl.step_log import StepLog
+from taro.rl.update import learning_rate, make_optimizer, require_updates, sum_and_clip
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, SyncedEngine
 
 
@@ -41,11 +49,15 @@ class PolicyModule(L.LightningModule):
         with_reference: bool,
         gradient_checkpointing: bool,
         feature_cache: DiskCacheSettings | None,
+        optimizer: OptimizerSettings,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.name_or_path, self.dtype_name, self.lora, self.attention = name_or_path, dtype, lora, attention
         self.with_reference, self.gradient_checkpointing = with_reference, gradient_checkpointing
-        self.feature_cache = feature_cache
+        self.feature_cache, self.optimizer_settings = feature_cache, optimizer
+        self.skipped_in_a_row = 0
+        self.updated_step = 0  # the last step, from 1, that has changed the weights
         self.validation_metrics, self.test_metrics = TaskMetrics(), TaskMetrics()
         self.policy: QwenVL | None = None
         self.reference: QwenVL | None = None
@@ -118,6 +130,44 @@ class PolicyModule(L.LightningModule):
         grounding = self.trainer.datamodule.grounding
         settings = (grounding if self.trainer.training else grounding.for_evaluation()).video
         return self.features.features(sample.video, sample.clip, settings, frames, encode)
+
+    def add_gradient(self, losses: list[Tensor]) -> None:
+        """Add the gradient of a pack's losses, () each, also of none. Ranks are added up when all packs are done."""
+        with self.checkpointing():  # so that ranks gather weights in the same order
+            total = torch.stack(losses).sum() if losses else empty_pass(self.policy)
+        if self.sharded:
+            self.manual_backward(total * world_size())  # FSDP2 takes the mean over ranks
+            return
+        with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
+            self.manual_backward(total)
+
+    def update(self, log: StepLog) -> bool:
+        """Update the weights. A gradient that is not finite never reaches them: the update is left out and counted. Returns
+        whether it was finite."""
+        optimizer = self.optimizers()
+        gradient = sum_and_clip(self.trained_parameters(), self.optimizer_settings.clip_norm, sharded=self.sharded)
+        log.add_gradient(gradient)
+        if gradient.finite:
+            self.updated_step = steps_done(self.trainer) + 1
+            self.engine.weights_changed()
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            optimizer.step()
+        self.skipped_in_a_row = 0 if gradient.finite else self.skipped_in_a_row + 1
+        optimizer.zero_grad()
+        return gradient.finite
+
+    def learning_rate(self) -> float:
+        """Of this step."""
+        plan = Plan.of(self.trainer, self.trainer.datamodule, self)
+        return learning_rate(self.optimizer_settings, steps_done(self.trainer), plan.steps)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.trained_parameters(), self.optimizer_settings)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Raises FloatingPointError; the batches without an update are written down by now."""
+        require_updates(self.skipped_in_a_row, self.optimizer_settings)
 
     def forget_sync(self) -> None:
         """Weights may have been loaded meanwhile."""
