@@ -3,7 +3,8 @@ server's place is the native engine, with weights of its own that it gets when a
 
     python benchmarks/methods.py --configs taro benchmarks/ahead.yaml --program benchmarks/ahead.py --against taro --seeds 0 1 2
 
-compares it with TaRO, whose results are in docs/results, at as many steps.
+compares it with TaRO, whose results are in docs/results, at as many steps, of which the first has nothing to train on. A run
+that was stopped begins anew: remove its folder in `--runs`. The rollouts have a thread of their own.
 """
 
 from __future__ import annotations

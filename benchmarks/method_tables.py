@@ -20,7 +20,8 @@ from taro.evaluation.scores import METRICS
 SHOWN = ("R1@0.5", "R1@0.7", "mIoU", "timestamp_rate")
 DRAWN = {"vtg/R1@0.5": "R1@0.5", "vtg/timestamp_rate": "timestamp_rate"}  # curves, and the metric of the test set beside them
 FEW_SEEDS = "Intervals over fewer than three seeds say nothing of what another seed would give."
-ALONE = "only_"  # a world with one of the tasks of `mixed`
+MIXED = "mixed"  # a world in which all tasks are asked
+ALONE = "only_"  # one with one of them
 
 
 def interval(scores: np.ndarray) -> np.ndarray:
@@ -53,7 +54,7 @@ def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] 
 
 
 def task_table(results: dict[tuple, list[dict]]) -> str:
-    """Markdown, one row for each task of each base, world and method; "" where only one thing is asked everywhere."""
+    """Markdown, one row for each task of each base and method in the mixed world and in those with one task; "" without any."""
     alone = {}  # (base, method, task): results of the task by itself
     for (base, world, method), found in results.items():
         if world.startswith(ALONE):
@@ -61,19 +62,19 @@ def task_table(results: dict[tuple, list[dict]]) -> str:
     head = "| base | world | method | task | seeds | mIoU | mIoU above the task alone | own metrics |"
     lines = [head, "|---" * 8 + "|"]
     for (base, world, method), found in results.items():
-        tasks = found[0].get("tasks", [])
+        tasks = found[0]["tasks"] if world == MIXED or world.startswith(ALONE) else []
         for task in dict.fromkeys(tasks):
             asked = [number for number, name in enumerate(tasks) if name == task]
             scores = stack(found)[:, asked][..., [METRICS.index("mIoU")]]  # (S, N of the task, 1)
             difference, other = "", alone.get((base, method, task), [])
-            if world == "mixed" and other:
+            if world == MIXED and other and has_curves(found):
                 shared = min(len(found), len(other))
                 if [found[0]["ids"][number] for number in asked] != other[0]["ids"]:
                     raise TaroError(f"{found[0]['name']}, {other[0]['name']}: other queries; make both again from one --data")
                 change = scores[:shared] - stack(other[:shared])[..., [METRICS.index("mIoU")]]
                 low, high = interval(change)[0]
                 difference = f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-            own = [one["task_metrics"].get(task, {}) for one in found]
+            own = [one["task_metrics"].get(task, {}) for one in found]  # grounding has none
             means = ", ".join(f"{name} {np.mean([_number(values[name]) for values in own]):.3f}" for name in own[0])
             cells = [base, world, method, task, str(len(found)), spread(scores.mean((1, 2))), difference, means]
             lines.append(f"| {' | '.join(cells)} |")

@@ -9,7 +9,8 @@ models are asked about changed videos, too (`taro.evaluation.probes`). All other
 
 The table has means over seeds, the lowest and the highest; intervals are 95 % bootstrap intervals over seeds and queries, of
 a row or of its paired difference from `--against`. In the world `mixed` all tasks are asked, in `only_TASK` one of them about
-the same videos: a second table has each task by itself, and what training on all of them adds to it. N queries, K metrics.
+the same videos: a second table has each task by itself, and how far a model of all tasks is above one of that task that has
+had as many steps. An epoch is longer in `mixed`: take methods without a warm-up in epochs. N queries, K metrics.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from method_tables import ALONE, DRAWN, FEW_SEEDS, has_curves, plot, table, task_table
+from method_tables import ALONE, DRAWN, FEW_SEEDS, MIXED, has_curves, plot, table, task_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taro.command_line import Parser
@@ -41,10 +42,11 @@ from taro.synthetic.world import main as make_world
 WORLDS = {name: (f"--captions={name}",) for name in ("exact", "loose", "looser")}
 # One query a video: more videos, so that an epoch has as many.
 WORLDS["lookalikes"] = ("--lookalikes", "--videos=640", "--validation_videos=120", "--test_videos=320")
-MIXED = ("grounding", "multi_span", "dense", "grounded_qa", "actions")
+TASKS = ("grounding", "multi_span", "dense", "grounded_qa", "actions")
 _SIZES = ("--validation_videos=24", "--test_videos=96")
-WORLDS["mixed"] = ("--tasks", *MIXED, *_SIZES)
-WORLDS |= {f"{ALONE}{task}": ("--tasks", task, *_SIZES) for task in MIXED}
+WORLDS[MIXED] = ("--tasks", *TASKS, *_SIZES)
+WORLDS |= {f"{ALONE}{task}": ("--tasks", task, *_SIZES) for task in TASKS}
+MAX_TOKENS = 160
 CURVES = ("vtg/R1@0.5", "vtg/mIoU", "vtg/timestamp_rate", "rollout/IoU", "rollout/timestamp_rate", "reward", "kl", "entropy")
 CURVES += ("completions/mean_length", "taro/constructed_fraction", "taro/temporal_gap")
 EVALUATION = ("--batch_size=64", "--workers=0", "--device=cpu")
@@ -98,9 +100,13 @@ def list_runs(args, extra: Sequence[str]) -> list[Run]:
         train = ("--config", args.common, "--config", str(config), f"--model.name_or_path={base}", *files)
         runs.append(Run(base, world, config, seed, (*train, f"--seed_everything={seed}", "--data.test_file=null", *extra)))
     for run in runs:
-        path = args.results / f"{run.name}.json"
-        if path.exists() and (made := json.loads(path.read_text())["train"]) != list(run.train):
-            differing = " ".join(sorted(set(made) ^ set(run.train)))
+        path, wanted = args.results / f"{run.name}.json", {*run.train, f"--max_tokens={args.max_tokens}"}
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        made = {*result["train"], f"--max_tokens={result.get('max_tokens', MAX_TOKENS)}"}
+        if made != wanted:
+            differing = " ".join(sorted(made ^ wanted))
             raise TaroError(f"{path}: was made with other settings ({differing}); set the same, or another --results")
     return runs
 
@@ -125,7 +131,8 @@ def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
         predictions, scores, own = evaluate(run, model, setup)
         result = {"name": run.name, "train": run.train, "git_commit": commit, "metrics": METRICS}
         result |= {"curves": curves, "ids": [one.id for one in predictions], "scores": scores, "probes": {}}
-        result |= {"tasks": [one.task for one in predictions], "task_metrics": own} if own else {}
+        result |= {"tasks": [one.task for one in predictions], "task_metrics": own}
+        result |= {"program": setup.program, "max_tokens": setup.max_tokens}
         setup.results.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result) + "\n")
         print(f"{run.name}: done", flush=True)
@@ -189,8 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["looser"])
     parser.add_argument("--probes", nargs="+", choices=PROBES, default=[])
     parser.add_argument("--common", default="configs/tiny.yaml", help="config that all configs are laid over")
-    parser.add_argument("--program", default="train.py", help="what trains, as benchmarks/ahead.py")
-    parser.add_argument("--max_tokens", type=int, default=160, help="of an answer in the test")
+    parser.add_argument("--program", default="train.py", help="what trains those that are missing")
+    parser.add_argument("--max_tokens", type=int, default=MAX_TOKENS, help="of an answer in the test")
     parser.add_argument("--against", default="time_r1", help="method that the others are compared with")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
     parser.add_argument("--data", type=Path, default=Path("data/worlds"), help="made there where missing")

@@ -105,7 +105,7 @@ def full_path(query: str, captions: Sequence[TimedText], answer: str, opening: s
 
 
 def format_spans(spans: Sequence[Span]) -> str:
-    """The spans (seconds) as `parse_spans` reads them in an answer: `8.50s to 12.40s, 20.00s to 23.50s`, or `none`."""
+    """The spans (seconds) as `parse_spans` reads them in an answer: `8.5s to 12.4s, 20.0s to 23.5s`, or `none`."""
     return ", ".join(f"{format_seconds(start)}s to {format_seconds(end)}s" for start, end in spans) or "none"
 
 

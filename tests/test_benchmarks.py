@@ -75,3 +75,10 @@ def test_memory_of_a_long_video(tmp_path, monkeypatch):
     assert memory > 1 and seconds > 0
     with pytest.raises(SystemExit, match="no such samples file"):
         long_video.evaluate(tmp_path / "none.jsonl", 8, [])
+
+
+def test_rollouts_ahead_without_a_server(arguments, tmp_path):
+    """Two steps: the second trains on what the weights of the first began with, as the first has updated nothing."""
+    short = ["--model.sampling.max_tokens=8", "--trainer.max_steps=2"]
+    run("ahead.py", f"--config={BENCHMARKS / 'ahead.yaml'}", *arguments, *short)
+    assert [path.read_text().count("\n") for path in sorted((tmp_path / "run" / "rollouts").iterdir())] == [0, 6]

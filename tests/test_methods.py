@@ -62,6 +62,7 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
     assert rows[2] in (tmp_path / "page.md").read_text()
     result = json.loads((tmp_path / "results" / "base.looser.taro.seed0.json").read_text())
     assert len(result["scores"]) == len(result["ids"]) and len(result["curves"]["reward"]) == 1
+    assert "fewer than three seeds" in shown and result["tasks"] == ["grounding"] * len(result["ids"])
     assert compare("--configs", "taro", "--seeds", "0", "1", "--against=taro").count(": done") == 1
     probed = compare("--configs=taro", "--seeds=0", "--probes=reversed")
     assert "mIoU lost: reversed" in probed and ": done" not in probed
@@ -70,6 +71,8 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
         compare("--configs=taro", "--seeds=0", "--probes=blind")
     with pytest.raises(TaroError, match=r"base.looser.taro.seed0.json: was made with other settings \(--model.group_size=4\)"):
         compare("--configs=taro", "--seeds=0", "--model.group_size=4")
+    with pytest.raises(TaroError, match=r"base.looser.before.json: .* settings \(--max_tokens=8 --max_tokens=9\)"):
+        compare("--configs=taro", "--seeds=0", "--max_tokens=9")
 
 
 def test_what_cant_be_compared_is_refused_before_anything_runs(compare, tiny_folder, tmp_path):

@@ -24,20 +24,21 @@ from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
 from taro.models.sharding import ShardedStrategy, gathered
 from taro.progress import Plan, steps_done
-from taro.rl.settings import OptimizerSettings
+from taro.rl.settings import LossSettings, OptimizerSettings
 from taro.rl.step_log import StepLog
 from taro.rl.update import learning_rate, make_optimizer, require_updates, sum_and_clip
 from taro.rollout import RolloutEngine, RolloutPrompt, SamplingSettings, SyncedEngine
 
 
 class PolicyModule(L.LightningModule):
-    """What a method needs around the policy. Subclasses train it, start its engine, and set `greedy`. Validation and test count
-    greedy answers, logged as `vtg/...` and `test/...`.
+    """What a method needs around the policy. Subclasses train it, start its engine, and set `greedy` and `loss`. Validation and
+    test count greedy answers, logged as `vtg/...` and `test/...`.
 
     Args: as `GRPOModule`'s; `with_reference`: keep a frozen copy of the first weights, where adapters can't be left out.
     """
 
     greedy: SamplingSettings  # of validation and test
+    loss: LossSettings  # which says how many updates a step has
 
     def __init__(
         self,

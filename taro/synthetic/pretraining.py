@@ -114,7 +114,7 @@ class TextDataset(Dataset):
 
 
 class VideoDataset(Dataset):
-    """All queries of a scene, with the features of its video by the frozen tower. Where the targets have several tasks, as many
+    """What is asked of a scene, with the features of its video by the frozen tower. Where the targets have other tasks, as many
     of their questions as the scene has events, at most."""
 
     def __init__(
@@ -221,7 +221,7 @@ def join_example(prompt: Prompt, features: VisionFeatures | None, reasoning: lis
 
 
 def without_captions(path: str, captions: int) -> str:
-    """A supervised target with so many captions as one that pretends to think: its reasoning says nothing about the video."""
+    """A supervised target without its lines of so many captions: it pretends to think, and says nothing about the video."""
     lines = path.splitlines()
     return "\n".join([*lines[:2], *lines[2 + captions :]])
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from taro.errors import TaroError
 from taro.files import write_json
 from taro.synthetic.architecture import build_tokenizer
+from taro.synthetic.questions import QUESTIONS
 from taro.tasks import DEFAULT, find_task
 
 FILE = "recipe.json"
@@ -31,10 +32,10 @@ class Recipe:
         text_steps, text_batch: of the decoder without video; rows.
         video_steps, noisy_steps, pretending_steps: on whole videos: with exact labels, with loose and wrong ones, and with
             reasoning that mostly says nothing.
-        video_batch: scenes; each gives a row for each of its events.
+        video_batch: scenes; each gives a row for each of its events, at most so many where `tasks` are others.
         widen, first_event: see `Targets`, while labels are loose and wrong.
         pretending_widen, pretending_first_event, timed_reasoning: the same for the last stage.
-        tasks: of the last stage's questions (docs/tasks.md).
+        tasks: of the last stage's questions (docs/tasks.md); what is measured of the base is grounding.
         seed: of the weights and of all scenes.
     """
 
@@ -55,7 +56,10 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(find_task(name).name for name in self.tasks))  # lists, as JSON has them
+        names = dict.fromkeys(find_task(name).name for name in self.tasks)
+        if unasked := [name for name in names if name not in (DEFAULT, *QUESTIONS)]:
+            raise RecipeError(f"the synthetic world asks no questions of the tasks {unasked}, but of {[DEFAULT, *QUESTIONS]}")
+        object.__setattr__(self, "tasks", tuple(names))  # JSON has a list
 
 
 LAST_STAGE = ("pretending_steps", "pretending_widen", "pretending_first_event", "timed_reasoning", "tasks")

@@ -349,7 +349,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[DEFAULT], help="of the questions (docs/tasks.md)")
     parser.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")
     args = parser.parse_args(arguments)
-    settings = WorldSettings(captions=CAPTIONERS[args.captions], lookalikes=args.lookalikes, tasks=tuple(args.tasks))
+    tasks = tuple(dict.fromkeys(args.tasks))
+    settings = WorldSettings(captions=CAPTIONERS[args.captions], lookalikes=args.lookalikes, tasks=tasks)
     counts = {"train": args.videos, "validation": args.validation_videos, "test": args.test_videos}
     for split, videos in counts.items():
         if videos > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from taro.prompts import parse_answer
+from taro.prompts import format_spans, parse_answer
 from taro.spans import best_iou
 from taro.tasks.task import Answer, Correspondence, Task
 
@@ -21,6 +21,10 @@ class Grounding(Task):
     def read(self, text: str) -> Answer:
         span = parse_answer(text)
         return Answer(None if span is None else (span,))
+
+    def write(self, answer: Answer) -> str:
+        """One span: the last."""
+        return format_spans(answer.spans[-1:])
 
     def iou(self, answer: Answer, truth: Answer) -> float:
         return best_iou(answer.spans[-1], truth.spans) if answer.spans else 0.0

@@ -103,7 +103,7 @@ class Task:
         return Answer(None if spans is None else tuple(spans))
 
     def write(self, answer: Answer) -> str:
-        """The text between the answer's tags that `read` reads so; its spans to 0.01 s. `answer.spans` is not None."""
+        """The text between the answer's tags that `read` reads so, with times to 0.1 s, of an answer that the task can have."""
         return format_spans(answer.spans)
 
     def truth(self, sample: Asked) -> Answer:

@@ -7,6 +7,7 @@ import pytest
 
 from taro.synthetic import tiny
 from taro.synthetic.recipe import Recipe, RecipeError, check_base, check_start, read_recipe, write_recipe
+from taro.tasks import TaskError
 
 ASSETS = Path(__file__).parents[2] / "assets"
 SHIPPED = {"qwen2_5_vl": "tiny-qwen2.5-vl", "qwen3_vl": "tiny-qwen3-vl", "qwen3_5": "tiny-qwen3.5"}
@@ -68,6 +69,12 @@ def test_a_finished_base_is_no_start(start):
     write_recipe(start, read_recipe(start) | {"metrics": {"pretending": {}}})
     with pytest.raises(RecipeError, match="has had the last stage"):
         check_start(start, "qwen2_5_vl", Recipe())
+
+
+def test_tasks_are_those_that_are_asked(tmp_path):
+    assert Recipe(tasks=["dense", "actions", "dense"]).tasks == ("dense", "actions")
+    with pytest.raises(TaskError, match="there is no task 'dence'; did you mean dense"):
+        Recipe(tasks=("dence",))
 
 
 @pytest.mark.slow
