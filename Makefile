@@ -50,8 +50,9 @@ WORKERS = $$($(RUN) -c 'import os; print(1 + (os.cpu_count() or 1))')
 test: $(INSTALLED)  ## all tests that need no vLLM
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-fast: $(INSTALLED)  ## those that take no time, for the edit loop
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not distributed" $(ARGS)
+test-fast: $(INSTALLED)  ## those that take no time, with one family of models, for the edit loop
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not distributed" \
+		-k "not qwen3_vl and not qwen3_5" $(ARGS)
 
 # Most of the time models are started, which takes one core each.
 test-vllm: $(VLLM_INSTALLED)  ## the tests with a real vLLM, on a CPU, in a venv of its own, .venv-vllm

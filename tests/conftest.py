@@ -4,8 +4,6 @@ from itertools import chain
 
 import pytest
 
-OTHER_FAMILIES = {"qwen3_vl", "qwen3_5"}  # make test-fast has the first alone
-
 
 def pytest_configure(config):
     """Not for pytest-xdist's main process, which runs no test, and whose workers start when this is done."""
@@ -15,14 +13,11 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """What trains, or opens a browser, is slow, and so is every family but the first. Each worker gets an equal part of the
-    list to begin with, its share of the slow tests first: at the end there are short ones to share. Those of a file, which may
-    share things, stay together."""
+    """What trains, or opens a browser, is slow. Each worker gets an equal part of the list to begin with, its share of the slow
+    tests first: at the end there are short ones to share. Those of a file, which may share things, stay together."""
     slow, others = {}, []
     for item in items:
-        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        again = any(isinstance(value, str) and value in OTHER_FAMILIES for value in parameters)
-        if again or not {"fit", "browse"}.isdisjoint(item.fixturenames):
+        if not {"fit", "browse"}.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.slow)
         marked = item.get_closest_marker("slow") or item.get_closest_marker("distributed")
         (slow.setdefault(item.path, []) if marked else others).append(item)
