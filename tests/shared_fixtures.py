@@ -172,10 +172,15 @@ def rank_environment():
 
 
 @pytest.fixture
-def process_group(tmp_path):
-    """torch.distributed with this process alone."""
-    if distributed.is_initialized():  # by a run in this process
+def no_process_group():
+    """What a run in this process has left behind is gone."""
+    if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@pytest.fixture
+def process_group(no_process_group, tmp_path):
+    """torch.distributed with this process alone."""
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     distributed.destroy_process_group()

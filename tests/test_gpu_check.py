@@ -40,7 +40,7 @@ def cost_model(gpu, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_all_is_right_on_a_cpu(gpu, tmp_path, capsys):
+def test_all_is_right_on_a_cpu(gpu, no_process_group, tmp_path, capsys):
     assert gpu.main(["--device=cpu", "--shapes", "tiny", f"--json={tmp_path}/gpu.json"]) == 0
     result, shown = json.loads((tmp_path / "gpu.json").read_text()), capsys.readouterr().out
     values = {check["name"]: check["value"] for check in result["checks"]}

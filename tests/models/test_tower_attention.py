@@ -18,6 +18,7 @@ def encode(policy, attention, video, monkeypatch):
     """Features of a video, and the gradient of their sum of squares with respect to the patches' embedding."""
     monkeypatch.setattr(policy.tower.config, "_attn_implementation", attention)
     weight = policy.tower.patch_embed.proj.weight
+    monkeypatch.setattr(weight, "requires_grad", True)
     with torch.enable_grad():
         features = policy.encode_video(video)
         tensors = [features.embeds, *features.deepstack]
@@ -26,7 +27,6 @@ def encode(policy, attention, video, monkeypatch):
 
 @pytest.mark.parametrize("size", range(len(SIZES)))
 def test_equal_to_a_call_for_each_window(policy, frames, size, monkeypatch):
-    policy.tower.requires_grad_(True)
     got, expected = (encode(policy, name, frames[size], monkeypatch) for name in (tower_attention.SEGMENTS, "sdpa"))
     for a, b in zip(got[:-1], expected[:-1], strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
