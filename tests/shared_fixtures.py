@@ -3,6 +3,7 @@ changes one takes `own_policy`."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import shutil
@@ -169,6 +170,18 @@ def rank_environment():
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     kept = {name: value for name, value in os.environ.items() if name not in ranks}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="session")
+def import_benchmark():
+    """Imports a module of benchmarks/ by name; those that it imports are found beside it, as when it is run."""
+
+    def load(name):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.syspath_prepend(str(ROOT / "benchmarks"))
+            return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture

@@ -1,23 +1,14 @@
 """The tables of benchmarks/methods.py."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from taro.errors import TaroError
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="module")
-def tables():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import method_tables
-
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return method_tables
+def tables(import_benchmark):
+    return import_benchmark("method_tables")
 
 
 @pytest.mark.slow

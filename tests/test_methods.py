@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def methods():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import methods
-
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return methods
+def methods(import_benchmark):
+    return import_benchmark("methods")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from taro.synthetic import tiny
+from taro.synthetic.questions import QUESTIONS
 from taro.synthetic.recipe import Recipe, RecipeError, check_base, check_start, read_recipe, write_recipe
 from taro.tasks import TaskError
 
@@ -70,10 +71,13 @@ def test_a_finished_base_is_no_start(start):
         check_start(start, "qwen2_5_vl", Recipe())
 
 
-def test_tasks_are_those_that_are_asked(tmp_path):
+def test_tasks_are_those_that_are_asked(monkeypatch):
     assert Recipe(tasks=["dense", "actions", "dense"]).tasks == ("dense", "actions")
     with pytest.raises(TaskError, match="there is no task 'dence'; did you mean dense"):
         Recipe(tasks=("dence",))
+    monkeypatch.delitem(QUESTIONS, "dense")
+    with pytest.raises(RecipeError, match=r"asks no questions of the tasks \['dense'\], but of \['grounding', 'multi_span'"):
+        Recipe(tasks=("grounding", "dense"))
 
 
 @pytest.mark.slow
