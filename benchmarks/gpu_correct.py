@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from plain import PlainWay
@@ -20,12 +21,16 @@ from workload import build_policy, build_prompt, random_completions
 
 from taro.models.adapters import LoRASettings, adapters_off, add_adapters, peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
+from taro.models.checkpoint import named_tensors, read_into, write
+from taro.models.compiled import compile_layers
 from taro.models.log_probs import GroupInputs, compute_log_probs
-from taro.models.packing import pack_group
+from taro.models.packing import Pack, pack_group
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
 from taro.models.sharding import gathered, shard
 from taro.models.tower_attention import attend_to_segments
+from taro.rl.settings import OptimizerSettings
+from taro.rl.update import make_optimizer
 from taro.rollout import NativeEngine, RolloutPrompt, SamplingSettings
 
 LOG_PROB = 1e-4  # nats, in float32
@@ -166,6 +171,40 @@ def checkpointing_changes_nothing(subject: Subject) -> Iterator[Check]:
     yield Check("gradient checkpointing", float((found - expected).norm() / expected.norm()), 1e-3)
 
 
+def compiled_is_plain(subject: Subject) -> Iterator[Check]:
+    """Decoder layers, with gradient checkpointing, whose backward pass runs them again."""
+    packs = [subject.groups(), subject.groups(RAGGED[:1])]
+    expected = [gradients(subject.policy, log_probs(subject.policy, groups).mean()) for groups in packs]
+    policy = copy.deepcopy(subject.policy)
+    policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.train()
+    compile_layers(policy.decoder)
+    for groups, wanted in zip(packs, expected, strict=True):
+        cosine = one_minus_cosine(gradients(policy, log_probs(policy, groups).mean()), wanted)
+        yield Check(f"compiled layers, {len(groups)} groups, gradients", cosine, COSINE)
+
+
+def optimizer_goes_on_from_a_checkpoint(subject: Subject) -> Iterator[Check]:
+    """Two steps of the device's AdamW, with a checkpoint between them, against two of the plain one."""
+    values, steps = [], torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0)).to(subject.device)
+    with tempfile.TemporaryDirectory() as folder:
+        for fused in (True, False):
+            weight = nn.Parameter(torch.ones(64, 64, device=subject.device))
+            for number, gradient in enumerate(steps):
+                optimizer = make_optimizer([weight], OptimizerSettings(learning_rate=0.1))
+                if not fused:
+                    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.01, foreach=False)
+                path = Path(folder, str(fused))
+                if number:
+                    read_into(path, {"weight": weight}, optimizer)
+                weight.grad = gradient
+                optimizer.step()
+                if not number:
+                    write(path, named_tensors({"weight": weight}, optimizer), None, alone=True)
+            values.append(weight.detach())
+    yield Check("AdamW of this device, through a checkpoint", float((values[0] - values[1]).abs().max()), 1e-5)
+
+
 def device_is_never_waited_for(subject: Subject) -> Iterator[Check]:
     """In the decoder's passes; `compute_log_probs` reads sizes, before and after."""
     if not subject.cuda:
@@ -176,7 +215,7 @@ def device_is_never_waited_for(subject: Subject) -> Iterator[Check]:
     inputs = (group.packed.input_ids[None], group.packed.position_ids(subject.prompt.position_ids)[:, None])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        policy.hidden_states(*inputs, packed_groups=(group.packed,)).float().square().mean().backward()
+        policy.hidden_states(*inputs, pack=Pack((group.packed,))).float().square().mean().backward()
         waited = 0.0
     except RuntimeError as error:
         waited = 1.0
@@ -281,6 +320,8 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     packed_is_plain,
     attentions_agree,
     checkpointing_changes_nothing,
+    compiled_is_plain,
+    optimizer_goes_on_from_a_checkpoint,
     device_is_never_waited_for,
     tower_is_transformers,
     engine_samples_from_the_policy,

@@ -15,7 +15,7 @@ from workload import SHAPES, build_policy, build_prompt, peak_memory, random_com
 
 from taro.models.attention import shared_prefix_attention
 from taro.models.log_probs import GroupInputs, compute_log_probs, token_log_probs
-from taro.models.packing import pack_group
+from taro.models.packing import Pack, pack_group
 from taro.models.pass_cost import PassCost
 from taro.models.prompt import Prompt
 from taro.models.qwen_vl import QwenVL
@@ -169,15 +169,15 @@ def measure_parts(job: Job) -> Iterator[Speed]:
     options = {"device": job.device, "dtype": job.dtype}
     query = torch.randn(1, shape.heads, tokens, head, **options)
     key, value = (torch.randn(1, shape.kv_heads, tokens, head, **options) for _ in range(2))
-    packed = [group.packed for group in groups]
+    pack = Pack(tuple(group.packed for group in groups))
 
     def attend() -> None:
-        shared_prefix_attention(policy.decoder, query, key, value, None, head**-0.5, packed)
+        shared_prefix_attention(policy.decoder, query, key, value, None, head**-0.5, pack)
 
     attend()
     attention = statistics.median(job.time(attend)) * shape.layers
     yield Speed("attention's share of a forward pass", attention / job.seconds["forward"], "", 0.25, 0.15, more=False)
-    responses = sum(int(group.response_mask.sum()) for group in packed)
+    responses = sum(int(group.response_mask.sum()) for group in pack.groups)
     hidden = torch.randn(responses, shape.hidden, **options)
     targets = torch.randint(8, shape.vocabulary, (responses,), device=job.device)
 

@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from method_tables import ALONE, DRAWN, FEW_SEEDS, MIXED, has_curves, plot, table, task_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -98,7 +99,9 @@ def list_runs(args, extra: Sequence[str]) -> list[Run]:
         data = args.data / world
         files = [f"--data.{split}_file={data}/{split}.jsonl" for split in ("train", "validation")]
         train = ("--config", args.common, "--config", str(config), f"--model.name_or_path={base}", *files)
-        runs.append(Run(base, world, config, seed, (*train, f"--seed_everything={seed}", "--data.test_file=null", *extra)))
+        steps = [f"--trainer.max_steps={args.steps * count_updates(Path(args.common), config)}"] if args.steps else []
+        own = (f"--seed_everything={seed}", "--data.test_file=null", *steps, *extra)
+        runs.append(Run(base, world, config, seed, (*train, *own)))
     for run in runs:
         path, wanted = args.results / f"{run.name}.json", {*run.train, f"--max_tokens={args.max_tokens}"}
         if not path.exists():
@@ -109,6 +112,15 @@ def list_runs(args, extra: Sequence[str]) -> list[Run]:
             differing = " ".join(sorted(made ^ wanted))
             raise TaroError(f"{path}: was made with other settings ({differing}); set the same, or another --results")
     return runs
+
+
+def count_updates(*configs: Path) -> int:
+    """Of a step, by configs of which each is laid over those before."""
+    found = 1
+    for config in configs:
+        loss = yaml.safe_load(config.read_text()).get("model", {}).get("loss", {})
+        found = loss.get("updates", found)
+    return found
 
 
 def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
@@ -196,6 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["looser"])
     parser.add_argument("--probes", nargs="+", choices=PROBES, default=[])
     parser.add_argument("--common", default="configs/tiny.yaml", help="config that all configs are laid over")
+    parser.add_argument("--steps", type=int, help="training steps of each run, whose updates trainer.max_steps counts")
     parser.add_argument("--program", default="train.py", help="what trains those that are missing")
     parser.add_argument("--max_tokens", type=int, default=MAX_TOKENS, help="of an answer in the test")
     parser.add_argument("--against", default="time_r1", help="method that the others are compared with")

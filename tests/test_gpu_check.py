@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def gpu():
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(workload.SHAPES, "tiny", workload.ModelShape(64, 128, 2, 4, 2, 96, 32, 64, 2, 2))
         patched.setattr(gpu_correct, "RAGGED", ((9, 4, 1), (5, 3)))
+        patched.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # kernels take a minute
         yield gpu
     sys.path.remove(str(ROOT / "benchmarks"))
 
@@ -46,8 +48,10 @@ def test_all_is_right_on_a_cpu(gpu, no_process_group, tmp_path, capsys):
     values = {check["name"]: check["value"] for check in result["checks"]}
     unseen = {name for name, value in values.items() if value is None}
     assert unseen >= {"flex: gradients", "host waits for the device in a pass"} and "not seen: needs a GPU" in shown
-    for name in ("packed = plain, log-probs", "shared_prefix = flex, 2 groups", "gradient checkpointing"):
+    same = ("packed = plain, log-probs", "shared_prefix = flex, 2 groups", "gradient checkpointing")
+    for name in (*same, "compiled layers, 3 groups, gradients"):
         assert 0 <= values[name] < 1e-4
+    assert values["AdamW of this device, through a checkpoint"] < 1e-6
     assert 0 <= values["FSDP2 on one rank, gradients"] < 1e-4 and values["adapters off = none"] == 0
     *speeds, about = result["speeds"]["tiny"]
     assert len(speeds) == 8 and all(math.isfinite(one["value"]) for one in speeds)

@@ -35,7 +35,7 @@ def compare(methods, synthetic, tiny_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(methods, "EVALUATION", ("--workers=0", "--device=cpu"))
     monkeypatch.chdir(ROOT)
     places = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
-    short = ["--trainer.max_steps=1", "--model.sampling.max_tokens=16", "--model.evaluation_max_tokens=8"]
+    short = ["--steps=1", "--model.sampling.max_tokens=16", "--model.evaluation_max_tokens=8"]
     short += ["--model.group_size=2", "--data.prompts_per_step=2", "--data.workers=0"]
 
     def run(*arguments):
@@ -56,6 +56,7 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
     assert shown.count(": done") == 3 and (tmp_path / "page.png").stat().st_size > 0
     assert rows[2] in (tmp_path / "page.md").read_text()
     result = json.loads((tmp_path / "results" / "base.looser.taro.seed0.json").read_text())
+    assert "--trainer.max_steps=1" in result["train"]
     assert len(result["scores"]) == len(result["ids"]) and len(result["curves"]["reward"]) == 1
     assert "fewer than three seeds" in shown and result["tasks"] == ["grounding"] * len(result["ids"])
     assert compare("--configs", "taro", "--seeds", "0", "1", "--against=taro").count(": done") == 1
@@ -68,6 +69,12 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
         compare("--configs=taro", "--seeds=0", "--model.group_size=4")
     with pytest.raises(TaroError, match=r"base.looser.before.json: .* settings \(--max_tokens=8 --max_tokens=9\)"):
         compare("--configs=taro", "--seeds=0", "--max_tokens=9")
+
+
+def test_a_step_may_have_several_updates(methods):
+    """Which trainer.max_steps counts."""
+    common, experiments = ROOT / "configs/tiny.yaml", ROOT / "configs/experiments"
+    assert [methods.count_updates(common, experiments / f"{name}.yaml") for name in ("taro", "dapo")] == [1, 2]
 
 
 def test_what_cant_be_compared_is_refused_before_anything_runs(compare, tiny_folder, tmp_path):

@@ -9,7 +9,6 @@ G completions, P prompt tokens, C tokens of the longest completion of a group; S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 if TYPE_CHECKING:
-    from taro.models.packing import PackedGroup
+    from taro.models.packing import Pack, PackedGroup
 
 SHARED_PREFIX = "shared_prefix"
 FLEX = "flex"
@@ -34,6 +33,7 @@ def leave_out_cudnn() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+@torch.compiler.disable
 def shared_prefix_attention(
     module: nn.Module,
     query: Tensor,
@@ -41,21 +41,22 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    packed_groups: Sequence[PackedGroup] = (),
+    pack: Pack | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of packed groups, each for itself; transformers' own SDPA where there are none.
+    """Attention of the groups of a pack, each for itself; transformers' own SDPA where there is none.
 
     query (1, H, S, d), key and value (1, H_kv, S, d) -> (1, S, H, d).
     """
-    if not packed_groups:
+    if pack is None:
         return _unpacked(module, query, key, value, attention_mask, scaling, **kwargs)
-    sizes = [len(group) for group in packed_groups]
+    sizes = [len(group) for group in pack.groups]
     states = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
-    groups = [_group_attention(*group, scaling) for group in zip(*states, packed_groups, strict=True)]
+    groups = [_group_attention(*group, scaling) for group in zip(*states, pack.groups, strict=True)]
     return torch.cat(groups, dim=1), None
 
 
+@torch.compiler.disable
 def flex_prefix_attention(
     module: nn.Module,
     query: Tensor,

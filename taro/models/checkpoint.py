@@ -103,7 +103,8 @@ def read_into(path: Path, weights: Mapping[str, nn.Parameter], optimizer: torch.
             name, _, key = full_name.removeprefix(OPTIMIZER).rpartition(".")
             parameter, dtype = weights[name], entry.properties.dtype
             alike = entry.size == parameter.shape  # a value for each weight, sharded as it is, or one for all
-            room = torch.zeros_like(parameter, dtype=dtype) if alike else torch.zeros(entry.size, dtype=dtype)
+            device = parameter.device if optimizer.defaults["fused"] else "cpu"  # of what is one for all
+            room = torch.zeros_like(parameter, dtype=dtype) if alike else torch.zeros(entry.size, dtype=dtype, device=device)
             tensors[full_name] = optimizer.state[parameter][key] = room
     try:
         dcp.load(tensors, checkpoint_id=path, no_dist=True)

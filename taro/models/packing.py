@@ -127,9 +127,9 @@ class Pack:
     def attention_inputs(self, attention: str) -> dict[str, Any]:
         """What the decoder needs to keep groups and completions apart, by the name of its attention."""
         if attention == SHARED_PREFIX:
-            return {"packed_groups": self.groups}
+            return {"pack": self}
         mask = self.block_mask() if attention == FLEX else self.attention_mask()[None, None]
-        return {"packed_groups": self.groups, "attention_mask": mask}
+        return {"pack": self, "attention_mask": mask}
 
     def attention_mask(self) -> Tensor:
         """(N, N) bool, True where the query (row) may see the key (column)."""

@@ -27,7 +27,7 @@ from taro.models.families import (
     placeholder_ids,
     torch_dtype,
 )
-from taro.models.packing import PackedGroup
+from taro.models.packing import Pack
 from taro.models.recurrence import share_prompts
 from taro.models.tower_attention import attend_to_segments
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
@@ -165,7 +165,7 @@ class QwenVL(nn.Module):
         features: VisionFeatures | None = None,
         video_mask: Tensor | None = None,
         cache: Cache | None = None,
-        packed_groups: Sequence[PackedGroup] = (),
+        pack: Pack | None = None,
     ) -> Tensor:
         """The decoder's last hidden states, (B, L, D).
 
@@ -175,7 +175,7 @@ class QwenVL(nn.Module):
             attention_mask: None (causal), (B, K) bool over padding, (1, 1, L, K) bool, or a BlockMask with `flex` attention.
             features: of the videos, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
             cache: keys and values so far; grows by L.
-            packed_groups: of a pack; in place of its mask with `shared_prefix` attention, beside it with another.
+            pack: whose tokens these are; in place of its mask with `shared_prefix` attention, beside it with another.
         """
         embeds = self.decoder.embed_tokens(input_ids)  # (B, L, D)
         if features is not None:
@@ -189,7 +189,7 @@ class QwenVL(nn.Module):
             deepstack=features.deepstack if features is not None else (),
             past_key_values=cache,
             use_cache=cache is not None,
-            packed_groups=packed_groups,
+            pack=pack,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

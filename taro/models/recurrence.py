@@ -6,7 +6,6 @@ G completions, C tokens of the longest, S packed tokens of a group, N of a pack,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,7 @@ from transformers import Cache
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 if TYPE_CHECKING:
-    from taro.models.packing import PackedGroup
+    from taro.models.packing import Pack, PackedGroup
 
 
 def share_prompts(decoder: nn.Module) -> None:
@@ -29,19 +28,20 @@ def share_prompts(decoder: nn.Module) -> None:
 class PackedDeltaNet(Qwen3_5GatedDeltaNet):
     """transformers' layer, and so its kernels: flash-linear-attention's where that is installed."""
 
+    @torch.compiler.disable
     def forward(
         self,
         hidden_states: Tensor,
         cache_params: Cache | None = None,
         attention_mask: Tensor | None = None,
-        packed_groups: Sequence[PackedGroup] = (),
+        pack: Pack | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Packed groups, each for itself, (1, N, D) -> (1, N, D); as transformers does where there are none."""
-        if not packed_groups:
+        """The groups of a pack, each for itself, (1, N, D) -> (1, N, D); as transformers does where there is none."""
+        if pack is None:
             return super().forward(hidden_states, cache_params, attention_mask, **kwargs)
-        parts = hidden_states[0].split([len(group) for group in packed_groups])
-        return torch.cat([self._group(*pair) for pair in zip(parts, packed_groups, strict=True)])[None]
+        parts = hidden_states[0].split([len(group) for group in pack.groups])
+        return torch.cat([self._group(*pair) for pair in zip(parts, pack.groups, strict=True)])[None]
 
     def _group(self, states: Tensor, group: PackedGroup) -> Tensor:
         """(S, D) -> (S, D)."""

@@ -63,6 +63,7 @@ class GRPOModule(PolicyModule):
             of its own.
         rank_imbalance: groups move between ranks until none has more than this share of work above the mean; `.inf`: never.
         gradient_checkpointing: trade compute for memory in the decoder.
+        torch_compile: compile the decoder's layers, but for their attention; the first steps take minutes more.
         engine: what makes rollouts: the policy itself (`native`), vLLM in this process (`vllm`), or a vLLM server on other
             GPUs (`vllm_server`).
         vllm: settings of the engine in this process.
@@ -97,6 +98,7 @@ class GRPOModule(PolicyModule):
         pack_tokens: PositiveInt = 16384,
         rank_imbalance: NonNegativeFloat = 0.05,
         gradient_checkpointing: bool = False,
+        torch_compile: bool = False,
         engine: Literal["native", "vllm", "vllm_server"] = "native",
         vllm: VLLMSettings = VLLMSettings(),
         vllm_server: VLLMServerSettings = VLLMServerSettings(),
@@ -115,6 +117,7 @@ class GRPOModule(PolicyModule):
             attention=attention,
             with_reference=loss.kl_coefficient > 0,
             gradient_checkpointing=gradient_checkpointing,
+            torch_compile=torch_compile,
             feature_cache=feature_cache,
             optimizer=optimizer,
         )

@@ -17,6 +17,7 @@ from taro.data.examples import GroundingExample
 from taro.distributed import world_size
 from taro.evaluation.metrics import TaskMetrics
 from taro.models.adapters import LoRASettings
+from taro.models.compiled import compile_layers
 from taro.models.feature_cache import FeatureCache
 from taro.models.loading import load_policy, reload_policy
 from taro.models.log_probs import empty_pass
@@ -49,6 +50,7 @@ class PolicyModule(L.LightningModule):
         attention: str,
         with_reference: bool,
         gradient_checkpointing: bool,
+        torch_compile: bool,
         feature_cache: DiskCacheSettings | None,
         optimizer: OptimizerSettings,
     ) -> None:
@@ -56,7 +58,7 @@ class PolicyModule(L.LightningModule):
         self.automatic_optimization = False
         self.name_or_path, self.dtype_name, self.lora, self.attention = name_or_path, dtype, lora, attention
         self.with_reference, self.gradient_checkpointing = with_reference, gradient_checkpointing
-        self.feature_cache, self.optimizer_settings = feature_cache, optimizer
+        self.torch_compile, self.feature_cache, self.optimizer_settings = torch_compile, feature_cache, optimizer
         self.skipped_in_a_row = 0
         self.updated_step = 0  # the last step, from 1, that has changed the weights
         self.validation_metrics, self.test_metrics = TaskMetrics(), TaskMetrics()
@@ -91,6 +93,8 @@ class PolicyModule(L.LightningModule):
         )
         if self.gradient_checkpointing:
             self.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for model in filter(None, (self.policy, self.reference)) if self.torch_compile else ():
+            compile_layers(model.decoder)
         if self.feature_cache is not None:
             cache = TensorCache.from_settings(self.feature_cache, "model.feature_cache")
             self.features = FeatureCache(cache, self.policy.tower, self.policy.geometry)

@@ -23,7 +23,8 @@ class Gradient:
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    fused = all(parameter.is_cuda for parameter in parameters)  # one kernel for all of them
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
 
 
 def sum_and_clip(parameters: Sequence[nn.Parameter], clip_norm: float, *, sharded: bool) -> Gradient:

@@ -15,6 +15,7 @@ from taro.evaluation.metrics import GroundingMetrics, metric_names
 from taro.files import PART
 from taro.models.adapters import LoRASettings, peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
+from taro.models.compiled import CompilerError, require_compiler
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.models.packing import largest_group
 from taro.models.settings import GroundingSettings
@@ -108,6 +109,8 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     no_gpu = _no_gpu(trainer)
     if model.attention == FLEX and no_gpu:
         yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
+    if model.torch_compile:
+        yield from _compiler(model.attention, "cpu" if no_gpu else "cuda")
     if model.optimizer.schedule != "constant" and trainer.max_epochs == trainer.max_steps == -1:
         yield (
             f"model.optimizer.schedule = {model.optimizer.schedule}: the run has no end to decay to; set trainer.max_epochs or "
@@ -148,6 +151,15 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield from _vllm(config, ranks)
     if model.engine == "vllm_server":
         yield from _vllm_server(model.vllm_server, no_gpu)
+
+
+def _compiler(attention: str, device: str) -> Iterator[str]:
+    if attention not in (SHARED_PREFIX, FLEX):
+        yield f"model.torch_compile with model.attention = {attention}: set {SHARED_PREFIX} or {FLEX}, or leave it out"
+    try:
+        require_compiler(device)
+    except CompilerError as error:
+        yield f"model.torch_compile: {error}; set it to false"
 
 
 def _of_step(model: Namespace) -> Iterator[str]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
-from taro.models.packing import pack_group
+from taro.models.packing import Pack, pack_group
 from taro.models.recurrence import PackedDeltaNet, share_prompts
 from taro.synthetic.architecture import build_config, build_model, build_tokenizer
 
@@ -50,7 +50,7 @@ def run(layer, parts, weights, forward):
 
 def packed(layer, *groups):
     def forward(parts):
-        together = layer(torch.cat(parts)[None], packed_groups=groups)[0]
+        together = layer(torch.cat(parts)[None], pack=Pack(groups))[0]
         return together.split([len(part) for part in parts])
 
     return forward

@@ -36,6 +36,15 @@ def test_models_and_engines_are_made_on_the_cpu_whatever_the_default_device(fit,
     assert cli.model.policy.tower is cli.model.reference.tower
 
 
+def test_layers_are_compiled_for_the_policy_and_for_the_reference(fit, arguments, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("taro.run.checks.require_compiler", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: compiled.append(forward) or forward)
+    model = fit([*arguments, *PLAIN, "--model.torch_compile=true", "--trainer.max_steps=1"]).model
+    layers = [*model.policy.decoder.layers, *model.reference.decoder.layers]
+    assert [forward.__self__ for forward in compiled] == layers  # none runs those of the other model
+
+
 def test_an_engine_that_fails_is_replaced_once(fit, arguments, scripted, steps):
     """Then the run stops, with the reason."""
     calls = []

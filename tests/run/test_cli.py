@@ -7,6 +7,7 @@ import pytest
 
 from taro.data.samples import SampleError
 from taro.data.traces import TraceError
+from taro.models.compiled import CompilerError
 from taro.rl.module import GRPOModule
 from taro.rl.sft import SFTModule
 from taro.run import train
@@ -173,6 +174,19 @@ def test_all_contradictions_at_once(arguments, no_weights):
     assert len(problems) == len(MISTAKES)
     for _, message in MISTAKES:
         assert sum(message in problem for problem in problems) == 1
+
+
+def test_what_cant_be_compiled_is_refused(arguments, no_weights, monkeypatch):
+    def fail(device):
+        raise CompilerError(f"torch.compile does not work on {device} here (no compiler)")
+
+    monkeypatch.setattr("taro.run.checks.require_compiler", fail)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    problems = problems_of([*arguments, "--model.torch_compile=true", "--model.attention=sdpa"])
+    assert problems == [
+        "- model.torch_compile with model.attention = sdpa: set shared_prefix or flex, or leave it out",
+        "- model.torch_compile: torch.compile does not work on cpu here (no compiler); set it to false",
+    ]
 
 
 def test_a_number_of_a_section_that_may_be_left_out_is_no_null(no_weights):

@@ -1,0 +1,43 @@
+"""Decoder layers compiled with `torch.compile` (`model.torch_compile`), in passes over packs.
+
+Attention, and layers that are recurrent, run as they are (`torch.compiler.disable` where they are written): their kernels are
+written by hand, and all that is around these depends on the lengths of the groups, which are never the same twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from taro.errors import TaroError
+
+
+class CompilerError(TaroError):
+    """Nothing can be compiled on this machine."""
+
+
+def compile_layers(decoder: nn.Module) -> None:
+    """Compile each layer of a decoder of transformers, once for packs of all lengths: norms, projections, rotations and MLP
+    become a few kernels each. What decodes with a cache runs as before. Names of weights stay; copy a model before."""
+    for layer in decoder.layers:
+        layer.forward = _without_cache(torch.compile(layer.forward, dynamic=True), layer.forward)
+
+
+def _without_cache(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        run = compiled if kwargs.get("past_key_values") is None else plain
+        return run(*args, **kwargs)
+
+    return forward
+
+
+def require_compiler(device: str) -> None:
+    """Raises CompilerError where `torch.compile` does not work on a `cpu` or on `cuda`: it takes a C++ compiler, or Triton."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CompilerError(f"torch.compile does not work on {device} here ({reason})") from error
