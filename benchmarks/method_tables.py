@@ -19,6 +19,7 @@ from taro.evaluation.scores import METRICS
 
 SHOWN = ("R1@0.5", "R1@0.7", "mIoU", "timestamp_rate")
 DRAWN = {"vtg/R1@0.5": "R1@0.5", "vtg/timestamp_rate": "timestamp_rate"}  # curves, and the metric of the test set beside them
+OF_RUNS = {"frac_reward_zero_std": "groups without variance", "timing_s/step": "s a step"}  # curves, and what their median is
 FEW_SEEDS = "Intervals over fewer than three seeds say nothing of what another seed would give."
 MIXED = "mixed"  # a world in which all tasks are asked
 ALONE = "only_"  # one with one of them
@@ -33,11 +34,14 @@ def interval(scores: np.ndarray) -> np.ndarray:
 
 def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] = ()) -> str:
     """Markdown, one row for each base, world and method."""
-    heads = [*SHOWN, f"R1@0.5 above `{against}`", *(f"mIoU lost: {probe}" for probe in probes)]
+    known = [curve for curve in OF_RUNS if any(curve in one.get("curves", {}) for found in results.values() for one in found)]
+    heads = [*SHOWN, *(OF_RUNS[curve] for curve in known), f"R1@0.5 above `{against}`"]
+    heads += [f"mIoU lost: {probe}" for probe in probes]
     lines = ["| base | world | method | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 4) + "|"]
     for (base, world, method), found in results.items():
         scores = stack(found)  # (S, N, K)
         cells = [spread(scores[..., METRICS.index(metric)].mean(1)) for metric in SHOWN]
+        cells += [spread(medians(found, curve)) if has_curves(found) else "" for curve in known]
         other = results.get((base, world, against), [])
         shared = min(len(found), len(other)) if method != against else 0
         difference, losses = "", []
@@ -101,7 +105,13 @@ def stack(results: Iterable[dict], probe: str | None = None) -> np.ndarray:
 
 
 def has_curves(results: list[dict]) -> bool:
-    return bool(results[0]["curves"])
+    return bool(results[0].get("curves"))
+
+
+def medians(results: list[dict], curve: str) -> np.ndarray:
+    """Of each seed's curve, (S); nan where a run has none."""
+    values = ([value for _, value in result["curves"].get(curve, [])] for result in results)
+    return np.array([np.median(own) if own else math.nan for own in values])
 
 
 def plot(results: dict[tuple, list[dict]], path: Path) -> None:

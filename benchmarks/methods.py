@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from method_tables import ALONE, DRAWN, FEW_SEEDS, MIXED, has_curves, plot, table, task_table
+from method_tables import ALONE, DRAWN, FEW_SEEDS, MIXED, OF_RUNS, has_curves, plot, table, task_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taro.command_line import Parser
@@ -49,7 +49,7 @@ WORLDS[MIXED] = ("--tasks", *TASKS, *_SIZES)
 WORLDS |= {f"{ALONE}{task}": ("--tasks", task, *_SIZES) for task in TASKS}
 MAX_TOKENS = 160
 CURVES = ("vtg/R1@0.5", "vtg/mIoU", "vtg/timestamp_rate", "rollout/IoU", "rollout/timestamp_rate", "reward", "kl", "entropy")
-CURVES += ("completions/mean_length", "taro/constructed_fraction", "taro/temporal_gap")
+CURVES += ("completions/mean_length", "taro/constructed_fraction", "taro/temporal_gap", *OF_RUNS)
 EVALUATION = ("--batch_size=64", "--workers=0", "--device=cpu")
 
 

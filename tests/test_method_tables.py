@@ -39,6 +39,11 @@ def test_a_difference_is_paired_by_query_and_seed(tables):
     found = {("b", "loose", "plain"): results("plain", hits), ("b", "loose", "new"): results("new", hits + 0.25)}
     plain, new = tables.table(found, "plain").splitlines()[2:]
     assert plain.endswith("|  |") and new.endswith("| +0.250 [+0.250, +0.250] |")
+    for seed, one in enumerate(found["b", "loose", "new"]):
+        one["curves"] = {"timing_s/step": [[0, 9.0], [1, 2.0 + seed], [2, 1.0]]}
+    head, _, plain, new = tables.table(found, "plain").splitlines()
+    assert "| timestamp_rate | s a step | R1@0.5 above `plain` |" in head
+    assert plain.endswith("|  |  |") and "| 3.000 [2.000, 4.000] | +0.250" in new
     found["b", "loose", "new"][1]["ids"][0] = "another"
     with pytest.raises(TaroError, match=r"new.0: its seeds have other test queries"):
         tables.table(found, "plain")
