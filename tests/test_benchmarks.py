@@ -26,7 +26,7 @@ def run(script, *arguments):
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--family=qwen3_vl", "--gradient_checkpointing"], ["--family=qwen3_5"], ["--without_sensitivity"]],
+    [["--family=qwen3_vl", "--gradient_checkpointing"], ["--family=qwen3_5"], ["--without_sensitivity"]],
     ids=str,
 )
 def test_step_counts_the_tokens_of_both_ways(tmp_path, options):
