@@ -4,6 +4,8 @@
   own: P^2 + G * C * (P + C) scores a group, and no (S, S) tensor. Any device.
 - `flex`: PyTorch's FlexAttention with a block mask; empty blocks are never computed. Trains on GPUs alone.
 
+With both, completions that are decoded share their prompts, too (taro/models/shared_prompts.py).
+
 G completions, P prompt tokens, C tokens of the longest completion of a group; S packed tokens, H heads, d head size.
 """
 
@@ -20,11 +22,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from taro.models.shared_prompts import SharedPrompts, attend
+
 if TYPE_CHECKING:
     from taro.models.packing import Pack, PackedGroup
 
 SHARED_PREFIX = "shared_prefix"
 FLEX = "flex"
+OWN = (SHARED_PREFIX, FLEX)
 
 
 def leave_out_cudnn() -> None:
@@ -42,14 +47,15 @@ def shared_prefix_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     pack: Pack | None = None,
+    prompts: SharedPrompts | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of the groups of a pack, each for itself; transformers' own SDPA where there is none.
+    """Attention of the groups of a pack, each for itself; of rows that share `prompts`; transformers' own SDPA without either.
 
     query (1, H, S, d), key and value (1, H_kv, S, d) -> (1, S, H, d).
     """
     if pack is None:
-        return _unpacked(module, query, key, value, attention_mask, scaling, **kwargs)
+        return _unpacked(module, query, key, value, attention_mask, scaling, prompts, **kwargs)
     sizes = [len(group) for group in pack.groups]
     states = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
     groups = [_group_attention(*group, scaling) for group in zip(*states, pack.groups, strict=True)]
@@ -64,11 +70,12 @@ def flex_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | BlockMask | None,
     scaling: float | None = None,
+    prompts: SharedPrompts | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """FlexAttention where the mask is a BlockMask, transformers' own SDPA where it is not. Shapes as above."""
     if not isinstance(attention_mask, BlockMask):
-        return _unpacked(module, query, key, value, attention_mask, scaling, **kwargs)
+        return _unpacked(module, query, key, value, attention_mask, scaling, prompts, **kwargs)
     output = _flex(query.device.type)(
         query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
     )
@@ -88,10 +95,11 @@ def _unpacked(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None,
+    prompts: SharedPrompts | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    if query.shape[2] == 1:
-        return _decode(query, key, value, attention_mask, scaling), None
+    if prompts is not None:
+        return attend(query, key, value, attention_mask, scaling, module.layer_idx, prompts), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
@@ -114,15 +122,6 @@ def _group_attention(query: Tensor, key: Tensor, value: Tensor, group: PackedGro
     completions = folded.unflatten(2, (shared, -1)).flatten(1, 2)  # (G, H, C, d)
     packed = completions.transpose(1, 2).flatten(0, 1).index_select(0, group.slots)  # (S - P, H, d)
     return torch.cat([prompt.transpose(1, 2), packed[None]], dim=1)
-
-
-def _decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """One new token of each row, (R, 1, H, d): the query heads that share a key head are its queries, so that no key is
-    repeated. `mask` is (R, 1, 1, K)."""
-    rows, heads, _, size = query.shape
-    folded = query.reshape(rows, key.shape[1], -1, size)  # (R, H_kv, H / H_kv, d)
-    output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
-    return output.reshape(rows, 1, heads, size)
 
 
 def _grid(states: Tensor, group: PackedGroup) -> Tensor:

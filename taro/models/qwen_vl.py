@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, Cache, PreTrainedModel
 
 from taro.distributed import global_rank
-from taro.models.attention import FLEX, SHARED_PREFIX, leave_out_cudnn
+from taro.models.attention import OWN, SHARED_PREFIX, leave_out_cudnn
 from taro.models.families import (
     Family,
     Mask,
@@ -29,6 +29,7 @@ from taro.models.families import (
 )
 from taro.models.packing import Pack
 from taro.models.recurrence import share_prompts
+from taro.models.shared_prompts import SharedPrompts
 from taro.models.tower_attention import attend_to_segments
 from taro.models.weights import Weight, named_weights, parameters_on_meta, whole_weights
 from taro.video.geometry import PatchGeometry, frames_to_patches
@@ -83,7 +84,7 @@ class QwenVL(nn.Module):
         """
         config, family = load_config(name_or_path)
         suppressed = placeholder_ids(load_tokenizer(name_or_path))
-        own = attention in (SHARED_PREFIX, FLEX)  # of the decoder: the tower never sees a group
+        own = attention in OWN  # of the decoder: the tower never sees a group
         attentions = {"text_config": attention, "vision_config": "sdpa" if own else attention}
         settings = {"dtype": torch_dtype(dtype), "attn_implementation": attentions}
         if weights:
@@ -166,6 +167,7 @@ class QwenVL(nn.Module):
         video_mask: Tensor | None = None,
         cache: Cache | None = None,
         pack: Pack | None = None,
+        prompts: SharedPrompts | None = None,
     ) -> Tensor:
         """The decoder's last hidden states, (B, L, D).
 
@@ -176,6 +178,7 @@ class QwenVL(nn.Module):
             features: of the videos, written where `video_mask` (B, L) is True; any other token is text, whatever its id.
             cache: keys and values so far; grows by L.
             pack: whose tokens these are; in place of its mask with `shared_prefix` attention, beside it with another.
+            prompts: what rows see before what is in the cache, which the mask doesn't tell of; with attentions of OWN.
         """
         embeds = self.decoder.embed_tokens(input_ids)  # (B, L, D)
         if features is not None:
@@ -190,6 +193,7 @@ class QwenVL(nn.Module):
             past_key_values=cache,
             use_cache=cache is not None,
             pack=pack,
+            prompts=prompts,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

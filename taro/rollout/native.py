@@ -1,7 +1,8 @@
-"""Rollouts by the policy itself: each prompt is prefilled once, its cache is shared out to its group, constructed
-prefixes are read some columns at a time, and all rows of all groups are decoded together.
+"""Rollouts by the policy itself: each prompt is prefilled once, and its keys and values are there once for all of its group;
+constructed prefixes are read some columns at a time, and all rows of all groups are decoded together.
 
-R rows (completions of all prompts), P prompt tokens (of the longest), L tokens of the longest prefix, V vocabulary, D hidden.
+R rows (completions of all prompts), P prompt tokens (of the longest), L tokens of the longest prefix, K tokens in the cache, V
+vocabulary, D hidden.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+from transformers.cache_utils import LinearAttentionLayer
 
+from taro.models.attention import OWN
 from taro.models.packing import plan_packs
 from taro.models.qwen_vl import QwenVL
+from taro.models.shared_prompts import SharedPrompts
 from taro.models.weights import Weight
 from taro.rollout.engine import RolloutGroup, RolloutPrompt, SamplingSettings, require_room
+from taro.rollout.native_cache import PreallocatedLayer, RecurrentLayer, held
 
 PREFIX_TOKENS = 8192  # of all rows, in one pass: its mask and its activations grow with them
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows goes on
@@ -39,9 +42,21 @@ class _Row:
         self.log_probs = [math.nan] * len(self.tokens)
 
 
-_State = tuple[Cache, Tensor, Tensor, Tensor]
-"""The cache with a row for each completion, its mask (R, P), the next position of each row (R,), and the last hidden state of
-each row (R, D)."""
+@dataclass(frozen=True)
+class _State:
+    """After the tokens so far."""
+
+    prompts: SharedPrompts | None  # None: the cache has them, and the mask tells of them
+    cache: Cache  # with a row for each completion
+    mask: Tensor  # (R, K) bool, of the cache: what is no padding
+    positions: Tensor  # (R,) the next one of each row
+    hidden: Tensor  # (R, D) of the last token of each row
+
+    def select(self, rows: Tensor) -> _State:
+        """Those rows alone; the cache is changed."""
+        self.cache.batch_select_indices(rows)
+        prompts = None if self.prompts is None else self.prompts.select(rows)
+        return _State(prompts, self.cache, self.mask[rows], self.positions[rows], self.hidden[rows])
 
 
 class NativeEngine:
@@ -117,10 +132,11 @@ class NativeEngine:
         lengths = [len(row.tokens) for row in rows]  # of the prefixes
         room = max(lengths) - min(lengths) + sampling.max_tokens
         state = self._prefill(prompts, room)
-        cache, mask, positions, hidden = self._read_prefixes(rows, *state) if any(lengths) else state
+        if any(lengths):
+            state = self._read_prefixes(rows, state)
         seen = None if sampling.repetition_penalty == 1 else self._seen(prompts)
         while True:
-            logits = self.policy.logits(hidden)  # (R, V)
+            logits = self.policy.logits(state.hidden)  # (R, V)
             if seen is not None:
                 logits = torch.where(seen, _penalised(logits, sampling.repetition_penalty), logits)
             tokens = self._choose(rows, logits, sampling)
@@ -132,15 +148,19 @@ class NativeEngine:
                 return
             if len(keep) < COMPACT_BELOW * len(rows):
                 index = torch.tensor(keep, device=self.policy.device)
-                cache.batch_select_indices(index)
-                mask, positions, tokens = mask[index], positions[index], tokens[index]
+                state, tokens = state.select(index), tokens[index]
                 seen = None if seen is None else seen[index]
                 rows = [rows[k] for k in keep]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            hidden = self.policy.hidden_states(
-                tokens[:, None], positions.expand(3, -1)[..., None], attention_mask=mask, cache=cache
-            )[:, -1]
-            positions = positions + 1
+            state = self._read(state, tokens)
+
+    def _read(self, state: _State, tokens: Tensor) -> _State:
+        """The next token of each row, (R,)."""
+        mask = torch.cat([state.mask, state.mask.new_ones(len(tokens), 1)], dim=1)
+        where = state.positions.expand(3, -1)[..., None]
+        hidden = self.policy.hidden_states(
+            tokens[:, None], where, attention_mask=mask, cache=state.cache, prompts=state.prompts
+        )
+        return replace(state, mask=mask, positions=state.positions + 1, hidden=hidden[:, -1])
 
     def _seen(self, prompts: Sequence[RolloutPrompt]) -> Tensor:
         """(R, V) bool, the tokens of each row's prompt and prefix."""
@@ -170,35 +190,46 @@ class NativeEngine:
         repeats = torch.tensor([len(request.seeds) for request in prompts], device=self.policy.device)
         lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
         longest = int(lengths.max())
-        shared = Cache(layers=[])
-        for number, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
-            if isinstance(layers[0], LinearAttentionLayer):
-                shared.layers.append(_RecurrentLayer(layers, repeats))
-                continue
-            shared.layers.append(_PreallocatedLayer(room))
-            keys = torch.cat([_left_pad(layer.keys, longest) for layer in layers])
-            values = torch.cat([_left_pad(layer.values, longest) for layer in layers])
-            shared.update(keys.repeat_interleave(repeats, 0), values.repeat_interleave(repeats, 0), number)
         mask = torch.arange(longest, device=repeats.device)[None, :] >= longest - lengths[:, None]  # (prompts, P)
+        cache, shared = Cache(layers=[]), []  # keys and values of each layer
+        for layers in zip(*(cache.layers for cache in caches), strict=True):
+            if isinstance(layers[0], LinearAttentionLayer):
+                cache.layers.append(RecurrentLayer(layers, repeats))
+                shared.append((None, None))
+                continue
+            cache.layers.append(PreallocatedLayer(room))
+            states = zip(*((layer.keys, layer.values) for layer in layers), strict=True)
+            shared.append(tuple(torch.cat([_left_pad(one, longest) for one in of_prompts]) for of_prompts in states))
         following = torch.tensor([int(p.prompt.position_ids.max()) + 1 for p in prompts], device=repeats.device)
-        return shared, *(state.repeat_interleave(repeats, 0) for state in (mask, following, torch.cat(last)))
+        positions, hidden = (state.repeat_interleave(repeats, 0) for state in (following, torch.cat(last)))
+        if self.policy.attention in OWN:
+            owners = torch.arange(len(prompts), device=repeats.device).repeat_interleave(repeats)
+            return _State(SharedPrompts(*zip(*shared, strict=True), mask, owners), cache, mask[owners, :0], positions, hidden)
+        for layer, states in zip(cache.layers, shared, strict=True):
+            if states[0] is not None:
+                layer.update(*(one.repeat_interleave(repeats, 0) for one in states))
+        return _State(None, cache, mask.repeat_interleave(repeats, 0), positions, hidden)
 
-    def _read_prefixes(self, rows: list[_Row], cache: Cache, mask: Tensor, positions: Tensor, hidden: Tensor) -> _State:
+    def _read_prefixes(self, rows: list[_Row], state: _State) -> _State:
         """Run the prefixes of all rows. They are left-padded, too: the last column is the last token of each."""
-        lengths = torch.tensor([len(row.tokens) for row in rows], device=mask.device)  # (R,)
+        device = state.mask.device
+        lengths = torch.tensor([len(row.tokens) for row in rows], device=device)  # (R,)
         longest = int(lengths.max())
-        ids = torch.tensor([[0] * (longest - len(row.tokens)) + row.tokens for row in rows], device=mask.device)  # (R, L)
-        place = torch.arange(longest, device=mask.device) - (longest - lengths)[:, None]  # (R, L), below 0 in the padding
-        mask = torch.cat([mask, place >= 0], dim=1)  # (R, P + L)
-        after = positions[:, None] + place.clamp(min=0)  # (R, L)
+        ids = torch.tensor([[0] * (longest - len(row.tokens)) + row.tokens for row in rows], device=device)  # (R, L)
+        place = torch.arange(longest, device=device) - (longest - lengths)[:, None]  # (R, L), below 0 in the padding
+        mask = torch.cat([state.mask, place >= 0], dim=1)  # (R, K + L)
+        after = state.positions[:, None] + place.clamp(min=0)  # (R, L)
         bounds = {longest, *range(0, longest, max(1, PREFIX_TOKENS // len(rows)))}
         if self.policy.family.recurrent:
             bounds |= {longest - len(row.tokens) for row in rows}  # in each pass a row has tokens alone, or padding alone
         for start, end in itertools.pairwise(sorted(bounds)):
             some, where, so_far = ids[:, start:end], after[:, start:end], mask[:, : mask.shape[1] - longest + end]
-            with _held(cache, place[:, start] < 0):
-                last = self.policy.hidden_states(some, where.expand(3, -1, -1), attention_mask=so_far, cache=cache)[:, -1]
-        return cache, mask, positions + lengths, torch.where(lengths[:, None] > 0, last, hidden)
+            with held(state.cache, place[:, start] < 0):
+                last = self.policy.hidden_states(
+                    some, where.expand(3, -1, -1), attention_mask=so_far, cache=state.cache, prompts=state.prompts
+                )[:, -1]
+        hidden = torch.where(lengths[:, None] > 0, last, state.hidden)
+        return replace(state, mask=mask, positions=state.positions + lengths, hidden=hidden)
 
     def _choose(self, rows: list[_Row], logits: Tensor, sampling: SamplingSettings) -> Tensor:
         """The next token of each row, (R,), drawn from the logits (R, V)."""
@@ -244,54 +275,3 @@ def _collect(rows: list[_Row]) -> RolloutGroup:
         log_probs=tuple(torch.tensor(row.log_probs, dtype=torch.float32) for row in rows),
         finished=tuple(row.finished for row in rows),
     )
-
-
-class _PreallocatedLayer(DynamicLayer):
-    """One decoder layer's keys and values, (R, heads, K, d), views of buffers with room for `extra` tokens after the first
-    update: a cache that grows by concatenation copies itself for every token."""
-
-    def __init__(self, extra: int) -> None:
-        super().__init__()
-        self.extra = extra
-        self.buffers: list[Tensor] = []
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            rows, heads, length, size = key_states.shape
-            self.buffers = [key_states.new_empty(rows, heads, length + self.extra, size) for _ in range(2)]
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = states
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        length = self.get_seq_length()
-        self.buffers = [buffer.index_select(0, indices) for buffer in self.buffers]
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
-
-
-class _RecurrentLayer(LinearAttentionLayer):
-    """One recurrent decoder layer's states, those after each prompt for each of its completions: the inputs that its
-    convolution sees, (R, channels, K), and what it remembers, (R, heads, key size, value size)."""
-
-    def __init__(self, prompts: Sequence[LinearAttentionLayer], repeats: Tensor) -> None:
-        super().__init__()
-        self.update_conv_state(torch.cat([layer.conv_states[0] for layer in prompts]).repeat_interleave(repeats, 0))
-        self.update_recurrent_state(torch.cat([layer.recurrent_states[0] for layer in prompts]).repeat_interleave(repeats, 0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.reorder_cache(indices)
-
-
-@contextmanager
-def _held(cache: Cache, rows: Tensor) -> Iterator[None]:
-    """Inside, recurrent states of these rows, (R,) bool, stay what they are: what the rows read is padding."""
-    layers = [layer for layer in cache.layers if isinstance(layer, _RecurrentLayer)]
-    states = [state for layer in layers for state in (layer.conv_states[0], layer.recurrent_states[0])]
-    before = [state[rows] for state in states]
-    yield
-    for state, old in zip(states, before, strict=True):
-        state[rows] = old

@@ -8,6 +8,7 @@ from tolerances import LOG_PROBS
 from taro.models.families import PLACEHOLDERS
 from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import pack_group
+from taro.models.qwen_vl import QwenVL
 from taro.rollout import NativeEngine, RolloutEngine, RolloutPrompt, SamplingSettings, native
 from taro.video.geometry import frames_to_patches
 
@@ -214,6 +215,18 @@ def test_a_prefix_without_room_after_it_is_refused(policy, prompts, length):
     ):
         generate(policy, requests, max_tokens=6)
     generate(policy, [request(prompts[0], (0,), (tuple(range(5)),))], max_tokens=6)
+
+
+@pytest.mark.slow
+def test_the_attention_changes_no_token(model_folder, policy, prompts):
+    """With transformers' own each row has a copy of its prompt's keys and values."""
+    own = QwenVL.from_pretrained(model_folder, attention="sdpa")
+    constructed = RolloutPrompt(prompts[0], ((), (5, 6, 7), (9,)), (1, 2, 3))
+    requests = [constructed, request(prompts[1], (4, 5)), request(prompts[2], (6,))]
+    ours, theirs = (generate(one, requests, eos=set(range(0, 300, 9)), max_tokens=24) for one in (policy, own))
+    assert tokens(ours) == tokens(theirs) and len({len(row) for group in tokens(ours) for row in group}) > 3
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(torch.cat(a.log_probs), torch.cat(b.log_probs), atol=LOG_PROBS, rtol=0, equal_nan=True)
 
 
 @pytest.mark.slow
