@@ -22,7 +22,7 @@ from workload import build_policy, build_prompt, random_completions
 from taro.models.adapters import LoRASettings, adapters_off, add_adapters, peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
 from taro.models.checkpoint import named_tensors, read_into, write
-from taro.models.compiled import compile_layers
+from taro.models.compiled import CompilerError, compile_layers, require_compiler
 from taro.models.log_probs import GroupInputs, compute_log_probs
 from taro.models.packing import Pack, pack_group
 from taro.models.prompt import Prompt
@@ -173,6 +173,11 @@ def checkpointing_changes_nothing(subject: Subject) -> Iterator[Check]:
 
 def compiled_is_plain(subject: Subject) -> Iterator[Check]:
     """Decoder layers, with gradient checkpointing, whose backward pass runs them again."""
+    try:
+        require_compiler("cuda" if subject.cuda else "cpu")
+    except CompilerError as error:
+        yield Check("compiled layers", None, COSINE, str(error))
+        return
     packs = [subject.groups(), subject.groups(RAGGED[:1])]
     expected = [gradients(subject.policy, log_probs(subject.policy, groups).mean()) for groups in packs]
     policy = copy.deepcopy(subject.policy)

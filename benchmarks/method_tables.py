@@ -41,7 +41,9 @@ def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] 
     for (base, world, method), found in results.items():
         scores = stack(found)  # (S, N, K)
         cells = [spread(scores[..., METRICS.index(metric)].mean(1)) for metric in SHOWN]
-        cells += [spread(medians(found, curve)) if has_curves(found) else "" for curve in known]
+        for curve in known:
+            there = all(curve in one.get("curves", {}) for one in found)
+            cells.append(spread(medians(found, curve)) if there else "")
         other = results.get((base, world, against), [])
         shared = min(len(found), len(other)) if method != against else 0
         difference, losses = "", []
@@ -105,13 +107,12 @@ def stack(results: Iterable[dict], probe: str | None = None) -> np.ndarray:
 
 
 def has_curves(results: list[dict]) -> bool:
-    return bool(results[0].get("curves"))
+    return bool(results[0]["curves"])
 
 
 def medians(results: list[dict], curve: str) -> np.ndarray:
-    """Of each seed's curve, (S); nan where a run has none."""
-    values = ([value for _, value in result["curves"].get(curve, [])] for result in results)
-    return np.array([np.median(own) if own else math.nan for own in values])
+    """Of each seed's curve, (S)."""
+    return np.array([np.median([value for _, value in result["curves"][curve]]) for result in results])
 
 
 def plot(results: dict[tuple, list[dict]], path: Path) -> None:

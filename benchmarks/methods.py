@@ -118,8 +118,8 @@ def count_updates(*configs: Path) -> int:
     """Of a step, by configs of which each is laid over those before."""
     found = 1
     for config in configs:
-        loss = yaml.safe_load(config.read_text()).get("model", {}).get("loss", {})
-        found = loss.get("updates", found)
+        model = yaml.safe_load(config.read_text()).get("model") or {}
+        found = (model.get("loss") or {}).get("updates", found)
     return found
 
 
@@ -218,6 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--output", type=Path, help="path without suffix of a page and a figure; the page's text stays")
     args, extra = parser.parse_known_args(arguments)
+    if args.steps is not None and (args.steps < 1 or any(flag.startswith("--model.loss.updates") for flag in extra)):
+        raise TaroError("--steps: must be at least 1, and model.loss.updates stand in a config, which it is read from")
     runs = list_runs(args, extra)
     for world in dict.fromkeys(run.world for run in runs if is_missing(run, args.results, args.probes)):
         if not (args.data / world / "test.jsonl").exists():

@@ -71,6 +71,12 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
         compare("--configs=taro", "--seeds=0", "--max_tokens=9")
 
 
+def test_steps_are_counted_by_configs_alone(compare):
+    for given in (["--steps=0"], ["--model.loss.updates=2"]):
+        with pytest.raises(TaroError, match=r"--steps: must be at least 1, and model.loss.updates stand in a config"):
+            compare("--configs=taro", *given)
+
+
 def test_a_step_may_have_several_updates(methods):
     """Which trainer.max_steps counts."""
     common, experiments = ROOT / "configs/tiny.yaml", ROOT / "configs/experiments"

@@ -119,7 +119,7 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
         "buffers of gathering and reducing": AHEAD * shape.layer * (computed + 4) if sharded else 0,
         "activations": activations,
     }
-    step = update | {"gradients": trained_bytes / ranks, "AdamW's denominators": trained_bytes / ranks}
+    step = update | {"gradients": trained_bytes / ranks}  # AdamW is fused: no more
     native = (shape.decoder + shape.tower) * computed if sharded and model.engine == "native" else 0
     rollouts = kept | {"vLLM": vllm, "gathered weights": native}
     parts = {"update": backward, "optimizer step": step, "rollouts": rollouts}

@@ -19,13 +19,13 @@ from taro.models.checkpoint import (
 )
 
 
-def trained(step=1, shape=(40, 10)):
+def trained(step=1, shape=(40, 10), fused=False):
     """Weights and their optimizer after so many updates."""
     generator = torch.Generator().manual_seed(step)
     weights = {
         name: nn.Parameter(torch.randn(size, generator=generator)) for name, size in (("policy.a", shape), ("policy.b.c", (7,)))
     }
-    optimizer = torch.optim.AdamW(weights.values(), lr=0.1 * step)
+    optimizer = torch.optim.AdamW(weights.values(), lr=0.1 * step, fused=fused)
     for _ in range(step):
         for parameter in weights.values():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -40,12 +40,17 @@ def path(tmp_path):
     return tmp_path / "some.ckpt"
 
 
-def test_weights_and_optimizer_come_back(path):
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_and_optimizer_come_back(path, fused):
     """And not the settings of the optimizer."""
-    weights, optimizer = trained(0)
+    weights, optimizer = trained(0, fused=fused)
     read_into(path, weights, optimizer)
     assert_equal(named_tensors(weights, optimizer), named_tensors(*trained(2)))
     assert optimizer.param_groups[0]["lr"] == 0 and len(named_tensors(weights, optimizer)) == 8
+    for parameter in weights.values():  # goes on
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert {float(state["step"]) for state in optimizer.state.values()} == {3.0}
     assert find_fault(path) is None
     stored = read_run(path)
     assert stored["step"] == 2 and torch.equal(stored["kept"], torch.tensor(0.5))

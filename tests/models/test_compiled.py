@@ -6,7 +6,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.distributed.device_mesh import init_device_mesh
 
 from taro.models.compiled import CompilerError, compile_layers, require_compiler
-from taro.models.log_probs import GroupInputs, compute_log_probs
+from taro.models.log_probs import GroupInputs, compute_log_probs, empty_pass
 from taro.models.packing import pack_group
 from taro.models.qwen_vl import QwenVL
 from taro.models.sharding import gathered, shard
@@ -76,6 +76,30 @@ def test_compiled_layers_are_the_layers(policy, prompts, counter):
     assert 0 < graphs[0] == graphs[-1] <= 8 and set(policy.state_dict()) == names
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_5"], indirect=True)
+def test_all_passes_of_a_step_are_compiled(policy, prompts, counter):
+    """With two kinds of layers there are more kinds of passes than PyTorch compiles unasked."""
+    reference, (first, *others) = policy.frozen_copy(), packs(policy, prompts)
+    for model in (policy, reference):
+        compile_layers(model.decoder)
+
+    def step(pack):
+        for model in (policy, reference):
+            with torch.no_grad():
+                compute_log_probs(model, pack)
+                compute_log_probs(model, [])
+        score(policy, pack)
+        empty_pass(policy).backward()
+
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        step(first)
+        graphs = counter.frame_count
+        for pack in others:
+            step(pack)
+    assert 8 < counter.frame_count == graphs
+
+
 def test_decoding_is_left_as_it_is(policy, prompts, counter):
     request = RolloutPrompt(prompts[0], ((),), (0,), policy.encode_video(prompts[0].video.frames))
     answers = []
@@ -103,5 +127,8 @@ def test_without_a_compiler_there_is_an_error(monkeypatch):
         raise InvalidCxxCompiler
 
     monkeypatch.setattr(torch, "compile", lambda function: fail)
-    with pytest.raises(CompilerError, match=r"torch.compile does not work on cpu here \(No working C\+\+ compiler found"):
+    monkeypatch.setattr("taro.models.compiled.find_spec", lambda name: None)
+    with pytest.raises(CompilerError, match=r"does not work on cuda here \(no Triton: pip install triton\)"):
+        require_compiler("cuda")
+    with pytest.raises(CompilerError, match=r"torch.compile does not work here \(No working C\+\+ compiler found"):
         require_compiler("cpu")
