@@ -174,6 +174,10 @@ class PolicyModule(L.LightningModule):
         """Raises FloatingPointError; the batches without an update are written down by now."""
         require_updates(self.skipped_in_a_row, self.optimizer_settings)
 
+    def on_train_end(self) -> None:
+        """A server is left with nothing to do."""
+        self.engine.wait()
+
     def forget_sync(self) -> None:
         """Weights may have been loaded meanwhile."""
         self.engine.weights_changed()

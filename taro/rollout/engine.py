@@ -176,9 +176,13 @@ class SyncedEngine:
         with gathered(self.policy, decoder=True) if self.is_policy else nullcontext():
             return self.engine.generate(prompts, sampling)
 
-    def _sync(self) -> None:
+    def wait(self) -> None:
+        """For what was begun, however it ends."""
         if self.begun is not None:
-            wait([self.begun.groups])  # no weights change under it
+            wait([self.begun.groups])
+
+    def _sync(self) -> None:
+        self.wait()  # no weights change under it
         if self.engine.stale or not self.synced:
             reshard(self.policy)
             self.engine.sync(self.policy.named_weights())

@@ -1,6 +1,7 @@
 """Training on rollouts that a server makes one step ahead."""
 
 import threading
+import time
 
 import lightning as L
 import pytest
@@ -22,6 +23,7 @@ class Watch(L.Callback):
 
     def __init__(self):
         self.weights, self.came, self.trained = [], [], []
+        self.seconds = 0.0  # that rollouts take longer than the update
         self.over = {}  # of a prompt's seeds, set when the step that it came in is
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
@@ -61,6 +63,7 @@ def server(scripted, tiny_builder, monkeypatch):
             if training:
                 made.update({prompt.seeds: self.weights for prompt in prompts})
                 assert all(watch.over[prompt.seeds].wait(60) for prompt in prompts)
+                time.sleep(watch.seconds)
             self.at_work = False
             for group in groups:
                 object.__setattr__(group, "log_probs", tuple(torch.full((len(row),), -1.0) for row in group.completions))
@@ -81,6 +84,14 @@ def test_a_step_trains_on_what_the_weights_of_the_step_before_made(fit, argument
         assert [server.made[seeds] for seeds in server.trained[step]] == [server.weights[step - 1]] * 2
     assert server.weights[0] == server.weights[1] and len(set(server.weights)) == 3
     assert steps.column("rollout/staleness") == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_a_server_is_left_with_nothing_to_do(fit, arguments, server):
+    """The rollouts of the last batch, which nobody trains on, are over when the run is."""
+    server.seconds = 2.0
+    short = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0"]
+    module = fit([*arguments, *PLAIN, *AHEAD, *SERVER, *short], server).model
+    assert module.engine.begun.groups.done()
 
 
 def test_a_run_does_not_go_on_with_rollouts_ahead(fit, arguments, server):
