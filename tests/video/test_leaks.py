@@ -11,7 +11,7 @@ from prepared_python import python
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 ROOT = Path(__file__).parents[2]
-GROWTH = 2.0  # MB of any process in 375 samples, each of which has frames of 61 kB. The allocator's own comes in leaps of up to 1.2
+GROWTH = 2.0  # MB of any process in 375 samples with frames of 61 kB each; the allocator leaps by up to 1.2 now and then
 
 SAMPLES = """
 import os, sys
