@@ -34,7 +34,7 @@ def interval(scores: np.ndarray) -> np.ndarray:
 
 def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] = ()) -> str:
     """Markdown, one row for each base, world and method."""
-    known = [curve for curve in OF_RUNS if any(curve in one.get("curves", {}) for found in results.values() for one in found)]
+    known = [curve for curve in OF_RUNS if any(curve in one["curves"] for found in results.values() for one in found)]
     heads = [*SHOWN, *(OF_RUNS[curve] for curve in known), f"R1@0.5 above `{against}`"]
     heads += [f"mIoU lost: {probe}" for probe in probes]
     lines = ["| base | world | method | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 4) + "|"]
@@ -42,7 +42,7 @@ def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] 
         scores = stack(found)  # (S, N, K)
         cells = [spread(scores[..., METRICS.index(metric)].mean(1)) for metric in SHOWN]
         for curve in known:
-            there = all(curve in one.get("curves", {}) for one in found)
+            there = all(curve in one["curves"] for one in found)
             cells.append(spread(medians(found, curve)) if there else "")
         other = results.get((base, world, against), [])
         shared = min(len(found), len(other)) if method != against else 0

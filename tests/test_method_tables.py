@@ -34,7 +34,8 @@ def test_a_difference_is_paired_by_query_and_seed(tables):
         scores = np.zeros((3, 200, len(tables.METRICS)))
         scores[..., tables.METRICS.index("R1@0.5")] = values
         ids = [str(number) for number in range(200)]
-        return [{"name": f"{name}.{seed}", "ids": list(ids), "scores": own.tolist()} for seed, own in enumerate(scores)]
+        runs = [{"name": f"{name}.{seed}", "scores": own.tolist()} for seed, own in enumerate(scores)]
+        return [run | {"ids": list(ids), "curves": {}} for run in runs]
 
     found = {("b", "loose", "plain"): results("plain", hits), ("b", "loose", "new"): results("new", hits + 0.25)}
     plain, new = tables.table(found, "plain").splitlines()[2:]

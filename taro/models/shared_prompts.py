@@ -69,6 +69,20 @@ def attend(
     of_prompt = (prompts.keys[layer], prompts.values[layer])
     if query.shape[2] > 1:
         return _read(query, key, value, mask, scaling, of_prompt, prompts)
+    with torch.autocast(query.device.type, enabled=False):  # which would round scores and their sums
+        return _decode(query, key, value, mask, scaling, of_prompt, prompts)
+
+
+def _decode(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    of_prompt: tuple[Tensor, Tensor],
+    prompts: SharedPrompts,
+) -> Tensor:
+    """One token of each row: (R, 1, H, d)."""
     rows, heads, _, size = query.shape
     folded = query.reshape(rows, key.shape[1], -1, size).float() * scaling  # the heads that share a key head are its queries
     bias = None if mask is None else torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))

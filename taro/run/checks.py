@@ -14,7 +14,7 @@ from taro.errors import TaroError
 from taro.evaluation.metrics import GroundingMetrics, metric_names
 from taro.files import PART
 from taro.models.adapters import LoRASettings, peft_is_installed
-from taro.models.attention import FLEX, SHARED_PREFIX
+from taro.models.attention import FLEX, OWN, SHARED_PREFIX
 from taro.models.compiled import CompilerError, require_compiler
 from taro.models.families import ModelError, load_config, torch_dtype
 from taro.models.packing import largest_group
@@ -154,8 +154,8 @@ def _conflicts(config: Namespace) -> Iterator[str]:
 
 
 def _compiler(attention: str, device: str) -> Iterator[str]:
-    if attention not in (SHARED_PREFIX, FLEX):
-        yield f"model.torch_compile with model.attention = {attention}: set {SHARED_PREFIX} or {FLEX}, or leave it out"
+    if attention not in OWN:
+        yield f"model.torch_compile with model.attention = {attention}: set {' or '.join(OWN)}, or leave it out"
     try:
         require_compiler(device)
     except CompilerError as error:

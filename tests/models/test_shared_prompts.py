@@ -52,10 +52,12 @@ def test_rows_see_their_prompts_and_themselves(heads, kv_heads, new, own, masked
         torch.testing.assert_close(found, one_by_one(query, key, value, mask, scaling, prompts), atol=2e-6, rtol=0)
 
 
-def test_scores_of_bfloat16_are_float32():
-    """The result differs by its own rounding alone."""
+@pytest.mark.parametrize("autocast", [False, True])
+def test_scores_of_bfloat16_are_float32(autocast):
+    """The result differs by its own rounding alone, also in a run with bf16-mixed."""
     prompts, inputs = shared_prompts(dtype=torch.bfloat16), states(4, 2, 1, 6, dtype=torch.bfloat16)
-    found = attend(*inputs, None, None, 1, prompts)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = attend(*inputs, None, None, 1, prompts)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), one_by_one(*inputs, None, None, prompts), atol=0, rtol=2**-8)
 
