@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from taro.data.samples import Caption, Sample
 from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
-from taro.prompts import format_seconds
+from taro.prompts import build_request, format_seconds
 from taro.synthetic.world import ACTIONS, COLORS, SHAPES, Scene, WorldSettings, draw_scene, scene_samples
 from taro.tasks import DEFAULT, TASKS
 from taro.video.geometry import PatchGeometry, resize_frames
@@ -95,10 +95,10 @@ class ClipDataset(Dataset):
 
 
 class TextDataset(Dataset):
-    """Request, all captions and answer, without a video."""
+    """Request, all captions and answer, without a video: one question of a scene."""
 
-    def __init__(self, length: int, seed: int, builder: PromptBuilder) -> None:
-        self.length, self.seed, self.builder = length, seed, builder
+    def __init__(self, length: int, seed: int, builder: PromptBuilder, targets: Targets) -> None:
+        self.length, self.seed, self.builder, self.targets = length, seed, builder, targets
 
     def __len__(self) -> int:
         return self.length
@@ -106,11 +106,13 @@ class TextDataset(Dataset):
     def __getitem__(self, index: int) -> list[Example]:
         rng = random.Random(PRETRAINING_SEEDS + self.seed * 10**9 + 300_000_000 + index)
         scene = draw_scene(rng.randrange(2**62))
-        target = rng.randrange(len(scene.events))
-        ids = self.builder.encode(self.builder.template.replace("{query}", scene.events[target].text) + "\n")
+        samples = scene_samples(scene, "", tasks=self.targets.tasks)
+        sample = samples[rng.randrange(len(samples))]
+        task = TASKS[sample.task]
+        ids = self.builder.encode(build_request(task.subject(sample), self.builder.template, task.instruction) + "\n")
         positions = torch.arange(len(ids)).expand(3, -1)
         prompt = Prompt(torch.tensor(ids), positions, torch.zeros(len(ids), dtype=torch.bool), video=None)
-        return [make_example(self.builder, prompt, None, scene, scene_samples(scene, "")[target], Targets(), rng)]
+        return [make_example(self.builder, prompt, None, scene, sample, self.targets, rng)]
 
 
 class VideoDataset(Dataset):

@@ -35,7 +35,7 @@ class Recipe:
         video_batch: scenes; each gives a row for each of its events, at most so many where `tasks` are others.
         widen, first_event: see `Targets`, while labels are loose and wrong.
         pretending_widen, pretending_first_event, timed_reasoning: the same for the last stage.
-        tasks: of the last stage's questions (docs/tasks.md); what is measured of the base is grounding.
+        tasks: of the questions of all stages but the tower's (docs/tasks.md); what is measured of the base is grounding.
         seed: of the weights and of all scenes.
     """
 
@@ -62,7 +62,7 @@ class Recipe:
         object.__setattr__(self, "tasks", tuple(names))  # JSON has a list
 
 
-LAST_STAGE = ("pretending_steps", "pretending_widen", "pretending_first_event", "timed_reasoning", "tasks")
+LAST_STAGE = ("pretending_steps", "pretending_widen", "pretending_first_event", "timed_reasoning")
 
 
 def write_recipe(folder: str | Path, log: dict[str, Any]) -> None:
@@ -118,9 +118,9 @@ def check_start(folder: str | Path, family: str, recipe: Recipe) -> dict[str, An
         raise RecipeError(f"--start {folder}: is a {log['family']} model; set --family {log['family']}, or name another folder")
     if "pretending" in log["metrics"]:
         raise RecipeError(f"--start {folder}: has had the last stage; name a folder that --start has made")
-    made, wanted = log["recipe"], asdict(recipe)
-    names = [name for name, value in wanted.items() if name not in LAST_STAGE and made.get(name) != value]
+    made, wanted = asdict(Recipe(**log["recipe"])), asdict(recipe)
+    names = [name for name, value in wanted.items() if name not in LAST_STAGE and made[name] != value]
     if names:
-        differing = ", ".join(f"{name} {made.get(name)}, not {wanted[name]}" for name in names)
+        differing = ", ".join(f"{name} {made[name]}, not {wanted[name]}" for name in names)
         raise RecipeError(f"--start {folder}: was made with {differing}; set the same, or name a folder that is not there")
     return log

@@ -8,7 +8,7 @@ Bases that differ in the last stage alone can share the others, which are kept i
 
 One that knows other tasks, too, and reasons with times:
 
-    python -m taro.synthetic.tiny --output outputs/bases/tasks --start outputs/bases/start --timed_reasoning 1 \
+    python -m taro.synthetic.tiny --output outputs/bases/tasks --start outputs/bases/start-tasks --timed_reasoning 1 \
         --tasks grounding multi_span dense grounded_qa actions
 """
 
@@ -95,16 +95,17 @@ def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
     metrics["tower"], seconds["tower"] = fit(stage, clips, recipe.tower_batch, recipe.seed)
     policy.freeze_tower()
 
-    text = TextDataset(recipe.text_steps * recipe.text_batch, recipe.seed, builder)
+    told = Targets(tasks=recipe.tasks)
+    text = TextDataset(recipe.text_steps * recipe.text_batch, recipe.seed, builder, told)
     stage = DecoderStage(policy, recipe.text_steps)
     metrics["text"], seconds["text"] = fit(stage, text, recipe.text_batch, recipe.seed)
 
-    exact = video_dataset(policy, builder, settings, recipe.video_steps * recipe.video_batch, recipe.seed, Targets())
+    exact = video_dataset(policy, builder, settings, recipe.video_steps * recipe.video_batch, recipe.seed, told)
     stage = DecoderStage(policy, recipe.video_steps)
     metrics["exact_labels"], seconds["exact_labels"] = fit(stage, exact, recipe.video_batch, recipe.seed)
     metrics["exact_labels"] |= evaluate(policy, builder, settings, queries=256)
 
-    targets = Targets(recipe.widen, recipe.first_event)
+    targets = Targets(recipe.widen, recipe.first_event, tasks=recipe.tasks)
     noisy = video_dataset(policy, builder, settings, recipe.noisy_steps * recipe.video_batch, recipe.seed + 1, targets)
     stage = DecoderStage(policy, recipe.noisy_steps, muon_lr=0.004, adam_lr=1e-3)
     metrics["noisy_labels"], seconds["noisy_labels"] = fit(stage, noisy, recipe.video_batch, recipe.seed)

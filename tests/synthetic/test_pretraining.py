@@ -15,6 +15,7 @@ from taro.synthetic.pretraining import (
     ANSWER_WEIGHT,
     CaptionDataset,
     Targets,
+    TextDataset,
     VideoDataset,
     make_example,
     without_captions,
@@ -54,12 +55,16 @@ def test_reasoning_is_timed_as_often_as_asked(tiny_folder, tiny_builder, timed, 
     assert least <= sum(map(reasoning_has_timestamp, texts)) / len(texts) <= most
 
 
-def test_questions_of_every_task_are_answered_as_they_are_read(tiny_folder, tiny_builder, monkeypatch):
+@pytest.mark.parametrize("with_video", [True, False])
+def test_questions_of_every_task_are_answered_as_they_are_read(tiny_folder, tiny_builder, monkeypatch, with_video):
     asked = []
     monkeypatch.setattr(pretraining, "make_example", lambda *rest: asked.append(rest[4]) or make_example(*rest))
     video = VideoSettings(fps=1.0, max_frames=8, max_tokens=32, min_tokens_per_frame=4)
-    builder = PromptBuilder(tiny_folder, tiny_builder.template, max_tokens=2048)
-    scenes = VideoDataset(60, 0, builder, QwenVL.from_pretrained(tiny_folder), video, Targets(tasks=tuple(TASKS)))
+    builder, targets = PromptBuilder(tiny_folder, tiny_builder.template, max_tokens=2048), Targets(tasks=tuple(TASKS))
+    if with_video:
+        scenes = VideoDataset(60, 0, builder, QwenVL.from_pretrained(tiny_folder), video, targets)
+    else:
+        scenes = TextDataset(150, 0, builder, targets)
     for sample, text in zip(asked, texts_of(builder, scenes), strict=True):
         task, text = TASKS[sample.task], text.removesuffix("<|im_end|>")
         answer, truth = task.read(text), task.truth(sample)
@@ -67,7 +72,15 @@ def test_questions_of_every_task_are_answered_as_they_are_read(tiny_folder, tiny
         assert answer.choice == truth.choice and task.iou(answer, truth) == 1
     assert {sample.task for sample in asked} == set(TASKS)
     assert {bool(sample.spans) for sample in asked if sample.task == "multi_span"} == {False, True}
-    assert 2 <= len(asked) / len(scenes) <= 3  # as many as there are events
+    if with_video:
+        assert 2 <= len(asked) / len(scenes) <= 3  # as many as there are events
+
+
+def test_a_text_is_the_request_and_what_is_written_below_it(tiny_builder):
+    for (example,) in map(TextDataset(20, 0, tiny_builder, Targets(tasks=("dense",))).__getitem__, range(20)):
+        request = tiny_builder.decode(example.input_ids[example.weights == 0])
+        assert request.count(TASKS["dense"].instruction) == 1 and request.endswith("\n") and "1. the " in request
+        assert example.features is None and not example.video_mask.any()
 
 
 def test_a_captioner_is_taught_what_the_caption_command_reads(tiny_folder):

@@ -61,6 +61,8 @@ def test_a_start_may_differ_in_the_last_stage_alone(start):
     assert log["metrics"] == {"tower": {}}
     with pytest.raises(RecipeError, match=r"was made with tower_steps 350, not 9, seed 0, not 4; set the same"):
         check_start(start, "qwen2_5_vl", Recipe(tower_steps=9, seed=4))
+    with pytest.raises(RecipeError, match=r"was made with tasks \('grounding',\), not \('grounding', 'dense'\); set the same"):
+        check_start(start, "qwen2_5_vl", Recipe(tasks=("grounding", "dense")))
     with pytest.raises(RecipeError, match=r"is a qwen2_5_vl model; set --family qwen2_5_vl"):
         check_start(start, "qwen3_vl", Recipe())
 
@@ -90,11 +92,10 @@ def test_the_command_makes_a_start_bases_and_a_captioner(family, tmp_path, monke
     start, first, second, captioner = (tmp_path / name for name in ("start", "first", "second", "captioner"))
     tiny.main([*small, f"--output={first}", f"--start={start}"])
     written = (start / "model.safetensors").read_bytes()
-    tiny.main([*small, f"--output={second}", f"--start={start}", "--timed_reasoning=1", "--tasks", "dense", "actions"])
+    tiny.main([*small, f"--output={second}", f"--start={start}", "--timed_reasoning=1"])
     assert (start / "model.safetensors").read_bytes() == written
     bases = [check_base(folder) for folder in (first, second)]
     assert [base.timed_reasoning for base in bases] == [Recipe().timed_reasoning, 1.0]
-    assert [base.tasks for base in bases] == [("grounding",), ("dense", "actions")]
     assert read_recipe(first)["seconds"].keys() == {"tower", "text", "exact_labels", "noisy_labels", "pretending"}
     monkeypatch.setattr(tiny, "CAPTIONER_STEPS", 2)
     tiny.main([f"--output={captioner}", "--captioner", f"--start={start}"])
