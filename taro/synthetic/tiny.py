@@ -91,6 +91,7 @@ def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
     metrics, seconds = {}, {}
 
     clips = ClipDataset(recipe.tower_steps * recipe.tower_batch, recipe.seed, builder.geometry)
+    L.seed_everything(recipe.seed, verbose=False)  # of the heads' weights
     stage: Stage = TowerStage(policy, recipe.tower_steps, muon_lr=0.02)
     metrics["tower"], seconds["tower"] = fit(stage, clips, recipe.tower_batch, recipe.seed)
     policy.freeze_tower()

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from taro.synthetic import tiny
 from taro.synthetic.questions import QUESTIONS
@@ -80,6 +81,17 @@ def test_tasks_are_those_that_are_asked(monkeypatch):
     monkeypatch.delitem(QUESTIONS, "dense")
     with pytest.raises(RecipeError, match=r"asks no questions of the tasks \['dense'\], but of \['grounding', 'multi_span'"):
         Recipe(tasks=("grounding", "dense"))
+
+
+def test_the_seed_decides_the_heads_that_are_thrown_away(tmp_path, monkeypatch):
+    heads = []
+    monkeypatch.setattr(tiny, "fit", lambda stage, *_: (heads.append(getattr(stage, "heads", None)), ({}, 0))[1])
+    monkeypatch.setattr(tiny, "evaluate", lambda *_, queries: {})
+    for name in ("first", "second"):
+        tiny.learn_to_ground("qwen2_5_vl", tmp_path / name, Recipe())
+        torch.rand(1)  # whatever happens between the two
+    first, second = (head.state_dict() for head in heads if head is not None)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 @pytest.mark.slow
