@@ -37,6 +37,7 @@ from taro.evaluation.probes import PROBES
 from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
 from taro.files import write_text
+from taro.messages import list_lines
 from taro.synthetic.recipe import check_base
 from taro.synthetic.world import main as make_world
 
@@ -160,6 +161,26 @@ def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
     return result
 
 
+def make_results(runs: Sequence[Run], setup: Setup, probes: Sequence[str], jobs: int) -> list[dict]:
+    """Of all runs, in their order.
+
+    Raises:
+        TaroError: some have failed; the others are made by then.
+    """
+    made, failures, pool = [], [], ThreadPoolExecutor(jobs)
+    try:
+        for future in [pool.submit(make_result, run, setup, probes) for run in runs]:
+            try:
+                made.append(future.result())
+            except TaroError as error:
+                failures.append(str(error))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise TaroError(list_lines(f"{len(failures)} of {len(runs)} runs have failed, the others are made:", failures))
+    return made
+
+
 def is_missing(run: Run, results: Path, probes: Sequence[str]) -> bool:
     """Whether anything of a run is still to be evaluated."""
     path = results / f"{run.name}.json"
@@ -225,8 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not (args.data / world / "test.jsonl").exists():
             make_world([f"--output={args.data / world}", *WORLDS[world], f"--workers={args.jobs}"])
     setup = Setup(args.data, args.runs, args.results, args.program, args.max_tokens)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        made = list(pool.map(lambda run: make_result(run, setup, args.probes), runs))
+    made = make_results(runs, setup, args.probes, args.jobs)
     results: dict[tuple, list[dict]] = {}
     for run, result in zip(runs, made, strict=True):
         results.setdefault(run.row, []).append(result)

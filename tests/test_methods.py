@@ -71,6 +71,14 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
         compare("--configs=taro", "--seeds=0", "--max_tokens=9")
 
 
+@pytest.mark.slow
+def test_a_run_that_fails_stops_no_other(compare, tmp_path):
+    with pytest.raises(TaroError, match=r"1 of 3 runs have failed, the others are made:\n- (.|\n)*reward t_grpo"):
+        compare("--configs", "t_grpo", "time_r1", "--seeds=0", "--curriculum.warmup_epochs=1")
+    made = {path.name for path in (tmp_path / "results").iterdir()}
+    assert made == {"base.looser.before.json", "base.looser.time_r1.seed0.json"}
+
+
 def test_steps_are_counted_by_configs_alone(compare):
     for given in (["--steps=0"], ["--model.loss.updates=2"]):
         with pytest.raises(TaroError, match=r"--steps: must be at least 1, and model.loss.updates stand in a config"):
