@@ -22,6 +22,7 @@ DRAWN = {"vtg/R1@0.5": "R1@0.5", "vtg/timestamp_rate": "timestamp_rate"}  # curv
 OF_RUNS = {"frac_reward_zero_std": "groups without variance", "timing_s/step": "s a step"}  # curves, and what their median is
 FEW_SEEDS = "Intervals over fewer than three seeds say nothing of what another seed would give."
 MIXED = "mixed"  # a world in which all tasks are asked
+FEW_METHODS = 6  # whose ranges can be told apart in one figure
 ALONE = "only_"  # one with one of them
 
 
@@ -116,28 +117,40 @@ def medians(results: list[dict], curve: str) -> np.ndarray:
 
 
 def plot(results: dict[tuple, list[dict]], path: Path) -> None:
-    """Validation over steps, mean and range of the seeds; at the right end the test set with its interval."""
+    """Validation over steps, mean and, of a few methods, range of seeds; at the right end the test set with its interval."""
     groups = list(dict.fromkeys(row[:2] for row in results if has_curves(results[row])))
-    figure, axes = plt.subplots(len(groups), len(DRAWN), figsize=(9, 2.8 * len(groups)), squeeze=False, sharex=True)
+    names = list(dict.fromkeys(row[2] for row in results if has_curves(results[row])))
+    few = len(names) <= FEW_METHODS
+    palette = plt.get_cmap("tab10" if few else "tab20")
+    colors = {name: palette(number % palette.N) for number, name in enumerate(names)}
+    size = (11, (2.8 if few else 3.6) * len(groups))
+    figure, axes = plt.subplots(len(groups), len(DRAWN), figsize=size, squeeze=False, sharex=True, layout="constrained")
     for (group, line), (column, (curve, metric)) in itertools.product(
         zip(groups, axes, strict=True), enumerate(DRAWN.items())
     ):
         axis = line[column]
         methods = [row for row in results if row[:2] == group and has_curves(results[row])]
         for number, row in enumerate(methods):
-            curves = [dict(map(tuple, result["curves"][curve])) for result in results[row]]
+            curves, color = [dict(map(tuple, result["curves"][curve])) for result in results[row]], colors[row[2]]
             steps = sorted(set.intersection(*map(set, curves)))
             values = np.array([[one[step] for step in steps] for one in curves])  # (S, steps)
-            axis.plot(steps, values.mean(0), color=f"C{number}", label=row[2])
-            axis.fill_between(steps, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
+            axis.plot(steps, values.mean(0), color=color, label=row[2])
+            if few:
+                axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
             scores = stack(results[row])[..., [METRICS.index(metric)]]
             (low, high), mean = interval(scores)[0], scores.mean()
             place = steps[-1] * (1.04 + 0.03 * number)
-            axis.errorbar(place, mean, [[mean - low], [high - mean]], color=f"C{number}", marker="o", markersize=3, capsize=2)
+            axis.errorbar(place, mean, [[mean - low], [high - mean]], color=color, marker="o", markersize=3, capsize=2)
         axis.set(title=f"{metric}: {group[0]}, {group[1]}", ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(frameon=False)
+    figure.legend(*_all_labels(axes[:, 0]), loc="outside right upper", frameon=False)
     for axis in axes[-1]:
         axis.set_xlabel("optimizer steps; points: the test set")
-    figure.tight_layout()
     figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _all_labels(axes: Iterable[plt.Axes]) -> tuple[list, list[str]]:
+    """Lines and names for a legend, each name once."""
+    found = {name: line for axis in axes for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    return list(found.values()), list(found)
