@@ -173,6 +173,11 @@ def load_config(name_or_path: str) -> tuple[PreTrainedConfig, Family]:
     if family is None:
         allowed = f"{', '.join(FAMILIES)}: dense models with a vision tower"
         raise ModelError(f"{name_or_path!r} is a {config.model_type!r} model, allowed: {allowed}")
+    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
+        raise ModelError(
+            f"{name_or_path!r} has layers that see a sliding window alone, which are not supported: set use_sliding_window to "
+            'false and all layer_types to "full_attention" in its config.json, if it was not trained with a window'
+        )
     return config, family
 
 

@@ -135,6 +135,8 @@ def _read(
         mask = torch.ones(length, own, dtype=torch.bool, device=query.device).tril(own - length)
     seen = prompts.mask[prompts.owners][:, None, None, :].expand(-1, 1, length, -1)
     together = torch.cat([seen, mask.expand(len(query), 1, -1, -1)], -1)
-    shared = query.shape[1] != key.shape[1]
-    output = scaled_dot_product_attention(query, keys, values, attn_mask=together, scale=scaling, enable_gqa=shared)
-    return output.transpose(1, 2)
+    # Heads that share a key head are its queries: no fused kernel of GPUs takes a mask where there are fewer key heads.
+    folds = query.shape[1] // key.shape[1]
+    folded = query.unflatten(1, (-1, folds)).flatten(2, 3)  # (R, H_kv, folds * L, d)
+    output = scaled_dot_product_attention(folded, keys, values, attn_mask=together.repeat(1, 1, folds, 1), scale=scaling)
+    return output.unflatten(2, (folds, -1)).flatten(1, 2).transpose(1, 2)

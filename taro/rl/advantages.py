@@ -40,7 +40,8 @@ def separate_advantages(
     rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, eps: float = 1e-6
 ) -> Tensor:
     """Each reward normalised in its group on its own, then the weighted sum (GDPO, arXiv 2601.05242): a reward of small spread
-    counts as much as one of large. (B, G) each -> (B, G)."""
+    counts as much as one of large. GDPO's normalisation of the sum over the batch is left out: more rewards, or
+    larger weights, are larger advantages. (B, G) each -> (B, G)."""
     return weighted_sum({name: group_advantages(values, eps=eps) for name, values in rewards.items()}, weights)
 
 

@@ -121,7 +121,8 @@ class PolicyModule(L.LightningModule):
 
     @contextmanager
     def checkpointing(self) -> Iterator[None]:
-        """transformers checkpoints gradients in training mode alone, and then can't decode with a cache."""
+        """transformers checkpoints gradients in training mode alone, and then can't decode with a cache. Backward passes belong
+        in it, too: layers that are compiled are compiled for each mode."""
         self.policy.train(self.gradient_checkpointing)
         yield
         self.policy.eval()
@@ -140,11 +141,11 @@ class PolicyModule(L.LightningModule):
         """Add the gradient of a pack's losses, () each, also of none. Ranks are added up when all packs are done."""
         with self.checkpointing():  # so that ranks gather weights in the same order
             total = torch.stack(losses).sum() if losses else empty_pass(self.policy)
-        if self.sharded:
-            self.manual_backward(total * world_size())  # FSDP2 takes the mean over ranks
-            return
-        with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
-            self.manual_backward(total)
+            if self.sharded:
+                self.manual_backward(total * world_size())  # FSDP2 takes the mean over ranks
+                return
+            with self.trainer.strategy.block_backward_sync() if self.trainer.world_size > 1 else nullcontext():
+                self.manual_backward(total)
 
     def update(self, log: StepLog) -> bool:
         """Update the weights. A gradient that is not finite never reaches them: the update is left out and counted. Returns

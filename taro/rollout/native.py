@@ -168,7 +168,8 @@ class NativeEngine:
         for request in prompts:
             for prefix in request.prefixes:
                 seen = torch.zeros(self.policy.model.lm_head.out_features, dtype=torch.bool, device=self.policy.device)
-                seen[torch.cat([request.prompt.input_ids, torch.tensor(prefix, dtype=torch.int64)]).to(seen.device)] = True
+                for ids in (request.prompt.input_ids, torch.tensor(prefix, dtype=torch.int64)):
+                    seen[ids.to(seen.device)] = True
                 rows.append(seen)
         return torch.stack(rows)
 
@@ -186,7 +187,7 @@ class NativeEngine:
                 cache=cache,
             )
             caches.append(cache)
-            last.append(hidden[:, -1])
+            last.append(hidden[:, -1].clone())  # which keeps none of the others
         repeats = torch.tensor([len(request.seeds) for request in prompts], device=self.policy.device)
         lengths = torch.tensor([len(p.prompt.input_ids) for p in prompts], device=self.policy.device)
         longest = int(lengths.max())
@@ -200,6 +201,8 @@ class NativeEngine:
             cache.layers.append(PreallocatedLayer(room))
             states = zip(*((layer.keys, layer.values) for layer in layers), strict=True)
             shared.append(tuple(torch.cat([_left_pad(one, longest) for one in of_prompts]) for of_prompts in states))
+            for layer in layers:
+                layer.keys = layer.values = None  # there is room for all prompts once
         following = torch.tensor([int(p.prompt.position_ids.max()) + 1 for p in prompts], device=repeats.device)
         positions, hidden = (state.repeat_interleave(repeats, 0) for state in (following, torch.cat(last)))
         if self.policy.attention in OWN:

@@ -34,7 +34,8 @@ from taro.video.load import VideoSettings
 ALLOWED = {
     "trainer.precision": ("32-true", "bf16-mixed", "32", "bf16"),
     "trainer.strategy": ("auto", "ddp", "fsdp2", "fsdp2_sync_each_pack", "single_device"),
-    "model.attention": (SHARED_PREFIX, FLEX, "sdpa", "eager"),  # those that take a pack's layouts or its mask
+    # Those that take a pack's layouts, or its mask: transformers' `eager` adds masks to scores, and takes True for 1.
+    "model.attention": (SHARED_PREFIX, FLEX, "sdpa"),
 }
 MAY_BE_LEFT_OUT = {  # sections of which the parser takes null for a number
     "data.grounding": GroundingSettings,

@@ -91,7 +91,7 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
     sharded = str(settings.trainer.strategy).startswith("fsdp2")
     ranks = gpus if sharded else 1
     own = BYTES[model.dtype]
-    computed = 2 if settings.trainer.precision == "bf16-mixed" else own
+    computed = 2 if settings.trainer.precision in ("bf16-mixed", "bf16") else own
     trained = shape.decoder if lora is None else shape.adapters(lora.rank)
     trained_bytes = trained * (own if lora is None else 4)
     weights = (shape.decoder + shape.tower) * own + (0 if lora is None else trained_bytes)

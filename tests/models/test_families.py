@@ -1,3 +1,6 @@
+import json
+import shutil
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 import pytest
@@ -60,3 +63,18 @@ def test_a_model_of_the_hub_that_is_on_this_disk(hub, monkeypatch):
     monkeypatch.setattr(families, "try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
     with pytest.raises(AssertionError, match="transformers was asked"):
         load_config("Qwen/Qwen2.5-VL-3B-Instruct")
+
+
+def test_a_sliding_window_is_refused(tiny_folder, tmp_path):
+    """Rollouts and scoring would leave it out."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads(Path(folder, "config.json").read_text())
+    layers = config["text_config"]["num_hidden_layers"]
+    config["text_config"] |= {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0, "layer_types": None}
+    Path(folder, "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"layers that see a sliding window alone, .* set use_sliding_window to false"):
+        load_config(str(folder))
+    config["text_config"] |= {"use_sliding_window": False, "layer_types": ["full_attention"] * layers}
+    Path(folder, "config.json").write_text(json.dumps(config))
+    load_config(str(folder))

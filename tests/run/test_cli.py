@@ -122,7 +122,7 @@ MISTAKES = [
     ("--model.feature_cache={folder: /dev/null/a}", "model.feature_cache.folder = /dev/null/a: no folder that can be made"),
     ("--model.sampling.temperature=0", "model.sampling.temperature = 0.0: must be above 0"),
     ("--model.dtype=float8", "model.dtype: dtype 'float8', allowed: float32, bfloat16, float16"),
-    ("--model.attention=flash_attention_2", "model.attention = flash_attention_2: allowed are shared_prefix"),
+    ("--model.attention=eager", "model.attention = eager: allowed are shared_prefix, flex, sdpa"),
     ("--data.grounding.max_prompt_tokens=60", "leaves no room beside data.grounding.video.max_tokens = 64"),
     ("--data.grounding.video.min_frames=900", "data.grounding.video: max_frames=64 must be at least 2, and at least min_"),
     ("--trainer.precision=16-mixed", "trainer.precision = 16-mixed: allowed are 32-true, bf16-mixed"),

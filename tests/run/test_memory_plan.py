@@ -42,6 +42,7 @@ def test_what_settings_change():
     assert sixteen["update"]["gradients"] == eight["update"]["gradients"]
     each = plan("qwen25_7b", "--gpus=8", "trainer.strategy=fsdp2_sync_each_pack")
     assert each["update"]["gradients"] == pytest.approx(eight["update"]["gradients"] / 8)
+    assert plan("qwen25_7b", "--gpus=8", "trainer.precision=bf16") == eight  # another name of bf16-mixed
     long = plan("qwen25_7b", "--gpus=8", "model.pack_tokens=32768")
     assert long["update"]["activations"] == pytest.approx(eight["update"]["activations"] * 2)
     alone = plan("qwen25_7b", "--gpus=1")
