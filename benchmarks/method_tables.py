@@ -35,7 +35,8 @@ def interval(scores: np.ndarray) -> np.ndarray:
 
 def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] = ()) -> str:
     """Markdown, one row for each base, world and method."""
-    known = [curve for curve in OF_RUNS if any(curve in one["curves"] for found in results.values() for one in found)]
+    trained = [one["curves"] for found in results.values() if has_curves(found) for one in found]
+    known = [curve for curve in OF_RUNS if trained and all(curve in curves for curves in trained)]  # old results have less
     heads = [*SHOWN, *(OF_RUNS[curve] for curve in known), f"R1@0.5 above `{against}`"]
     heads += [f"mIoU lost: {probe}" for probe in probes]
     lines = ["| base | world | method | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 4) + "|"]

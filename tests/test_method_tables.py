@@ -45,6 +45,9 @@ def test_a_difference_is_paired_by_query_and_seed(tables):
     head, _, plain, new = tables.table(found, "plain").splitlines()
     assert "| timestamp_rate | s a step | R1@0.5 above `plain` |" in head
     assert plain.endswith("|  |  |") and "| 3.000 [2.000, 4.000] | +0.250" in new
+    for one in found["b", "loose", "plain"]:
+        one["curves"] = {"reward": [[0, 1.0]]}  # a result of before it was kept
+    assert "s a step" not in tables.table(found, "plain")
     found["b", "loose", "new"][1]["ids"][0] = "another"
     with pytest.raises(TaroError, match=r"new.0: its seeds have other test queries"):
         tables.table(found, "plain")
