@@ -34,7 +34,7 @@ class TemporalRewardSettings:
     """
 
     bonus: float = 0.3
-    iou_gate: float = 0.7
+    iou_gate: Share = 0.7
     margin: float = 0.0
     threshold: Literal["mean"] | float = "mean"
     window: Literal["boundaries", "spans"] = "boundaries"

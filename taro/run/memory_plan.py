@@ -10,6 +10,7 @@ group is never divided. What is counted and what is not: taro/run/memory.py.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 
 from jsonargparse import Namespace
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("overrides", nargs="*", help="settings, as model.pack_tokens=8192")
     args = parser.parse_args(arguments)
+    if args.gpus < 1 or not 0 < args.gpu_gigabytes < math.inf:
+        parser.error(f"--gpus {args.gpus}, --gpu_gigabytes {args.gpu_gigabytes:g}: at least 1, and above 0")
     own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
     settings = parse(own, SettingsAlone).config
     name = args.shape or settings.model.name_or_path

@@ -80,3 +80,10 @@ def test_the_numbers_of_the_docs(capsys):
     assert f"takes {sum(each['update'].values()):.1f} GiB in all" in text
     large = plan("qwen25_7b", "--gpus=8", "model.group_size=16")
     assert f"the update takes {sum(large['update'].values()):.1f} GiB" in text
+
+
+@pytest.mark.parametrize("flag", ["--gpus=0", "--gpus=-2", "--gpu_gigabytes=0", "--gpu_gigabytes=nan"])
+def test_a_plan_for_no_gpu_is_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        main(["--config=configs/qwen25_7b.yaml", flag])
+    assert flag.replace("=", " ") in capsys.readouterr().err
