@@ -96,12 +96,12 @@ def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
     metrics["tower"], seconds["tower"] = fit(stage, clips, recipe.tower_batch, recipe.seed)
     policy.freeze_tower()
 
-    told = Targets(tasks=recipe.tasks)
-    text = TextDataset(recipe.text_steps * recipe.text_batch, recipe.seed, builder, told)
+    labelled = Targets(tasks=recipe.tasks)
+    text = TextDataset(recipe.text_steps * recipe.text_batch, recipe.seed, builder, labelled)
     stage = DecoderStage(policy, recipe.text_steps)
     metrics["text"], seconds["text"] = fit(stage, text, recipe.text_batch, recipe.seed)
 
-    exact = video_dataset(policy, builder, settings, recipe.video_steps * recipe.video_batch, recipe.seed, told)
+    exact = video_dataset(policy, builder, settings, recipe.video_steps * recipe.video_batch, recipe.seed, labelled)
     stage = DecoderStage(policy, recipe.video_steps)
     metrics["exact_labels"], seconds["exact_labels"] = fit(stage, exact, recipe.video_batch, recipe.seed)
     metrics["exact_labels"] |= evaluate(policy, builder, settings, queries=256)
