@@ -38,6 +38,8 @@ from taro.evaluation.report import score_matrix
 from taro.evaluation.scores import METRICS
 from taro.files import write_text
 from taro.messages import list_lines
+from taro.run.checks import list_problems
+from taro.run.cli import SettingsAlone, parse
 from taro.synthetic.recipe import check_base
 from taro.synthetic.world import main as make_world
 
@@ -48,7 +50,7 @@ TASKS = ("grounding", "multi_span", "dense", "grounded_qa", "actions")
 _SIZES = ("--validation_videos=24", "--test_videos=96")
 WORLDS[MIXED] = ("--tasks", *TASKS, *_SIZES)
 WORLDS |= {f"{ALONE}{task}": ("--tasks", task, *_SIZES) for task in TASKS}
-MAX_TOKENS = 160
+PROGRAM, MAX_TOKENS = "train.py", 160
 CURVES = ("vtg/R1@0.5", "vtg/mIoU", "vtg/timestamp_rate", "rollout/IoU", "rollout/timestamp_rate", "reward", "kl", "entropy")
 CURVES += ("completions/mean_length", "taro/constructed_fraction", "taro/temporal_gap", *OF_RUNS)
 EVALUATION = ("--batch_size=64", "--workers=0", "--device=cpu")
@@ -122,6 +124,14 @@ def count_updates(*configs: Path) -> int:
         model = yaml.safe_load(config.read_text()).get("model") or {}
         found = (model.get("loss") or {}).get("updates", found)
     return found
+
+
+def check_configs(runs: Sequence[Run]) -> None:
+    """Raises TaroError that lists what can't work of any config, before one is run."""
+    of_each = {f"{run.config} on {run.base}": run.train for run in runs}
+    found = {name: list_problems(parse(train, SettingsAlone).config) for name, train in of_each.items()}
+    if problems := [f"{name}: {problem}" for name, own in found.items() for problem in own]:
+        raise TaroError(list_lines("some configs can't work, so that nothing was run:", problems))
 
 
 def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
@@ -230,7 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--probes", nargs="+", choices=PROBES, default=[])
     parser.add_argument("--common", default="configs/tiny.yaml", help="config that all configs are laid over")
     parser.add_argument("--steps", type=int, help="training steps of each run, whose updates trainer.max_steps counts")
-    parser.add_argument("--program", default="train.py", help="what trains those that are missing")
+    parser.add_argument("--program", default=PROGRAM, help="what trains those that are missing")
     parser.add_argument("--max_tokens", type=int, default=MAX_TOKENS, help="of an answer in the test")
     parser.add_argument("--against", default="time_r1", help="method that the others are compared with")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
@@ -245,6 +255,8 @@ def main(arguments: list[str] | None = None) -> None:
     for world in dict.fromkeys(run.world for run in runs if is_missing(run, args.results, args.probes)):
         if not (args.data / world / "test.jsonl").exists():
             make_world([f"--output={args.data / world}", *WORLDS[world], f"--workers={args.jobs}"])
+    if args.program == PROGRAM:
+        check_configs([run for run in runs if run.config is not None and is_missing(run, args.results, [])])
     setup = Setup(args.data, args.runs, args.results, args.program, args.max_tokens)
     made = make_results(runs, setup, args.probes, args.jobs)
     results: dict[tuple, list[dict]] = {}

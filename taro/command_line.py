@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -233,6 +233,27 @@ def parse_settings(
     if problems := [*range_problems(settings)]:
         refuse_usage("; ".join(problems), command.program)
     return settings
+
+
+def new_file(text: str) -> Path:
+    """For `add_argument(type=...)`: a file that is written at the end, in a folder that is there from the start."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder; give the name of a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path}: {path.parent} is no folder that can be written to")
+    return path
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """For `add_argument(type=...)`: whole numbers from `least` on."""
+
+    def whole_number(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text.strip()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least {least}")
+        return int(text)
+
+    return whole_number
 
 
 class OneLineErrors:

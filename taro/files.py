@@ -37,6 +37,10 @@ def whole_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iterat
         else:
             with suppress(FileExistsError):
                 os.link(part, path)
+    except OSError as error:
+        if error.filename == str(part):  # who asked for the file knows its own name
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

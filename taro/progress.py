@@ -65,6 +65,12 @@ class Plan:
         """Of the whole run; infinite where nothing limits them."""
         return min(self.steps_by_epochs, math.inf if self.max_steps == -1 else math.ceil(self.max_steps / self.updates))
 
+    def total(self, step: int, optimizer_steps: int) -> float:
+        """Steps of the whole run, after so many of them and so many updates: the updates of a step that was skipped are made by
+        another one."""
+        by_updates = math.inf if self.max_steps == -1 else step + math.ceil((self.max_steps - optimizer_steps) / self.updates)
+        return min(self.steps_by_epochs, by_updates)
+
     def is_over(self, step: int, optimizer_steps: int) -> bool:
         """After so many steps and so many updates: of a step that was skipped there is none."""
         return step >= self.steps_by_epochs or -1 < self.max_steps <= optimizer_steps
@@ -111,12 +117,12 @@ class ProgressLines(L.Callback):
 
     def __init__(self, every_n_steps: NonNegativeInt = 1) -> None:
         self.every_n_steps = every_n_steps
-        self.steps = math.inf  # of the whole run
+        self.plan = Plan(0, None, -1)
         self.started = self.shown = 0.0  # of a step, or an evaluation; and when a line of the latter was shown last
         self.seconds = 0.0  # that a step takes, lately
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.steps = Plan.of(trainer, trainer.datamodule, module).steps
+        self.plan = Plan.of(trainer, trainer.datamodule, module)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         self.started = time.monotonic()
@@ -125,12 +131,13 @@ class ProgressLines(L.Callback):
         seconds = time.monotonic() - self.started
         self.seconds += (seconds - self.seconds) / STEPS_AVERAGED if self.seconds else seconds
         step = steps_done(trainer)
-        if self.every_n_steps and (step % self.every_n_steps == 0 or step == self.steps):
-            of = "" if math.isinf(self.steps) else f" of {self.steps:.0f}"
+        total = self.plan.total(step, trainer.global_step)
+        if self.every_n_steps and (step % self.every_n_steps == 0 or step == total):
+            of = "" if math.isinf(total) else f" of {total:.0f}"
             values = trainer.callback_metrics
             shown = SHOWN if "reward" in values else SHOWN_ALONE
             parts = [f"{name} {values[logged]:.3f}, " for logged, name in shown.items() if logged in values]
-            line = f"step {step}{of}: {''.join(parts)}{self.seconds:.1f} s a step{left(self.seconds, step, self.steps)}"
+            line = f"step {step}{of}: {''.join(parts)}{self.seconds:.1f} s a step{left(self.seconds, step, total)}"
             self._show(trainer, line)
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from taro.command_line import CONFIGS, Parser, answer_at_once, did_you_mean, find_config
+from taro.command_line import CONFIGS, Parser, answer_at_once, at_least, did_you_mean, find_config, new_file
 from taro.prepare import difficulty
 from taro.prepare.caption import __main__ as caption
 from taro.prepare.commands import CAPTION, DIFFICULTY
@@ -163,3 +163,15 @@ def test_defaults_are_shown_as_values():
     shown = EVAL.help()
     assert "--limit null" in shown and "--strict false" in shown and "--device auto" in shown
     assert "--vllm.gpu_memory_utilization 0.9" in shown
+
+
+def test_numbers_and_new_files_are_checked_where_they_are_parsed(capsys, tmp_path):
+    parser = Parser(prog="a command")
+    parser.add_argument("--workers", type=at_least(1))
+    parser.add_argument("--json", type=new_file)
+    read = parser.parse_args(["--workers", "2", "--json", f"{tmp_path}/a.json"])
+    assert (read.workers, read.json) == (2, tmp_path / "a.json")
+    for wrong in ("0", "-3", "1.5", "two"):
+        assert f"{wrong} must be a whole number, at least 1" in mistake(capsys, parser.parse_args, f"--workers={wrong}")
+    assert "is a folder; give the name of a file" in mistake(capsys, parser.parse_args, f"--json={tmp_path}")
+    assert "is no folder that can be written to" in mistake(capsys, parser.parse_args, f"--json={tmp_path}/gone/a.json")

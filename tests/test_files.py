@@ -38,6 +38,12 @@ def test_what_fails_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypat
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_text(tmp_path / "gone" / "a.txt", "x")
+    assert error.value.filename == str(tmp_path / "gone" / "a.txt")
+
+
 def test_two_writers_of_one_name_are_not_in_each_others_way(tmp_path):
     path = tmp_path / "a.txt"
     with whole_file(path) as first, whole_file(path) as second:

@@ -72,7 +72,8 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_stops_no_other(compare, tmp_path):
+def test_a_run_that_fails_stops_no_other(compare, methods, monkeypatch, tmp_path):
+    monkeypatch.setattr(methods, "check_configs", lambda runs: None)
     with pytest.raises(TaroError, match=r"1 of 3 runs have failed, the others are made:\n- (.|\n)*reward t_grpo"):
         compare("--configs", "t_grpo", "time_r1", "--seeds=0", "--curriculum.warmup_epochs=1")
     made = {path.name for path in (tmp_path / "results").iterdir()}
@@ -96,4 +97,6 @@ def test_what_cant_be_compared_is_refused_before_anything_runs(compare, tiny_fol
         compare("--configs=taro", f"--bases={tiny_folder}")
     with pytest.raises(TaroError, match=r"there is no configs/experiments/nothing.yaml; name a file"):
         compare("--configs", "taro", "nothing")
+    with pytest.raises(TaroError, match=r"nothing was run:\n- .*/t_grpo.yaml on .*/base: curriculum.warmup_epochs = 1.0: "):
+        compare("--configs", "time_r1", "t_grpo", "--curriculum.warmup_epochs=1")
     assert not (tmp_path / "runs").exists() and not (tmp_path / "results").exists()

@@ -28,9 +28,17 @@ def test_how_many_steps_a_run_has(epochs, max_steps, updates, steps):
     data = SimpleNamespace(samples={"train": range(7)}, prompts_per_step=2)
     plan = Plan.of(trainer, data, SimpleNamespace(loss=SimpleNamespace(updates=updates)))
     assert plan.steps == steps
+    assert plan.total(0, 0) == steps
     if steps != math.inf:
         assert plan.is_over(steps, steps * updates)
         assert steps == 0 or not plan.is_over(steps - 1, (steps - 1) * updates)
+
+
+def test_a_skipped_update_is_made_by_another_step():
+    plan = Plan(100, None, max_steps=5)
+    assert [plan.total(step, updates) for step, updates in ((1, 1), (2, 1), (6, 5))] == [5, 6, 6]
+    assert Plan(3, 2, max_steps=5).total(4, 2) == 6  # the epochs are over first
+    assert Plan(100, None, 10, updates=4).total(1, 3) == 3
 
 
 def test_it_is_over_where_lightning_stops(fit, arguments, scripted):

@@ -121,6 +121,12 @@ class GroundingDataModule(L.LightningDataModule):
         return TaskMixture([sample.task for sample in samples], self.task_weights or None, chances)
 
     @property
+    def drawn_samples(self) -> list[Sample]:
+        """Training samples without those of a task that has the weight 0."""
+        weights = self.task_weights or {}
+        return [sample for sample in self.samples["train"] if weights.get(sample.task, 1.0)]
+
+    @property
     def train_tasks(self) -> list[str]:
         """Names of the tasks that training samples have."""
         return list(dict.fromkeys(sample.task for sample in self.samples["train"]))

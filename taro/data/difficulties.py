@@ -31,15 +31,20 @@ def mean_ious(samples: Iterable[Sample]) -> dict[str, float]:
     ious, wrong = {}, []
     for sample in samples:
         value = sample.extra.get(DIFFICULTY)
-        if value is None:
-            continue
-        if is_number(value) and 0 <= value <= 100:
+        if (fault := difficulty_fault(value)) is not None:
+            wrong.append(f"{sample.id}: {fault}")
+        elif value is not None:
             ious[sample.id] = value / 100
-        else:
-            wrong.append(f"{sample.id}: {describe_fault(DIFFICULTY, value, '0 to 100 (percent), or null')}")
     if wrong:
         raise DifficultyError(list_lines(f"{len(wrong)} difficulties can't be read:", wrong))
     return ious
+
+
+def difficulty_fault(value: object) -> str | None:
+    """What is wrong with the `difficulty` of a row; None for a good one, or none."""
+    if value is None or (is_number(value) and 0 <= value <= 100):
+        return None
+    return describe_fault(DIFFICULTY, value, "0 to 100 (percent), or null")
 
 
 def draw_weights(samples: Sequence[Sample], weighting: Weighting) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from taro.errors import TaroError
-from taro.messages import list_problems
+from taro.messages import list_lines
 
 
 class MixtureError(TaroError):
@@ -33,7 +33,7 @@ class TaskMixture:
     def __init__(self, tasks: Sequence[str], weights: Mapping[str, float] | None, chances: Tensor | None = None) -> None:
         weights = Counter(tasks) if weights is None else weights
         if problems := list(_problems(Counter(tasks), weights)):
-            raise MixtureError(list_problems("data.task_weights can't be used:", problems))
+            raise MixtureError(list_lines("data.task_weights can't be used:", problems))
         self.places = {task: [place for place, own in enumerate(tasks) if own == task] for task in weights}
         self.counts, self.chances = _share(len(tasks), weights), chances
         unlikely = [task for task, places in self.places.items() if self.counts[task] and self._none_of(places)]
@@ -70,7 +70,7 @@ def _share(total: int, weights: Mapping[str, float]) -> dict[str, int]:
 def _problems(samples: Mapping[str, int], weights: Mapping[str, float]):
     for task, weight in weights.items():
         if not 0 <= weight < math.inf:
-            yield f"{task}: {weight}; must be a number of at least 0"
+            yield f"{task} = {weight}: must be a number of at least 0"
         elif task not in samples:
             yield f"{task}: no training sample is of this task; there are {', '.join(samples)}"
     for task, count in samples.items():

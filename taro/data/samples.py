@@ -57,7 +57,8 @@ def load_samples(
     bad = [row for row in rows if row.faults]
     fatal = [row for row in bad if bad_rows == "error" or (bad_rows == "keep" and not row.still_counts)]
     if fatal:
-        raise SampleError(list_rows(f"{path}: {len(fatal)} of {len(rows)} rows can't be used", fatal) + _remedy(fatal))
+        head = f"{path}: {len(fatal)} of {len(rows)} rows can't be used"
+        raise SampleError(list_rows(head, fatal) + _remedy(fatal, bad_rows))
     if bad:
         done = "dropped" if bad_rows == "drop" else "kept as they are"
         logger.warning(list_rows(f"{path}: {len(bad)} of {len(rows)} rows {done}", bad))
@@ -78,7 +79,7 @@ def save_samples(
     Video paths are relative to `relative_to`, which is then the ``video_root`` to load them with (the file's own folder needs
     none); absolute unless given.
     """
-    write_lines((_to_row(sample, relative_to) for sample in samples), path)
+    write_lines((to_row(sample, relative_to) for sample in samples), path)
 
 
 def save_like(
@@ -100,7 +101,8 @@ def query_key(sample: Sample) -> tuple[Any, ...]:
     return sample.video, sample.clip, asked, sample.spans, sample.task
 
 
-def _to_row(sample: Sample, relative_to: str | os.PathLike[str] | None) -> dict[str, Any]:
+def to_row(sample: Sample, relative_to: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """The row of a file; a duration that isn't known (nan) is not in it. `relative_to`: see `save_samples`."""
     row = asdict(sample)
     extra = row.pop("extra")
     if math.isnan(sample.duration):
@@ -109,10 +111,14 @@ def _to_row(sample: Sample, relative_to: str | os.PathLike[str] | None) -> dict[
     return {**row, **{name: value for name, value in extra.items() if name not in row}}
 
 
-def _remedy(rows: Sequence[Row]) -> str:
-    text = "\nMend the rows, or set bad_rows to drop to leave them out"
-    if all(row.still_counts for row in rows):
-        text += " (for evaluation: to keep, so that they still count)"
+def _remedy(rows: Sequence[Row], bad_rows: BadRows) -> str:
+    text = "\nMend the rows"
+    if bad_rows == "error":
+        text += ", or set bad_rows to drop to leave them out"
+        if all(row.still_counts for row in rows):
+            text += " (for evaluation: to keep, so that they still count)"
+    else:
+        text += ", or take them out of the file"
     if any(fault.kind == "no_duration" for row in rows for fault in row.faults):
         text += "; where videos are not found, set video_root to the folder that their paths start from"
     return text + "."

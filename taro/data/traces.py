@@ -21,15 +21,14 @@ def traces_of(sample: Sample) -> tuple[str, ...]:
 
 def check_traces(samples: Sequence[Sample], file: str) -> None:
     """Raises TraceError where one of the samples of a `file` has no traces to learn from; names all of them."""
-    wrong = [
-        f"{sample.id}: {describe_fault(TRACES, sample.extra.get(TRACES), 'a list of texts, one or more, none of them empty')}"
-        for sample in samples
-        if not _are_texts(sample.extra.get(TRACES))
-    ]
+    wrong = [f"{sample.id}: {fault}" for sample in samples if (fault := trace_fault(sample.extra.get(TRACES))) is not None]
     if wrong:
         head = f"data.train_file = {file}: {len(wrong)} of {len(samples)} samples have no traces for stage = sft:"
         raise TraceError(list_lines(head, wrong) + "\npython -m taro.prepare.traces RUN makes such a file of a run's rollouts.")
 
 
-def _are_texts(traces: object) -> bool:
-    return isinstance(traces, list) and bool(traces) and all(isinstance(one, str) and one.strip() for one in traces)
+def trace_fault(traces: object) -> str | None:
+    """What is wrong with the `traces` of a row; None for good ones."""
+    if isinstance(traces, list) and traces and all(isinstance(one, str) and one.strip() for one in traces):
+        return None
+    return describe_fault(TRACES, traces, "a list of texts, one or more, none of them empty")

@@ -14,11 +14,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
-from taro.command_line import Parser
+from taro.command_line import Parser, new_file
 from taro.data.samples import Sample, load_samples
 from taro.errors import clean_exit
 from taro.evaluation.scores import IOU_LEVELS
@@ -133,7 +132,7 @@ def main(arguments: list[str] | None = None) -> list[BlindRow]:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("annotations", help="samples that are scored")
     parser.add_argument("--fit", metavar="FILE", help="samples that the constant answers are fitted on, too, a training set's")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there, too")
+    parser.add_argument("--json", metavar="FILE", type=new_file, help="write the rows there, too")
     args = parser.parse_args(arguments)
     samples = load_samples(args.annotations, bad_rows="keep")
     rows = blind_rows(samples, args.fit and load_fit(args.fit).samples)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taro.command_line import Parser
+from taro.command_line import Parser, new_file
 from taro.data.samples import load_samples
 from taro.errors import clean_exit
 from taro.evaluation.made_with import describe_asked
@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> list[ProtocolScores]:
     parser.add_argument("predictions", type=Path, help="folder of eval.py --output, or a file of another tool")
     parser.add_argument("--annotations", metavar="F", type=Path, help="samples that all count, with a prediction or without")
     parser.add_argument("--tokenizer", metavar="MODEL", help="whose tokens are counted where a rule cuts texts")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the matrix there, too")
+    parser.add_argument("--json", metavar="FILE", type=new_file, help="write the matrix there, too")
     args = parser.parse_args(arguments)
     found, made_here = load_texts(args.predictions), (args.predictions / CONFIG_NAME).is_file()
     config = read_config(args.predictions) if made_here else {}

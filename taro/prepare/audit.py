@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from taro.command_line import Parser
+from taro.command_line import Parser, at_least, new_file
 from taro.data.samples import Sample, load_samples
 from taro.errors import clean_exit
 from taro.files import write_json
@@ -142,13 +142,17 @@ def compare(train: Sequence[Sample], test: Sequence[Sample], name: str, copies: 
 
 
 def hash_videos(samples: Iterable[Sample], workers: int | None) -> dict[str, np.ndarray]:
-    """(F, bits) of each video or clip, by its name; those that can't be read are left out, and logged."""
+    """(F, bits) of each video or clip, by its name; those that can't be compared are logged: unreadable ones are
+    left out, flat ones are like no other."""
     parts = list(dict.fromkeys((sample.video, sample.clip) for sample in samples))
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(_hash_or_fault, *zip(*parts, strict=True)))
     faults = [str(one) for one in found if isinstance(one, VideoError)]
     if faults:
         logger.warning(f"{len(faults)} of {len(parts)} videos can't be looked at, the first: {faults[0]}")
+    flat = sum(not isinstance(one, VideoError) and one.any(1).sum() < LEAST_FRAMES for one in found)
+    if flat:
+        logger.warning(f"{flat} of {len(parts)} videos show nearly one colour in most pictures: no copies of them are found")
     names = (video if clip is None else f"{video} from {clip[0]:g} to {clip[1]:g} s" for video, clip in parts)
     return {name: one for name, one in zip(names, found, strict=True) if not isinstance(one, VideoError)}
 
@@ -196,8 +200,8 @@ def main(arguments: list[str] | None = None) -> list[Overlap]:
     parser.add_argument("train", help="samples that a model is trained on")
     parser.add_argument("tests", nargs="+", metavar="TEST", help="samples that it is tested on")
     parser.add_argument("--frames", action="store_true", help="look at the pictures of the videos, too")
-    parser.add_argument("--workers", type=int, help="videos that are read at a time")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all that is shared there")
+    parser.add_argument("--workers", type=at_least(1), help="videos that are read at a time")
+    parser.add_argument("--json", metavar="FILE", type=new_file, help="write all that is shared there")
     args = parser.parse_args(arguments)
     train = load_samples(args.train, bad_rows="keep")
     hashes = hash_videos(train, args.workers) if args.frames else None

@@ -30,7 +30,7 @@ from taro.errors import TaroError, clean_exit
 from taro.jsonl import write_lines
 from taro.messages import first_lines, print_table
 from taro.prepare.paths import path_problems
-from taro.prepare.repair import drop_rows, fix_rows
+from taro.prepare.repair import KEY_FAULTS, drop_rows, fix_rows
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
 
@@ -38,6 +38,8 @@ from taro.video.header import read_all_durations
 CHECKS = {
     **FAULTS,
     "captions_unordered": "a caption starts before the one before it",
+    "unreadable_traces": "the traces are no list of texts",
+    "unreadable_difficulty": "the difficulty is no percentage",
     "duplicate_query": "an earlier row has the same query, spans and video",
     "missing_video": "the video is missing",
     "unreadable_video": "the video can't be opened",
@@ -97,6 +99,9 @@ def _with_more_faults(rows: Iterable[Row], headers: Mapping[str, float | VideoEr
                     what = f"captions[{i}]: starts at {caption.start}, the one before it at {before.start}"
                     faults.append(Fault("captions_unordered", what))
                     break
+            for name, (find_fault, kind) in KEY_FAULTS.items():
+                if (value := sample.extra.get(name)) is not None and (fault := find_fault(value)) is not None:
+                    faults.append(Fault(kind, fault))
             first = place_of_query.setdefault(query_key(sample), row.place)
             if first != row.place:
                 faults.append(Fault("duplicate_query", f"query, spans and video are those of {first}"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -211,8 +212,8 @@ def _rewards(config: Namespace) -> Iterator[str]:
             "model.shuffled_rollouts = 0: the reward t_grpo compares with completions on shuffled frames; set it, to half of "
             f"model.group_size = {config.model.group_size} as its source does"
         )
-    if not config.model.rewards and config.model.temporal_reward is None:
-        yield "model.rewards = {} with model.temporal_reward = null: nothing is rewarded; name a reward"
+    temporal = config.model.temporal_reward
+    pays_temporal = temporal is not None and temporal.bonus != 0
     chosen = {"model.rewards": (config.model.rewards, {})}
     chosen |= {f"model.task_rewards.{task}": (own, {task: {}}) for task, own in (config.model.task_rewards or {}).items()}
     for setting, (rewards, by_task) in chosen.items():
@@ -221,8 +222,15 @@ def _rewards(config: Namespace) -> Iterator[str]:
                 Rewards(weights, {} if weights else by_task)
             except RewardError as error:
                 yield f"{setting}: {error}"
-        if by_task and not rewards and config.model.temporal_reward is None:
-            yield f"{setting} = {{}} with model.temporal_reward = null: nothing is rewarded; name a reward"
+        if not pays_temporal and not any(map(_weight, rewards.values())):
+            zero = "= {}" if not rewards else "has weights of 0 alone,"
+            bonus = "= null" if temporal is None else ".bonus = 0"
+            yield f"{setting} {zero} with model.temporal_reward {bonus}: nothing is rewarded; give a reward a weight"
+
+
+def _weight(value: Any) -> Any:
+    """Of a reward, as it is given."""
+    return value.get("weight", 1.0) if isinstance(value, Mapping) else value
 
 
 def _vllm(config: Namespace, ranks: int) -> Iterator[str]:

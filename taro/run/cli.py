@@ -57,7 +57,7 @@ class RunSettings:
     output_dir: str = "outputs"
     stage: Literal["grpo", "sft"] = "grpo"
     ckpt_path: str | None = None
-    rollouts_every: int = 1
+    rollouts_every: NonNegativeInt = 1
     pictures_every: NonNegativeInt = 20
     strict_memory: bool = False
 
@@ -123,9 +123,9 @@ class TaroCLI(LightningCLI):
         """Log what is odd about the samples, when they are read. Raises SampleError where there is nothing to train on."""
         data, config = self.datamodule, self.config
         if config.stage == "sft":
-            check_traces(data.samples["train"], data.files["train"])
+            check_traces(data.drawn_samples, data.files["train"])
         remarks = check_samples(
-            data.samples,
+            data.samples | {"train": data.drawn_samples},
             data.files,
             data.video_root,
             warmup_epochs=config.curriculum.warmup_epochs,

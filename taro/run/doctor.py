@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taro.command_line import Parser
+from taro.command_line import Parser, new_file
 from taro.errors import TaroError, clean_exit
 from taro.files import write_json
 from taro.messages import list_problems
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Finding]:
     parser.add_argument("--engine", choices=["native", "vllm"], help="native leaves vLLM out, vllm insists on it")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", help="of the weights: float32, bfloat16 or float16")
-    parser.add_argument("--json", type=Path, help="file for the same as JSON")
+    parser.add_argument("--json", type=new_file, help="file for the same as JSON")
     args = parser.parse_args(arguments)
     if problems := list(engine_problems(args.engine or "native", args.device)):
         raise DoctorError(list_problems("can't examine:", problems))

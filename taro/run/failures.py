@@ -98,22 +98,25 @@ class FailureLimit(L.Callback):
 
 
 class SignalWatch(L.Callback):
-    """A step whose groups all have equal rewards teaches nothing: many in a row are a mistake, or all there was to learn.
+    """A group with equal rewards teaches nothing: steps with hardly any other are a mistake, or all there was to learn.
 
     Args:
         patience: such steps in a row before each warning.
     """
+
+    LARGEST_SHARE = 0.75  # of a step's groups
 
     def __init__(self, patience: int = 10) -> None:
         self.patience, self.silent = patience, 0
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.silent = self.silent + 1 if metrics.get("frac_reward_zero_std", 1.0) == 1.0 else 0
+        self.silent = self.silent + 1 if metrics.get("frac_reward_zero_std", 1.0) >= self.LARGEST_SHARE else 0
         if self.silent and self.silent % self.patience == 0:
             rewards = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items() if name.startswith("rewards/"))
             rank_zero_warn(
-                f"in the last {self.silent} steps all completions of each group got the same reward: nothing was learned. "
+                f"in each of the last {self.silent} steps all completions got the same reward in {self.LARGEST_SHARE:.0%} of "
+                "the groups or more: nothing was learned from them. "
                 f"Now {rewards}; completions/clipped_ratio {metrics.get('completions/clipped_ratio', float('nan')):.2f}, "
                 f"data/failed {metrics.get('data/failed', float('nan')):.0f}. Read the last rollouts: are answers cut off "
                 "(model.sampling.max_tokens), in another format than the prompt asks for (data.grounding.prompt), all right "

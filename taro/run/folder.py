@@ -155,7 +155,7 @@ def read_summary(folder: Path, steps: int, tested: bool) -> dict | None:
 def print_finished(folder: Path, step: int, plan: Plan) -> None:
     limits = {"trainer.max_epochs": plan.max_epochs, "trainer.max_steps": plan.max_steps}
     shown = " or ".join(f"{name} (now {value})" for name, value in limits.items() if value not in (None, -1))
-    print(f"the run in {folder} is finished: {step} of {plan.steps} steps. To prolong it, raise {shown}.")
+    print(f"the run in {folder} is finished: {step} of {max(step, plan.steps)} steps. To prolong it, raise {shown}.")
 
 
 @rank_zero_only

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from taro.data.samples import Caption, Sample
 from taro.spans import Span
+from taro.tasks import DEFAULT
 from taro.tasks.dense import number_queries
 
 if TYPE_CHECKING:
@@ -99,3 +100,4 @@ QUESTIONS: dict[str, Callable[[Scene, random.Random], Iterator[Question]]] = {
     "actions": _actions,
     "multiple_choice": _order_alone,
 }
+ASKED = (DEFAULT, *QUESTIONS)  # tasks that there are questions of

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from taro.errors import TaroError
 from taro.files import write_json
 from taro.synthetic.architecture import build_tokenizer
-from taro.synthetic.questions import QUESTIONS
+from taro.synthetic.questions import ASKED
 from taro.tasks import DEFAULT, find_task
 
 FILE = "recipe.json"
@@ -57,8 +57,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         names = dict.fromkeys(find_task(name).name for name in self.tasks)
-        if unasked := [name for name in names if name not in (DEFAULT, *QUESTIONS)]:
-            raise RecipeError(f"the synthetic world asks no questions of the tasks {unasked}, but of {[DEFAULT, *QUESTIONS]}")
+        if unasked := [name for name in names if name not in ASKED]:
+            raise RecipeError(f"the synthetic world asks no questions of the tasks {unasked}, but of {list(ASKED)}")
         object.__setattr__(self, "tasks", tuple(names))  # JSON has a list
 
 

@@ -26,12 +26,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-from taro.command_line import Parser
+from taro.command_line import Parser, at_least
 from taro.data.samples import Caption, Sample, save_samples
 from taro.files import whole_file
 from taro.synthetic.captions import CAPTIONERS, CaptionNoise, describe
-from taro.synthetic.questions import ask
-from taro.tasks import DEFAULT, TASKS
+from taro.synthetic.questions import ASKED, ask
+from taro.tasks import DEFAULT
 
 COLORS = {
     "red": (225, 40, 40),
@@ -81,7 +81,7 @@ class WorldSettings:
             problems.append(f"event counts are 1 <= min <= max, got {self.min_events} and {self.max_events}")
         if not TIME_STEP <= self.min_event <= self.max_event:
             problems.append(f"event lengths are {TIME_STEP} <= min <= max, got {self.min_event} and {self.max_event}")
-        problems += [f"there is no task {task!r}: {', '.join(TASKS)}" for task in self.tasks if task not in TASKS]
+        problems += [f"there are no questions of {task!r}: {', '.join(ASKED)}" for task in self.tasks if task not in ASKED]
         if self.lookalikes and self.min_events < 2:
             problems.append(f"look-alikes are two events, got min_events {self.min_events}")
         if self.max_events * self.min_event > self.min_duration:
@@ -340,14 +340,14 @@ def make_split(
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the videos and the jsonl files")
-    parser.add_argument("--videos", type=int, default=256, help="videos of the training split")
-    parser.add_argument("--validation_videos", type=int, default=48)
-    parser.add_argument("--test_videos", type=int, default=128)
+    parser.add_argument("--videos", type=at_least(0), default=256, help="videos of the training split")
+    parser.add_argument("--validation_videos", type=at_least(0), default=48)
+    parser.add_argument("--test_videos", type=at_least(0), default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--captions", choices=CAPTIONERS, default="looser", help="how good they are; true spans are exact")
     parser.add_argument("--lookalikes", action="store_true", help="each target has a twin that does the opposite")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[DEFAULT], help="of the questions (docs/tasks.md)")
-    parser.add_argument("--workers", type=int, default=None, help="processes; all cores unless given")
+    parser.add_argument("--tasks", nargs="+", choices=ASKED, default=[DEFAULT], help="of the questions (docs/tasks.md)")
+    parser.add_argument("--workers", type=at_least(1), help="processes; all cores unless given")
     args = parser.parse_args(arguments)
     tasks = tuple(dict.fromkeys(args.tasks))
     settings = WorldSettings(captions=CAPTIONERS[args.captions], lookalikes=args.lookalikes, tasks=tasks)

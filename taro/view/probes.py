@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taro.command_line import Parser
+from taro.command_line import Parser, new_file
 from taro.errors import clean_exit
 from taro.evaluation.probe_table import (
     ABOUT_WAYS,
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> ProbeTable:
     """Print the table, draw the figure, and return the table."""
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="of an evaluation with several probes, --gap or --answer_only")
-    parser.add_argument("--json", type=Path, metavar="F", help="write the table there, too")
+    parser.add_argument("--json", type=new_file, metavar="F", help="write the table there, too")
     args = parser.parse_args(arguments)
     if not has_probes(args.folder):
         raise ViewError(f"{args.folder}: holds no probes; eval.py --probe A,B, --gap and --answer_only write them there")

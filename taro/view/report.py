@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from taro.command_line import Parser
+from taro.command_line import Parser, at_least
 from taro.errors import clean_exit
 from taro.evaluation.beside import put_beside
 from taro.evaluation.blind import about_fit
@@ -31,7 +31,6 @@ from taro.view.html import escape, make_page, write_page
 from taro.view.probes import probe_sections
 from taro.view.statistics import BINS, SHOWN, THRESHOLDS, Statistics, measure
 from taro.view.strips import make_strips
-from taro.view.timeline import ViewError
 from taro.view.trained_on import training_sections
 
 STRIPS = 40  # videos whose frames are shown
@@ -262,12 +261,10 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--output", type=Path, help=f"the page; {REPORT} in the (last) folder unless given")
     parser.add_argument("--annotations", type=Path, help="the samples file, where it is no more where it was")
     parser.add_argument("--video_root", type=Path, help="folder of the videos, likewise")
-    parser.add_argument("--strips", type=int, default=STRIPS, help="videos whose frames are shown, at most; 0: none")
+    parser.add_argument("--strips", type=at_least(0), default=STRIPS, help="videos whose frames are shown, at most; 0: none")
     parser.add_argument("--strict", action="store_true", help="R1@m counts IoU > m; as the evaluation did unless given")
     parser.add_argument("--fiftyone", type=Path, metavar="FOLDER", help="write truth and predictions for FiftyOne there, too")
     args = parser.parse_args(arguments)
-    if args.strips < 0:
-        raise ViewError(f"--strips {args.strips}: must be at least 0")
     folders = [args.folder, *([args.second] if args.second else [])]
     runs = [read_evaluation(folder, args.annotations, args.video_root) for folder in folders]
     page, remarks = make_report_page(runs, args.strict or runs[0].strict, args.strips)

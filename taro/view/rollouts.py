@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from taro.command_line import Parser
+from taro.command_line import Parser, at_least
 from taro.data.samples import Sample, SampleError
 from taro.errors import clean_exit
 from taro.messages import first_names
@@ -236,10 +236,8 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--output", type=Path, help=f"the page; {NAME} in the folder unless given")
     parser.add_argument("--steps", help="only this step, or these: 1-50")
     parser.add_argument("--prompt", metavar="ID", help="only this sample")
-    parser.add_argument("--strips", type=int, default=STRIPS, help="videos whose frames are shown, at most; 0: none")
+    parser.add_argument("--strips", type=at_least(0), default=STRIPS, help="videos whose frames are shown, at most; 0: none")
     args = parser.parse_args(arguments)
-    if args.strips < 0:
-        raise ViewError(f"--strips {args.strips}: must be at least 0")
     run = read_run(args.folder, parse_steps(args.steps), args.prompt)
     page = make_rollouts_page(run, args.strips)
     output = args.output or args.folder / NAME

@@ -323,7 +323,9 @@ def test_tasks_have_shares(make, synthetic, tmp_path):
     file = str(tmp_path / "mixed.jsonl")
     save_samples(mixed, file)
     data = make(train_file=file, task_weights={"actions": 2, "grounding": 1}, prompts_per_step=6)
-    assert data.train_tasks == ["actions", "grounding"]
+    assert data.train_tasks == ["actions", "grounding"] and len(data.drawn_samples) == 6
+    left_out = make(train_file=file, task_weights={"actions": 0, "grounding": 1})
+    assert {sample.task for sample in left_out.drawn_samples} == {"grounding"}
     [batch] = data.train_dataloader()
     assert sorted(example.sample.task for example in batch) == ["actions"] * 4 + ["grounding"] * 2
     alone = data.on_after_batch_transfer(batch, 0)

@@ -2,12 +2,25 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from prepared_python import python
 
 from taro.data.samples import Sample, load_samples, save_samples
-from taro.prepare.audit import compare, find_copies, main, print_overlaps, short_names, source_id, video_hash
+from taro.prepare import audit
+from taro.prepare.audit import (
+    FRAMES,
+    compare,
+    find_copies,
+    hash_videos,
+    main,
+    print_overlaps,
+    short_names,
+    source_id,
+    video_hash,
+)
 from taro.prepare.convert import convert
 from taro.synthetic.world import draw_scene, write_video
 from taro.video.file import VideoError
@@ -95,6 +108,14 @@ def test_a_video_of_few_pictures_can_be_compared(tmp_path):
 def test_black_pictures_are_like_nothing(videos):
     black = video_hash(str(videos / "a.mp4")) & False
     assert find_copies({"a": black}, {"b": black}) == []
+
+
+def test_videos_of_one_colour_are_counted(monkeypatch, caplog):
+    """They can't be compared, which is not the same as that they are no copies."""
+    dark = torch.zeros(FRAMES, 3, 64, 64, dtype=torch.uint8)
+    monkeypatch.setattr(audit, "load_video", lambda *_, **__: SimpleNamespace(frames=dark))
+    assert not hash_videos([sample("1", "dark.mp4")], 1)["dark.mp4"].any()
+    assert "1 of 1 videos are nearly one colour" in caplog.text
 
 
 def test_the_command(videos, tmp_path, capsys, caplog):

@@ -37,6 +37,7 @@ FAULTY = {
     "unreadable": ({"duration": "x"}, None),
 }
 OF_TWO_ROWS = {"duplicate_id", "duplicate_query"}
+OF_KEYS = {"unreadable_traces", "unreadable_difficulty"}
 OF_VIDEOS = {"no_duration", "missing_video", "unreadable_video", "duration_mismatch", "clip_outside_file"}
 
 
@@ -63,7 +64,7 @@ def records(output):
 
 
 def test_every_kind_of_fault_is_tested_here():
-    assert set(FAULTY) | OF_TWO_ROWS | OF_VIDEOS == set(CHECKS)
+    assert set(FAULTY) | OF_TWO_ROWS | OF_KEYS | OF_VIDEOS == set(CHECKS)
 
 
 @pytest.mark.parametrize("kind", FAULTY)
@@ -396,3 +397,25 @@ def test_a_span_that_is_left_out_makes_no_other_question(tmp_path):
     assert main([str(write(tmp_path, *rows)), "--fix"]) == 0
     samples = {sample.id: sample.spans for sample in load_samples(tmp_path / "rows.fixed.jsonl")}
     assert samples == {"several": ((1.0, 2.0),), "none": ()}
+
+
+def test_traces_and_difficulties_that_training_refuses(tmp_path):
+    """Without them the rows are good."""
+    rows = [{**GOOD, "id": "a", "query": "a", "traces": "x"}, {**GOOD, "id": "b", "query": "b", "difficulty": 200, "more": 1}]
+    rows += [{**GOOD, "id": "c", "query": "c", "traces": ["x"], "difficulty": 20}]
+    path = write(tmp_path, *rows)
+    assert kinds(check_file(path)) == {"unreadable_traces": ["line 1"], "unreadable_difficulty": ["line 2"]}
+    assert main([str(path), "--fix"]) == 0
+    samples = load_samples(tmp_path / "rows.fixed.jsonl")
+    assert [sample.extra for sample in samples] == [{}, {"more": 1}, {"traces": ["x"], "difficulty": 20}]
+    changed = [(change["field"], change["before"], change["after"]) for change in records(tmp_path / "rows.fixed.jsonl")]
+    assert changed == [("traces", "x", None), ("difficulty", 200, None)]
+
+
+def test_records_of_changes_are_json(tmp_path):
+    """A duration that isn't known is not in them."""
+    rows = [GOOD, {name: value for name, value in GOOD.items() if name != "duration"} | {"id": "b", "query": "b"}]
+    assert main([str(write(tmp_path, *rows)), "--drop"]) == 0
+    assert "NaN" not in (tmp_path / "rows.good.jsonl.changes.jsonl").read_text()
+    (change,) = records(tmp_path / "rows.good.jsonl")
+    assert change["field"] == "row" and "duration" not in change["before"]

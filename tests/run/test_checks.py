@@ -235,6 +235,8 @@ def test_rewards_are_chosen_before_anything_is_loaded(arguments, tmp_path, monke
         parse([*arguments, "--model.rewards={vital: {low: 0.9}}"])
     with pytest.raises(ConfigError, match=r"model.rewards = {} with model.temporal_reward = null: nothing is rewarded"):
         parse([*arguments, "--model.rewards={}", "--model.temporal_reward=null"])
+    with pytest.raises(ConfigError, match=r"model.rewards has weights of 0 alone, with .*bonus = 0: nothing is"):
+        parse([*arguments, "--model.rewards={iou: 0, museg: {weight: 0}}", "--model.temporal_reward.bonus=0"])
     assert not chosen("--model.rewards={}")
 
 

@@ -192,12 +192,12 @@ def watch(patience, shares):
 
 
 def test_silent_steps_in_a_row_warn():
-    """One without groups is silent, too."""
-    warned = watch(10, [1.0] * 9 + [0.5] + [1.0] * 18 + [None] * 2)
+    """One without groups is silent, too, and one with few that differ in anything."""
+    warned = watch(10, [1.0] * 9 + [0.5] + [1.0] * 9 + [0.75] * 9 + [None] * 2)
     assert [step for step, _ in warned] == [20, 30]
-    for part in ("in the last 10 steps", "rewards/format/mean 0.25", "data/failed 16", "model.sampling.max_tokens"):
+    for part in ("in each of the last 10 steps", "rewards/format/mean 0.25", "data/failed 16", "model.sampling.max_tokens"):
         assert part in warned[0][1]
-    assert watch(3, [0.99] * 10) == []
+    assert watch(3, [0.7] * 10) == []
 
 
 RANK = """

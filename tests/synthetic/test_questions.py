@@ -90,5 +90,5 @@ def test_all_of_a_kind(task, of):
 
 
 def test_unknown_tasks_are_refused():
-    with pytest.raises(ValueError, match="there is no task 'tracking': grounding, "):
+    with pytest.raises(ValueError, match="there are no questions of 'tracking': grounding, "):
         WorldSettings(tasks=("tracking",))

@@ -38,12 +38,19 @@ def make_parser() -> Parser:
 
 
 def read_truth(words: Sequence[str]) -> list[tuple[float, float]]:
-    """`2 6 9 12`, `2-6 9-12`, `[[2, 6], [9, 12]]` or `none`. Raises ValueError for an odd count of numbers."""
+    """`2 6 9 12`, `2-6 9-12`, `[[2, 6], [9, 12]]` or `none`. Raises ValueError where they are no spans."""
     text = " ".join(words)
     times = [float(number) for number in NUMBER.findall(text)]
     if len(times) % 2 or not (times or text.strip().lower() in ("none", "[]")):
         raise ValueError(f"--truth {text}: it must be start and end of each span in seconds (2 6 9 12), or none")
-    return list(zip(times[::2], times[1::2], strict=True))
+    spans = list(zip(times[::2], times[1::2], strict=True))
+    if wrong := [span for span in spans if span[0] >= span[1]]:
+        raise ValueError(f"--truth {text}: {wrong[0][0]:g} to {wrong[0][1]:g} does not end after it starts")
+    return spans
+
+
+def _fits(duration: float, spans: Sequence[tuple[float, float]]) -> bool:
+    return 0 < duration < math.inf and all(end <= duration for _, end in spans)
 
 
 def explain(name: str, completion: Any) -> Iterator[tuple[str, str, str, str]]:
@@ -70,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         spans = read_truth(given.truth)
+        if given.duration is not None and not _fits(given.duration, spans):
+            raise ValueError(f"--duration {given.duration:g}: must be a number of seconds, and the truth must end by then")
     except ValueError as error:
         parser.error(str(error))
 

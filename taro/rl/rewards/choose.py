@@ -20,7 +20,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import compress
@@ -54,6 +54,7 @@ REWARDS = {  # short names
     "videoauto_r1": f"{HOME}.videoauto_r1.VideoAutoR1",
 }
 WAYS = ("completion", "group", "completions")
+LARGEST = 1e9  # of rewards and of weights: squares of their products are still float32's
 
 
 class RewardError(TaroError):
@@ -108,9 +109,11 @@ class ChosenReward:
     def make(cls, name: str, value: float | Mapping[str, Any] = 1.0) -> ChosenReward:
         settings = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weight, messages = settings.pop("weight", 1.0), settings.pop("messages", False)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-            raise RewardError(f"reward {name}: weight = {weight!r}: must be a number")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not abs(weight) <= LARGEST:
+            raise RewardError(f"reward {name}: weight = {weight!r}: must be a number, at most {LARGEST:g}")
         found = import_path(REWARDS.get(name, name))
+        if problems := list(_unknown_settings(found, settings)):
+            raise RewardError(f"reward {name}: {'; '.join(problems)}")
         try:
             is_class = inspect.isclass(found)
             function = found(**settings) if is_class else partial(found, **settings) if settings else found
@@ -123,7 +126,10 @@ class ChosenReward:
                 f"reward {name} takes {', '.join(parameters) or 'nothing'}; one of its parameters must be called "
                 f"{', '.join(WAYS[:-1])} or {WAYS[-1]} (python -m taro.rl.rewards --help)"
             )
-        return cls(name, function, ways[-1], float(weight), bool(messages))
+        way = ways[-1]
+        if way != "completions" and (problem := _call_problem(way, parameters)):
+            raise RewardError(f"reward {name} {problem}")
+        return cls(name, function, way, float(weight), bool(messages))
 
     def __call__(self, group: Sequence[Completion]) -> dict[str, list[float]]:
         """(G) numbers of each part, without those of completions on shuffled frames; a reward without parts is the part ""."""
@@ -167,17 +173,43 @@ class ChosenReward:
         if value is None and self.way == "completions":
             return 0.0
         try:
-            number = float(value)
+            number = math.nan if isinstance(value, str | bytes) else float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if not math.isfinite(number):
-            self._refuse([completion], f"{said} {value!r}; it must be a finite number")
+        if not abs(number) <= LARGEST:
+            self._refuse([completion], f"{said} {value!r}; it must be a number, at most {LARGEST:g}")
         return number
 
     def _refuse(self, group: Sequence[Completion], problem: str, cause: Exception | None = None) -> NoReturn:
         first = group[0]
         which = "the text" if len(group) == 1 else f"{len(group)} texts, the first:"
         raise RewardError(f"reward {self.name} {problem}; sample {first.sample.id!r}, {which} {first.text!r}") from cause
+
+
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _unknown_settings(function: Callable[..., Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be said of settings that a reward doesn't take. One that can't be asked takes all."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return
+    if inspect.isclass(function) and any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return
+    allowed = [name for name, one in parameters.items() if name not in WAYS and one.kind not in _REST]
+    for name in settings:
+        if name not in allowed:
+            there = f"there are {', '.join(['weight', *allowed])}"
+            yield f"{name} is none of its settings{did_you_mean(name, allowed)}; {there}"
+
+
+def _call_problem(way: str, parameters: Mapping[str, inspect.Parameter]) -> str | None:
+    """Why a reward can't be called with its completion, or its group, alone."""
+    if parameters[way].kind is inspect.Parameter.KEYWORD_ONLY:
+        return f"gets {way} by position, and takes it by name"
+    needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind not in _REST and name != way]
+    return f"gets {way} alone, and needs {', '.join(needed)}, too; give that a default" if needed else None
 
 
 def _columns(function: Callable[..., Any], group: Sequence[Completion], messages: bool) -> dict[str, list[Any]]:

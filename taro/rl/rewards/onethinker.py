@@ -4,9 +4,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from taro.prompts import answer_text
+from taro.prompts import answer_text, spans_in
 from taro.rl.rewards.completion import Completion, Form, Method
 from taro.rl.rewards.parts import has_format
 from taro.rl.rewards.released import hull_iou, loose_format
@@ -25,19 +25,26 @@ class OneThinker(Method):
     """
 
     form: Form = "published"
+    answer: Literal["json", "text"] = "json"
+    """Whether answers are JSON, or as everything else here reads them (`2.0s to 6.0s`), which is the project's own."""
 
     def __call__(self, completion: Completion) -> dict[str, float]:
         if self.form == "released":
             whole, found = loose_format(completion.text), _FIRST_ANSWER.search(completion.text)
-            span = read_time(found[1] if found else completion.text, strings=True)
+            span = self._read(found[1] if found else completion.text)
             truth = completion.sample.spans
             iou = hull_iou(span, truth[0]) if truth else 0.0
             parts = {"iou": 0.9 * iou, "format": 0.1 * whole}
         else:
-            whole, span = has_format(completion), read_time(answer_text(completion.text) or "")
+            whole, span = has_format(completion), self._read(answer_text(completion.text) or "")
             iou = temporal_iou(span, best_truth(span, completion.truth)) if completion.truth else 0.0
             parts = {"iou": iou, "format": whole}
         return {**parts, "structure": 0.5 * float(whole == 1 and span is not None)}
+
+    def _read(self, answer: str) -> Span | None:
+        if self.answer == "json":
+            return read_time(answer, strings=self.form == "released")
+        return next(reversed(spans_in(answer)), None)
 
 
 def read_time(text: str, *, strings: bool = False) -> Span | None:

@@ -111,16 +111,18 @@ def test_a_reward_of_ones_own(complete, own, name, settings, expected):
     ("body", "problem"),
     [
         ("def f(completion):\n    return 1 / (len(completion.text) - 2)", "raised ZeroDivisionError: division by zero (own_"),
-        ("def f(completion):\n    return float('nan')", "returned nan; it must be a finite number"),
-        ("def f(completion):\n    return None", "returned None; it must be a finite number"),
-        ("def f(completion):\n    return {'a': 1, 'b': 'high'}", "returned for 'b' 'high'; it must be a finite number"),
+        ("def f(completion):\n    return float('nan')", "returned nan; it must be a number, at most 1e+09"),
+        ("def f(completion):\n    return None", "returned None; it must be a number, at most 1e+09"),
+        ("def f(completion):\n    return {'a': 1, 'b': 'high'}", "returned for 'b' 'high'; it must be a number, at most 1e+09"),
         ("def f(completions, **columns):\n    return [1.0]", "returned 1 numbers for 2 completions"),
         ("def f(completions, **columns):\n    return 1.0", "returned 1.0; it must be a list with a number for each completion"),
         ("def f(completions, **columns):\n    pass", "returned null; it must be a list"),
-        ("def f(completions):\n    return ['a', 1]", "returned 'a'; it must be a finite number"),
-        ("def f(group):\n    return [1, float('inf')]", "returned inf; it must be a finite number"),
+        ("def f(completions):\n    return ['a', 1]", "returned 'a'; it must be a number, at most 1e+09"),
+        ("def f(group):\n    return [1, float('inf')]", "returned inf; it must be a number, at most 1e+09"),
         ("def f(group):\n    return group[2:]", "returned 0 numbers for 2 completions"),
         ("def f(completion):\n    return {completion.text: 1}", "returned different parts: abc and de"),
+        ("def f(completion):\n    return '1'", "returned '1'; it must be a number, at most 1e+09"),
+        ("def f(completion):\n    return 1e300", "returned 1e+300; it must be a number, at most 1e+09"),
         ("def f(completions, labels):\n    return [1, 1]", "raised TypeError"),
     ],
 )
@@ -140,7 +142,9 @@ def test_what_goes_wrong_names_the_sample_and_the_text(complete, own, body, prob
         ("temp1", 1, "there is no reward 'temp1'; did you mean tempr1? (there are format, timestamp_iou, iou, answer, taro"),
         ("no_module_of_this_name.f", 1, "there is no module 'no_module_of_this_name'"),
         ("taro.rl.rewards.tempr1.Temp", 1, "has no attribute 'Temp'"),
-        ("tempr1", {"sigmas": 1}, "can't be made with the settings {'sigmas': 1}"),
+        ("tempr1", {"sigmas": 1}, "tempr1: sigmas is none of its settings; did you mean sigma?; there are weight, sigma"),
+        ("iou", {"sigma": 1}, "iou: sigma is none of its settings; there are weight"),
+        ("tempr1", 1e10, "weight = 10000000000.0: must be a number, at most 1e+09"),
         ("museg", {"form": "paper"}, "form = 'paper': allowed are 'published', 'released'"),
         ("tempr1", {"sigma": "high"}, "sigma = 'high': it should be a valid number"),
         ("tempr1", {"sigma": 0}, "sigma = 0: it should be greater than 0"),
@@ -153,6 +157,7 @@ def test_what_goes_wrong_names_the_sample_and_the_text(complete, own, body, prob
         ("ra_rft", {"similarity": "nowhere_to_be_found.f"}, "similarity = 'nowhere_to_be_found.f': "),
         ("tempr1", {"weight": "high"}, "weight = 'high': must be a number"),
         ("tempr1", math.nan, "weight = nan: must be a number"),
+        ("os.path.join", {"weight": 1}, "takes a, p; one of its parameters must be called"),
         ("math.fmod", 1, "takes x, y; one of its parameters must be called completion, group or completions"),
     ],
 )
@@ -160,6 +165,27 @@ def test_what_can_not_be_chosen(name, value, problem):
     with pytest.raises(RewardError) as error:
         Rewards({name: value})
     assert problem in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("signature", "problem"),
+    [
+        ("completion, labels", "gets completion alone, and needs labels, too; give that a default"),
+        ("*, completion", "gets completion by position, and takes it by name"),
+        ("group, labels, power=2", "gets group alone, and needs labels, too"),
+    ],
+)
+def test_one_that_can_not_be_called_is_found_when_it_is_chosen(own, signature, problem):
+    name = f"{own(f'def f({signature}):{chr(10)}    return 1.0')}.f"
+    with pytest.raises(RewardError) as error:
+        Rewards({name: 1})
+    assert problem in str(error.value)
+
+
+def test_a_class_of_ones_own_may_take_any_setting(own, complete):
+    name = own("class Any:\n    def __init__(self, **settings):\n        self.settings = settings\n"
+               "    def __call__(self, completion, *rest, **more):\n        return self.settings['a']\n")  # fmt: skip
+    assert Rewards({f"{name}.Any": {"a": 2}})([complete(RIGHT)])[0] == {f"{name}.Any": [2.0]}
 
 
 def test_an_import_that_fails_in_a_module_of_ones_own_is_shown_as_it_is(own):

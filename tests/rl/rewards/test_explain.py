@@ -63,3 +63,19 @@ def test_an_odd_truth_is_refused(words, capsys):
         main(["explain", "--truth", *words.split(), "--text", ""])
     assert stopped.value.code == 2 and f"--truth {words}: it must be start and end" in capsys.readouterr().err
     assert read_truth(["none"]) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ("--truth 6 2", "--truth 6 2: 6 to 2 does not end after it starts"),
+        ("--truth 2 2", "2 to 2 does not end"),
+        ("--truth 2 6 --duration=-3", "--duration -3: must be a number of seconds, and the truth must end by then"),
+        ("--truth 2 6 --duration 5", "--duration 5: must be"),
+        ("--truth none --duration nan", "--duration nan: must be"),
+    ],
+)
+def test_times_that_can_not_be_are_refused(flags, problem, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", *flags.split(), "--text", ""])
+    assert stopped.value.code == 2 and problem in capsys.readouterr().err

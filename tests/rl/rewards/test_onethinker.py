@@ -43,3 +43,11 @@ def test_strings_are_numbers_as_released(complete):
     broken = complete(TEXT.format('{"time": [NaN, Infinity]}'))
     assert OneThinker()(broken) == {"iou": 0.0, "format": 1.0, "structure": 0.0}
     assert OneThinker(form="released")(broken) == {"iou": 0.0, "format": 0.1, "structure": 0.5}
+
+
+@pytest.mark.parametrize("form", ["published", "released"])
+def test_answers_may_be_text(complete, form):
+    reward, whole = OneThinker(form, "text"), OneThinker(form)
+    assert reward(complete(TEXT.format("2.0s to 6.0s"))) == whole(complete(TEXT.format('{"time": [2, 6]}')))
+    assert reward(complete(TEXT.format("from 9 to 12, no: 4 to 6"))) == whole(complete(TEXT.format('{"time": [4, 6]}')))
+    assert reward(complete(TEXT.format("soon"))) == whole(complete(TEXT.format("soon")))
