@@ -14,6 +14,7 @@ B rows of a batch, L tokens of the longest row, V vocabulary.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,7 @@ from torch.utils.data import Dataset
 from taro.data.samples import Caption, Sample
 from taro.models.prompt import Prompt, PromptBuilder
 from taro.models.qwen_vl import QwenVL, VisionFeatures
+from taro.progress import SECONDS_BETWEEN_LINES, left, on_terminal
 from taro.prompts import build_request, format_seconds
 from taro.synthetic.world import ACTIONS, COLORS, SHAPES, Scene, WorldSettings, draw_scene, scene_samples
 from taro.tasks import DEFAULT, TASKS
@@ -288,6 +290,17 @@ class Stage(L.LightningModule):
         for scheduler in self.lr_schedulers():
             scheduler.step()
         self.log("loss", loss.detach(), prog_bar=True)
+
+    def on_train_start(self) -> None:
+        self.started = self.shown = time.monotonic()
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """A line now and then where there is no terminal that could show a bar."""
+        now, done = time.monotonic(), batch_idx + 1
+        if now - self.shown >= SECONDS_BETWEEN_LINES and not on_terminal():
+            rest = left((now - self.started) / done, done, self.steps)
+            print(f"{type(self).__name__}: step {done} of {self.steps}{rest}", flush=True)
+            self.shown = now
 
     def configure_optimizers(self) -> tuple[list, list]:
         matrices = [p for name, p in self.trained if p.dim() == 2 and "embed" not in name]

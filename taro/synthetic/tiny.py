@@ -2,7 +2,8 @@
 
     python -m taro.synthetic.tiny --family qwen2_5_vl --output assets/tiny-qwen2.5-vl
 
-Bases that differ in the last stage alone can share the others, which are kept in `--start` and found there:
+Bases that differ in the last stage alone can share the others, which are kept in `--start` and found there. What was stopped goes on
+after its last whole stage:
 
     python -m taro.synthetic.tiny --output outputs/bases/p002 --start outputs/bases/start --timed_reasoning 0.002
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,9 +30,11 @@ from torch.utils.data import DataLoader, Dataset
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.metrics import GroundingMetrics
+from taro.files import PART, publish, remove
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
+from taro.progress import on_terminal
 from taro.prompts import parse_answer
 from taro.rollout import NativeEngine, RolloutPrompt, SamplingSettings
 from taro.synthetic.architecture import FAMILIES, TINY_PROMPT, TINY_VIDEO, save_random
@@ -50,6 +55,7 @@ from taro.synthetic.world import draw_scene
 
 CAPTION_PROMPT = "What happens in these {seconds} seconds?"
 CAPTIONER_STEPS, CAPTIONER_BATCH = 150, 16
+MEASURED = ("exact_labels", "noisy_labels")  # stages after which answers are scored
 
 
 def train(family: str, output: Path, recipe: Recipe, start: Path | None = None) -> dict:
@@ -83,36 +89,67 @@ def train(family: str, output: Path, recipe: Recipe, start: Path | None = None) 
 
 
 def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
-    """Write the model after all stages but the last: its reasoning times every event."""
-    save_random(output, family, recipe.seed)
-    settings = GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024)
-    settings.save(output)
-    policy, builder, settings = load(output)
-    metrics, seconds = {}, {}
+    """Write the model after all stages but the last: its reasoning times every event. Each stage that is over is kept in
+    `output`.unfinished, where the same command goes on.
 
+    Raises:
+        RecipeError: what is kept is of another family, or of other settings.
+    """
+    kept = output.with_name(f"{output.name}.unfinished")
+    if not kept.exists():
+        with whole_folder(kept) as folder:
+            save_random(folder, family, recipe.seed)
+            GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024).save(folder)
+            write_recipe(folder, {"family": family, "recipe": asdict(recipe), "metrics": {}, "seconds": {}})
+    log = check_start(kept, family, recipe)
+    policy, builder, settings = load(kept)
+    for name, stage, samples, batch in list_stages(policy, builder, settings, recipe):
+        if name in log["seconds"]:
+            continue
+        log["metrics"][name], log["seconds"][name] = fit(stage, samples, batch, recipe.seed)
+        if name in MEASURED:
+            log["metrics"][name] |= evaluate(policy, builder, settings, queries=256)
+        with whole_folder(kept, like=kept) as folder:
+            policy.save_pretrained(folder)
+            write_recipe(folder, log)
+    with whole_folder(output, like=kept) as folder:
+        policy.save_pretrained(folder, dtype="float16")
+    remove(kept)
+
+
+def list_stages(
+    policy: QwenVL, builder: PromptBuilder, settings: GroundingSettings, recipe: Recipe
+) -> Iterator[tuple[str, Stage, Dataset, int]]:
+    """Name, module, samples and batch of each stage but the last, made when it is its turn."""
     clips = ClipDataset(recipe.tower_steps * recipe.tower_batch, recipe.seed, builder.geometry)
     L.seed_everything(recipe.seed, verbose=False)  # of the heads' weights
-    stage: Stage = TowerStage(policy, recipe.tower_steps, muon_lr=0.02)
-    metrics["tower"], seconds["tower"] = fit(stage, clips, recipe.tower_batch, recipe.seed)
+    yield "tower", TowerStage(policy, recipe.tower_steps, muon_lr=0.02), clips, recipe.tower_batch
     policy.freeze_tower()
 
     labelled = Targets(tasks=recipe.tasks)
     text = TextDataset(recipe.text_steps * recipe.text_batch, recipe.seed, builder, labelled)
-    stage = DecoderStage(policy, recipe.text_steps)
-    metrics["text"], seconds["text"] = fit(stage, text, recipe.text_batch, recipe.seed)
+    yield "text", DecoderStage(policy, recipe.text_steps), text, recipe.text_batch
 
     exact = video_dataset(policy, builder, settings, recipe.video_steps * recipe.video_batch, recipe.seed, labelled)
-    stage = DecoderStage(policy, recipe.video_steps)
-    metrics["exact_labels"], seconds["exact_labels"] = fit(stage, exact, recipe.video_batch, recipe.seed)
-    metrics["exact_labels"] |= evaluate(policy, builder, settings, queries=256)
+    yield "exact_labels", DecoderStage(policy, recipe.video_steps), exact, recipe.video_batch
 
     targets = Targets(recipe.widen, recipe.first_event, tasks=recipe.tasks)
     noisy = video_dataset(policy, builder, settings, recipe.noisy_steps * recipe.video_batch, recipe.seed + 1, targets)
     stage = DecoderStage(policy, recipe.noisy_steps, muon_lr=0.004, adam_lr=1e-3)
-    metrics["noisy_labels"], seconds["noisy_labels"] = fit(stage, noisy, recipe.video_batch, recipe.seed)
-    metrics["noisy_labels"] |= evaluate(policy, builder, settings, queries=256)
-    policy.save_pretrained(output, dtype="float16")
-    write_recipe(output, {"family": family, "recipe": asdict(recipe), "metrics": metrics, "seconds": seconds})
+    yield "noisy_labels", stage, noisy, recipe.video_batch
+
+
+@contextmanager
+def whole_folder(path: Path, like: Path | None = None) -> Iterator[Path]:
+    """A folder to write to, with what is in `like`, that has its name when all is written."""
+    part = path.with_name(f"{path.name}{PART}")
+    if part.exists():
+        remove(part)
+    part.mkdir(parents=True)
+    if like is not None:
+        shutil.copytree(like, part, dirs_exist_ok=True)
+    yield part
+    publish(part, path)
 
 
 def train_captioner(output: Path, start: Path) -> None:
@@ -153,6 +190,7 @@ def fit(stage: Stage, dataset: Dataset, batch_size: int, seed: int) -> tuple[dic
         accelerator="cpu",
         max_epochs=1,
         logger=False,
+        enable_progress_bar=on_terminal(),
         enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=10,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from taro.synthetic import tiny
-from taro.synthetic.questions import QUESTIONS
+from taro.synthetic.questions import ASKED
 from taro.synthetic.recipe import Recipe, RecipeError, check_base, check_start, read_recipe, write_recipe
 from taro.tasks import TaskError
 
@@ -78,7 +78,7 @@ def test_tasks_are_those_that_are_asked(monkeypatch):
     assert Recipe(tasks=["dense", "actions", "dense"]).tasks == ("dense", "actions")
     with pytest.raises(TaskError, match="there is no task 'dence'; did you mean dense"):
         Recipe(tasks=("dence",))
-    monkeypatch.delitem(QUESTIONS, "dense")
+    monkeypatch.setattr("taro.synthetic.recipe.ASKED", [name for name in ASKED if name != "dense"])
     with pytest.raises(RecipeError, match=r"asks no questions of the tasks \['dense'\], but of \['grounding', 'multi_span'"):
         Recipe(tasks=("grounding", "dense"))
 
@@ -92,6 +92,35 @@ def test_the_seed_decides_the_heads_that_are_thrown_away(tmp_path, monkeypatch):
         torch.rand(1)  # whatever happens between the two
     first, second = (head.state_dict() for head in heads if head is not None)
     assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_what_was_stopped_goes_on_after_its_last_whole_stage(tmp_path, monkeypatch):
+    """To the same weights; with other settings it is refused."""
+    fitted = []
+
+    def fit(stage, samples, batch, seed):
+        fitted.append(type(stage).__name__)
+        if len(fitted) == 3:
+            raise KeyboardInterrupt
+        with torch.no_grad():
+            for name, parameter in stage.trained:
+                if name.endswith("norm.weight"):
+                    parameter.mul_(1.0 + len(samples) % 7)
+        return {"loss": 1.0}, 5
+
+    monkeypatch.setattr(tiny, "fit", fit)
+    monkeypatch.setattr(tiny, "evaluate", lambda *_, queries: {"mIoU": 0.5})
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    with pytest.raises(KeyboardInterrupt):
+        tiny.learn_to_ground("qwen2_5_vl", stopped, Recipe())
+    assert not stopped.exists() and read_recipe(tmp_path / "stopped.unfinished")["seconds"] == {"tower": 5, "text": 5}
+    with pytest.raises(RecipeError, match=r"stopped\.unfinished: was made with seed 0, not 1"):
+        tiny.learn_to_ground("qwen2_5_vl", stopped, Recipe(seed=1))
+    for folder in (stopped, whole):
+        tiny.learn_to_ground("qwen2_5_vl", folder, Recipe())
+    assert fitted == ["TowerStage", *["DecoderStage"] * 4, "TowerStage", *["DecoderStage"] * 3]
+    assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert read_recipe(stopped) == read_recipe(whole) and {path.name for path in tmp_path.iterdir()} == {"stopped", "whole"}
 
 
 @pytest.mark.slow
