@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
+from taro.parser_messages import one_line
 from taro.signatures import Setting, read_settings
 
 Settings = TypeVar("Settings")
@@ -155,18 +156,6 @@ def refuse_usage(message: str, program: str) -> NoReturn:
     """One line, and exit code 2."""
     print(f"error: {one_line(message)} ({program} --help lists the settings)", file=sys.stderr)
     sys.exit(USAGE_ERROR)
-
-
-def one_line(message: str) -> str:
-    """A parser's message without its own line breaks and without Python's way to name types. Of a number that is out of its
-    range: the setting, the value, and what is allowed (`taro.ranges`)."""
-    broken = re.search(r"Not of type \w+: (.*)\bmust be (.*)", message)
-    if broken:
-        keys = re.findall(r'Parser key "([^"]+)":', message[: broken.start()])
-        given = re.search(r"Given value: (.*)", message[broken.end() :])  # where None is allowed, too
-        return f"{'.'.join(keys)} = {broken[1].strip() or (given and given[1])}: must be {broken[2]}"
-    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
-    return re.sub(r"<class '(\w+)'>", r"\1", " ".join(message.split()))
 
 
 def program(name: str) -> str:

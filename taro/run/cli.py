@@ -16,10 +16,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from taro.command_line import CONFIGS, OneLineErrors, answer_at_once, one_line
+from taro.command_line import CONFIGS, OneLineErrors, answer_at_once
 from taro.data.before_run import check_samples
 from taro.data.datamodule import GroundingDataModule
 from taro.data.traces import check_traces
+from taro.parser_messages import one_line
 from taro.progress import Plan, ProgressBar, ProgressLines
 from taro.ranges import NonNegativeInt
 from taro.rl.curriculum import CurriculumCallback

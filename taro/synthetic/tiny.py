@@ -2,8 +2,8 @@
 
     python -m taro.synthetic.tiny --family qwen2_5_vl --output assets/tiny-qwen2.5-vl
 
-Bases that differ in the last stage alone can share the others, which are kept in `--start` and found there. What was stopped goes on
-after its last whole stage:
+Bases that differ in the last stage alone can share the others, which are kept in `--start` and found there. What was
+stopped goes on after its last whole stage:
 
     python -m taro.synthetic.tiny --output outputs/bases/p002 --start outputs/bases/start --timed_reasoning 0.002
 
