@@ -114,7 +114,15 @@ def list_runs(args, extra: Sequence[str]) -> list[Run]:
         if made != wanted:
             differing = " ".join(sorted(made ^ wanted))
             raise TaroError(f"{path}: was made with other settings ({differing}); set the same, or another --results")
+        then = result.get("configs", {})  # of which older results know nothing
+        if changed := [name for name, content in read_configs(run).items() if then.get(name, content) != content]:
+            raise TaroError(f"{path}: {', '.join(changed)} has changed since; remove the file to make it again")
     return runs
+
+
+def read_configs(run: Run) -> dict[str, dict]:
+    """What the files of its settings say, by name."""
+    return {name: yaml.safe_load(Path(name).read_text()) for flag, name in itertools.pairwise(run.train) if flag == "--config"}
 
 
 def count_updates(*configs: Path) -> int:
@@ -155,7 +163,7 @@ def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
         result = {"name": run.name, "train": run.train, "git_commit": commit, "metrics": METRICS}
         result |= {"curves": curves, "ids": [one.id for one in predictions], "scores": scores, "probes": {}}
         result |= {"tasks": [one.task for one in predictions], "task_metrics": own}
-        result |= {"program": setup.program, "max_tokens": setup.max_tokens}
+        result |= {"program": setup.program, "max_tokens": setup.max_tokens, "configs": read_configs(run)}
         setup.results.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result) + "\n")
         print(f"{run.name}: done", flush=True)

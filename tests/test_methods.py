@@ -69,6 +69,11 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
         compare("--configs=taro", "--seeds=0", "--model.group_size=4")
     with pytest.raises(TaroError, match=r"base.looser.before.json: .* settings \(--max_tokens=8 --max_tokens=9\)"):
         compare("--configs=taro", "--seeds=0", "--max_tokens=9")
+    path = tmp_path / "results" / "base.looser.taro.seed0.json"
+    result["configs"]["configs/experiments/taro.yaml"]["model"] = {"group_size": 4}  # as it may have been then
+    path.write_text(json.dumps(result))
+    with pytest.raises(TaroError, match=r"taro.seed0.json: configs/experiments/taro.yaml has changed since; remove the file"):
+        compare("--configs=taro", "--seeds=0")
 
 
 @pytest.mark.slow
