@@ -121,8 +121,13 @@ def list_runs(args, extra: Sequence[str]) -> list[Run]:
 
 
 def read_configs(run: Run) -> dict[str, dict]:
-    """What the files of its settings say, by name."""
-    return {name: yaml.safe_load(Path(name).read_text()) for flag, name in itertools.pairwise(run.train) if flag == "--config"}
+    """What the files of its settings say, by name, as JSON gives it back."""
+    if run.config is None:
+        return {}
+    names = [name for flag, name in itertools.pairwise(run.train) if flag == "--config"]
+    names += [flag.partition("=")[2] for flag in run.train if flag.startswith("--config=")]
+    read = {name: yaml.safe_load(Path(name).read_text()) for name in ("configs/base.yaml", *names)}
+    return json.loads(json.dumps(read, default=str))
 
 
 def count_updates(*configs: Path) -> int:
@@ -134,10 +139,16 @@ def count_updates(*configs: Path) -> int:
     return found
 
 
-def check_configs(runs: Sequence[Run]) -> None:
+def place(run: Run, setup: Setup) -> list[str]:
+    """Arguments of train.py: where a run goes, and goes on."""
+    return ["--output_dir", str(setup.runs), "--name", run.name, "--ckpt_path=auto"]
+
+
+def check_configs(runs: Sequence[Run], setup: Setup) -> None:
     """Raises TaroError that lists what can't work of any config, before one is run."""
-    of_each = {f"{run.config} on {run.base}": run.train for run in runs}
+    of_each = {f"{run.config} on {run.base}": [*run.train, *place(run, setup)] for run in runs}
     found = {name: list_problems(parse(train, SettingsAlone).config) for name, train in of_each.items()}
+    os.environ.pop("PL_GLOBAL_SEED", None)  # which parsing sets, and every run would inherit
     if problems := [f"{name}: {problem}" for name, own in found.items() for problem in own]:
         raise TaroError(list_lines("some configs can't work, so that nothing was run:", problems))
 
@@ -151,9 +162,9 @@ def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
     path = setup.results / f"{run.name}.json"
     model = run.base if run.config is None else setup.runs / run.name / "hf"
     if not path.exists():
-        commit, curves = None, {}
+        commit, curves, configs = None, {}, read_configs(run)
         if run.config is not None:
-            own = ["--output_dir", str(setup.runs), "--name", run.name, "--ckpt_path=auto"]
+            own = place(run, setup)
             own += [f"--data.frame_cache.folder={setup.runs}/frames", f"--model.feature_cache.folder={setup.runs}/features"]
             call([setup.program, *run.train, *own], setup.runs / f"{run.name}.log")
             folder = setup.runs / run.name
@@ -163,7 +174,7 @@ def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
         result = {"name": run.name, "train": run.train, "git_commit": commit, "metrics": METRICS}
         result |= {"curves": curves, "ids": [one.id for one in predictions], "scores": scores, "probes": {}}
         result |= {"tasks": [one.task for one in predictions], "task_metrics": own}
-        result |= {"program": setup.program, "max_tokens": setup.max_tokens, "configs": read_configs(run)}
+        result |= {"program": setup.program, "max_tokens": setup.max_tokens, "configs": configs}
         setup.results.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result) + "\n")
         print(f"{run.name}: done", flush=True)
@@ -263,9 +274,9 @@ def main(arguments: list[str] | None = None) -> None:
     for world in dict.fromkeys(run.world for run in runs if is_missing(run, args.results, args.probes)):
         if not (args.data / world / "test.jsonl").exists():
             make_world([f"--output={args.data / world}", *WORLDS[world], f"--workers={args.jobs}"])
-    if args.program == PROGRAM:
-        check_configs([run for run in runs if run.config is not None and is_missing(run, args.results, [])])
     setup = Setup(args.data, args.runs, args.results, args.program, args.max_tokens)
+    if args.program == PROGRAM:
+        check_configs([run for run in runs if run.config is not None and is_missing(run, args.results, [])], setup)
     made = make_results(runs, setup, args.probes, args.jobs)
     results: dict[tuple, list[dict]] = {}
     for run, result in zip(runs, made, strict=True):

@@ -38,9 +38,9 @@ def whole_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iterat
             with suppress(FileExistsError):
                 os.link(part, path)
     except OSError as error:
-        if error.filename == str(part):  # who asked for the file knows its own name
-            error.filename, error.filename2 = str(path), None
-        raise
+        if str(error.filename) != str(part):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # who asked for the file knows that name
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -95,7 +95,7 @@ def test_each_setting_has_a_help(name):
         ("train", ["--model.group_size=many"], "model.group_size = many: must be a whole number, at least 2 ("),
         ("eval", ["--dataset=Synthetic", "--mode=m"], "--mode is no setting; did you mean --model? ("),
         ("eval", ["--grounding.video.max_frame=3"], "did you mean --grounding.video.max_frames? ("),
-        ("eval", ["--engine=vlm", "--dataset=a", "--model=b"], "engine = vlm: must be "),
+        ("eval", ["--engine=vlm", "--dataset=a", "--model=b"], "engine: vlm must be "),
         ("eval", ["--dataset=a", "--model=b", "--grounding.max_prompt_tokens=null"], "max_prompt_tokens: None must be a whole"),
         ("caption", ["--inptu=a"], "--inptu is no setting; did you mean --input? ("),
         ("difficulty", ["--out=a"], "--out is no setting"),

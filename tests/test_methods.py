@@ -78,7 +78,7 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_stops_no_other(compare, methods, monkeypatch, tmp_path):
-    monkeypatch.setattr(methods, "check_configs", lambda runs: None)
+    monkeypatch.setattr(methods, "check_configs", lambda *_: None)
     with pytest.raises(TaroError, match=r"1 of 3 runs have failed, the others are made:\n- (.|\n)*reward t_grpo"):
         compare("--configs", "t_grpo", "time_r1", "--seeds=0", "--curriculum.warmup_epochs=1")
     made = {path.name for path in (tmp_path / "results").iterdir()}

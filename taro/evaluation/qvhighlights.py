@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taro.command_line import Parser, new_file
+from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.qvhighlights_rows import (
     Highlights,
@@ -188,7 +188,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "--submission", type=Path, required=True, help="rows of the benchmark's format, or predictions.jsonl of eval.py"
     )
     parser.add_argument("--truth", type=Path, required=True, help="the benchmark's rows, as in highlight_val_release.jsonl")
-    parser.add_argument("--output", type=new_file, help="file for the scores, as JSON")
+    parser.add_argument("--output", type=Path, help="file for the scores, as JSON")
     parser.add_argument("--strict_r1", action="store_true", help="R1 counts IoU > level, as Time-R1 does, and not >=")
     args = parser.parse_args(arguments)
     submission, truth = read_rows("--submission", args.submission), read_rows("--truth", args.truth)

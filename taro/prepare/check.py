@@ -24,13 +24,15 @@ from typing import Any
 
 from taro.command_line import Parser
 from taro.data.annotation_file import read_rows
+from taro.data.difficulties import DIFFICULTY, difficulty_fault
 from taro.data.rows import CLIP_TOLERANCE, FAULTS, Fault, Row, Sample
 from taro.data.samples import query_key, save_samples
+from taro.data.traces import TRACES, trace_fault
 from taro.errors import TaroError, clean_exit
 from taro.jsonl import write_lines
 from taro.messages import first_lines, print_table
 from taro.prepare.paths import path_problems
-from taro.prepare.repair import KEY_FAULTS, drop_rows, fix_rows
+from taro.prepare.repair import drop_rows, fix_rows
 from taro.video.file import VideoError
 from taro.video.header import read_all_durations
 
@@ -38,14 +40,14 @@ from taro.video.header import read_all_durations
 CHECKS = {
     **FAULTS,
     "captions_unordered": "a caption starts before the one before it",
-    "unreadable_traces": "the traces are no list of texts",
-    "unreadable_difficulty": "the difficulty is no percentage",
     "duplicate_query": "an earlier row has the same query, spans and video",
     "missing_video": "the video is missing",
     "unreadable_video": "the video can't be opened",
     "duration_mismatch": "the duration is not the file's",
     "clip_outside_file": "the clip ends after the file",
 }
+# Keys that only some runs read: what finds a fault in one, and which runs these are.
+OF_SOME_RUNS = {TRACES: (trace_fault, "--stage sft"), DIFFICULTY: (difficulty_fault, "data.difficulty_weights")}
 _EXAMPLES = 3
 
 
@@ -99,9 +101,6 @@ def _with_more_faults(rows: Iterable[Row], headers: Mapping[str, float | VideoEr
                     what = f"captions[{i}]: starts at {caption.start}, the one before it at {before.start}"
                     faults.append(Fault("captions_unordered", what))
                     break
-            for name, (find_fault, kind) in KEY_FAULTS.items():
-                if (value := sample.extra.get(name)) is not None and (fault := find_fault(value)) is not None:
-                    faults.append(Fault(kind, fault))
             first = place_of_query.setdefault(query_key(sample), row.place)
             if first != row.place:
                 faults.append(Fault("duplicate_query", f"query, spans and video are those of {first}"))
@@ -135,7 +134,16 @@ def make_report(path: Path, checked: CheckedFile) -> dict[str, Any]:
         if rows:
             kinds[kind] = {"meaning": meaning, "count": len(rows), "rows": rows}
     counts = {"rows": len(checked.rows), "clips": checked.clips, "bad_rows": len(checked.bad), "videos": checked.videos}
-    return {"file": str(path), **counts, "kinds": kinds}
+    return {"file": str(path), **counts, "kinds": kinds, "remarks": list(_remarks(checked.rows))}
+
+
+def _remarks(rows: Iterable[Row]) -> Iterator[str]:
+    """What only some runs would refuse; such rows are no bad ones."""
+    for name, (find_fault, runs) in OF_SOME_RUNS.items():
+        there = [(row.place, row.sample.extra[name]) for row in rows if row.sample and row.sample.extra.get(name) is not None]
+        refused = [f"{place}: {fault}" for place, value in there if (fault := find_fault(value)) is not None]
+        if refused:
+            yield f"{len(refused)} rows have {name} that a run with {runs} refuses, the first: {refused[0]}"
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -146,6 +154,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     kinds = report["kinds"]
     if kinds:
         print_table(["fault", "rows", "meaning"], [(kind, str(own["count"]), own["meaning"]) for kind, own in kinds.items()])
+    for remark in report["remarks"]:
+        print(remark)
     for kind, own in kinds.items():
         named = [(row["place"] + (f" ({row['id']})" if row["id"] else ""), row["message"]) for row in own["rows"]]
         for line in first_lines([f"{place}: {message}" for place, message in named], _EXAMPLES):

@@ -7,16 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from taro.data.difficulties import DIFFICULTY, difficulty_fault
 from taro.data.rows import CLIP_TOLERANCE, Caption, Row, Sample, span_fault
 from taro.data.samples import query_key, to_row
-from taro.data.traces import TRACES, trace_fault
 from taro.prompts import find_tag
 from taro.spans import Span
 from taro.tasks import find_task
 
-# Keys that a row can do without: what finds a fault in each, and its kind.
-KEY_FAULTS = {TRACES: (trace_fault, "unreadable_traces"), DIFFICULTY: (difficulty_fault, "unreadable_difficulty")}
 # Nothing in the row says what would be right.
 _HOPELESS = ("missing_video", "unreadable_video", "no_duration", "clip_length")
 
@@ -48,7 +44,6 @@ def fix_rows(rows: Sequence[Row], durations: Mapping[str, float]) -> tuple[list[
       or far outside is left out, and its row with it if it was the only one, or each belongs to a part of the question: cutting
       would make up a truth.
     - Captions likewise, and those with a think or answer tag are left out; they are sorted, and a row stays without any.
-    - Traces and a difficulty that can't be read are taken out of their row.
     - An id that was there before gets a number.
     - Left out are rows that can't be read or have no query, the later of two rows that ask the same, rows whose video is
       missing or can't be read, and rows whose clip is not as long as their duration.
@@ -98,8 +93,7 @@ def _fix(sample: Sample, length: float | None) -> Sample | None:
     lost = len(sample.spans) - len(spans)
     if lost and (not spans or find_task(sample.task).ordered):
         return None
-    extra = {name: value for name, value in sample.extra.items() if not (name in KEY_FAULTS and KEY_FAULTS[name][0](value))}
-    return replace(sample, spans=spans, captions=tuple(captions), extra=extra)
+    return replace(sample, spans=spans, captions=tuple(captions))
 
 
 def _fix_span(span: Span, duration: float) -> Span | None:
@@ -116,9 +110,7 @@ def _compare(row: Row, fixed: Sample) -> list[Change]:
     if row.measured:
         old, why = {**old, "duration": None}, why or "no duration"
     names = ("id", "duration", "clip", "spans", "captions")
-    pairs = [(name, old[name], new[name]) for name in names]
-    pairs += [(name, row.sample.extra.get(name), fixed.extra.get(name)) for name in KEY_FAULTS]
-    return [Change(row.place, row.sample.id, name, before, after, why) for name, before, after in pairs if before != after]
+    return [Change(row.place, row.sample.id, name, old[name], new[name], why) for name in names if old[name] != new[name]]
 
 
 def _dropped(row: Row, why: str | None = None) -> Change:

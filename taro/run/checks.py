@@ -213,7 +213,7 @@ def _rewards(config: Namespace) -> Iterator[str]:
             f"model.group_size = {config.model.group_size} as its source does"
         )
     temporal = config.model.temporal_reward
-    pays_temporal = temporal is not None and temporal.bonus != 0
+    unpaid = "" if config.stage == "sft" else "= null" if temporal is None else "" if temporal.bonus else "with a bonus of 0"
     chosen = {"model.rewards": (config.model.rewards, {})}
     chosen |= {f"model.task_rewards.{task}": (own, {task: {}}) for task, own in (config.model.task_rewards or {}).items()}
     for setting, (rewards, by_task) in chosen.items():
@@ -222,10 +222,10 @@ def _rewards(config: Namespace) -> Iterator[str]:
                 Rewards(weights, {} if weights else by_task)
             except RewardError as error:
                 yield f"{setting}: {error}"
-        if not pays_temporal and not any(map(_weight, rewards.values())):
-            zero = "= {}" if not rewards else "has weights of 0 alone,"
-            bonus = "= null" if temporal is None else ".bonus = 0"
-            yield f"{setting} {zero} with model.temporal_reward {bonus}: nothing is rewarded; give a reward a weight"
+        pays = any(_weight(value) != 0 for value in rewards.values())
+        if unpaid and not pays and (by_task or not config.model.task_rewards):
+            zero = "with weights of 0 alone" if rewards else "= {}"
+            yield f"{setting} {zero}, model.temporal_reward {unpaid}: nothing is rewarded; give a reward a weight"
 
 
 def _weight(value: Any) -> Any:

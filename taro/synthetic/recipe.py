@@ -107,8 +107,13 @@ def check_base(folder: str | Path) -> Recipe:
     return Recipe(**log["recipe"])
 
 
-def check_start(folder: str | Path, family: str, recipe: Recipe) -> dict[str, Any]:
-    """What is known of a model that the recipe's last stage can begin with.
+def check_start(
+    folder: str | Path, family: str, recipe: Recipe, otherwise: str = "name a folder that is not there"
+) -> dict[str, Any]:
+    """What is known of a model that the recipe's last stage, or a later one, can begin with.
+
+    Args:
+        otherwise: what else can be done where settings differ.
 
     Raises:
         RecipeError: it is of another family, was made with other settings, or has had the last stage.
@@ -122,5 +127,5 @@ def check_start(folder: str | Path, family: str, recipe: Recipe) -> dict[str, An
     names = [name for name, value in wanted.items() if name not in LAST_STAGE and made[name] != value]
     if names:
         differing = ", ".join(f"{name} {made[name]}, not {wanted[name]}" for name in names)
-        raise RecipeError(f"--start {folder}: was made with {differing}; set the same, or name a folder that is not there")
+        raise RecipeError(f"--start {folder}: was made with {differing}; set the same, or {otherwise}")
     return log

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 from taro.command_line import Parser
 from taro.errors import clean_exit
 from taro.evaluation.metrics import GroundingMetrics
-from taro.files import PART, publish, remove
+from taro.files import PART, publish
+from taro.lock import lock_file
 from taro.models.prompt import PromptBuilder
 from taro.models.qwen_vl import QwenVL
 from taro.models.settings import GroundingSettings
@@ -89,32 +90,38 @@ def train(family: str, output: Path, recipe: Recipe, start: Path | None = None) 
 
 
 def learn_to_ground(family: str, output: Path, recipe: Recipe) -> None:
-    """Write the model after all stages but the last: its reasoning times every event. Each stage that is over is kept in
-    `output`.unfinished, where the same command goes on.
+    """Write the model after all stages but the last: its reasoning times every event. What the last whole stage has made is
+    kept in `output`.unfinished, where the same command goes on.
 
     Raises:
         RecipeError: what is kept is of another family, or of other settings.
+        FolderInUse: another command works there.
     """
     kept = output.with_name(f"{output.name}.unfinished")
-    if not kept.exists():
-        with whole_folder(kept) as folder:
-            save_random(folder, family, recipe.seed)
-            GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024).save(folder)
-            write_recipe(folder, {"family": family, "recipe": asdict(recipe), "metrics": {}, "seconds": {}})
-    log = check_start(kept, family, recipe)
-    policy, builder, settings = load(kept)
-    for name, stage, samples, batch in list_stages(policy, builder, settings, recipe):
-        if name in log["seconds"]:
-            continue
-        log["metrics"][name], log["seconds"][name] = fit(stage, samples, batch, recipe.seed)
-        if name in MEASURED:
-            log["metrics"][name] |= evaluate(policy, builder, settings, queries=256)
-        with whole_folder(kept, like=kept) as folder:
-            policy.save_pretrained(folder)
-            write_recipe(folder, log)
-    with whole_folder(output, like=kept) as folder:
-        policy.save_pretrained(folder, dtype="float16")
-    remove(kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    with lock_file(kept / "lock", kept, "wait until it has ended, or name another --start"):
+        if not any(kept.glob("stage_?")):
+            with whole_folder(kept / "stage_0") as folder:
+                save_random(folder, family, recipe.seed)
+                GroundingSettings(TINY_PROMPT, TINY_VIDEO, 1024, None, 1024).save(folder)
+                write_recipe(folder, {"family": family, "recipe": asdict(recipe), "metrics": {}, "seconds": {}})
+        last = max(kept.glob("stage_?"))
+        log = check_start(last, family, recipe, otherwise=f"remove {kept} to begin anew")
+        policy, builder, settings = load(last)
+        for number, (name, stage, samples, batch) in enumerate(list_stages(policy, builder, settings, recipe), start=1):
+            if name in log["seconds"]:
+                continue
+            log["metrics"][name], log["seconds"][name] = fit(stage, samples, batch, recipe.seed)
+            if name in MEASURED:
+                log["metrics"][name] |= evaluate(policy, builder, settings, queries=256)
+            with whole_folder(kept / f"stage_{number}", like=last) as folder:
+                policy.save_pretrained(folder)
+                write_recipe(folder, log)
+            shutil.rmtree(last)
+            last = kept / f"stage_{number}"
+        with whole_folder(output, like=last) as folder:
+            policy.save_pretrained(folder, dtype="float16")
+    shutil.rmtree(kept)
 
 
 def list_stages(
@@ -143,8 +150,8 @@ def list_stages(
 def whole_folder(path: Path, like: Path | None = None) -> Iterator[Path]:
     """A folder to write to, with what is in `like`, that has its name when all is written."""
     part = path.with_name(f"{path.name}{PART}")
-    if part.exists():
-        remove(part)
+    if part.exists():  # of a command that was killed
+        shutil.rmtree(part)
     part.mkdir(parents=True)
     if like is not None:
         shutil.copytree(like, part, dirs_exist_ok=True)

@@ -115,7 +115,7 @@ def test_videos_of_one_colour_are_counted(monkeypatch, caplog):
     dark = torch.zeros(FRAMES, 3, 64, 64, dtype=torch.uint8)
     monkeypatch.setattr(audit, "load_video", lambda *_, **__: SimpleNamespace(frames=dark))
     assert not hash_videos([sample("1", "dark.mp4")], 1)["dark.mp4"].any()
-    assert "1 of 1 videos are nearly one colour" in caplog.text
+    assert "1 of 1 videos show nearly one colour" in caplog.text
 
 
 def test_the_command(videos, tmp_path, capsys, caplog):

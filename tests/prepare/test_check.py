@@ -37,7 +37,6 @@ FAULTY = {
     "unreadable": ({"duration": "x"}, None),
 }
 OF_TWO_ROWS = {"duplicate_id", "duplicate_query"}
-OF_KEYS = {"unreadable_traces", "unreadable_difficulty"}
 OF_VIDEOS = {"no_duration", "missing_video", "unreadable_video", "duration_mismatch", "clip_outside_file"}
 
 
@@ -64,7 +63,7 @@ def records(output):
 
 
 def test_every_kind_of_fault_is_tested_here():
-    assert set(FAULTY) | OF_TWO_ROWS | OF_KEYS | OF_VIDEOS == set(CHECKS)
+    assert set(FAULTY) | OF_TWO_ROWS | OF_VIDEOS == set(CHECKS)
 
 
 @pytest.mark.parametrize("kind", FAULTY)
@@ -399,17 +398,15 @@ def test_a_span_that_is_left_out_makes_no_other_question(tmp_path):
     assert samples == {"several": ((1.0, 2.0),), "none": ()}
 
 
-def test_traces_and_difficulties_that_training_refuses(tmp_path):
-    """Without them the rows are good."""
-    rows = [{**GOOD, "id": "a", "query": "a", "traces": "x"}, {**GOOD, "id": "b", "query": "b", "difficulty": 200, "more": 1}]
-    rows += [{**GOOD, "id": "c", "query": "c", "traces": ["x"], "difficulty": 20}]
+def test_what_only_some_runs_refuse_is_a_remark(tmp_path, capsys):
+    """And no fault: others don't read it."""
+    rows = [{**GOOD, "id": "a", "query": "a", "traces": "x"}, {**GOOD, "id": "b", "query": "b", "difficulty": "easy"}]
+    rows += [{**GOOD, "id": "c", "query": "c", "traces": ["x"], "difficulty": 20, "more": None}]
     path = write(tmp_path, *rows)
-    assert kinds(check_file(path)) == {"unreadable_traces": ["line 1"], "unreadable_difficulty": ["line 2"]}
-    assert main([str(path), "--fix"]) == 0
-    samples = load_samples(tmp_path / "rows.fixed.jsonl")
-    assert [sample.extra for sample in samples] == [{}, {"more": 1}, {"traces": ["x"], "difficulty": 20}]
-    changed = [(change["field"], change["before"], change["after"]) for change in records(tmp_path / "rows.fixed.jsonl")]
-    assert changed == [("traces", "x", None), ("difficulty", 200, None)]
+    assert main([str(path)]) == 0 and not kinds(check_file(path))
+    shown = capsys.readouterr().out
+    assert '1 rows have traces that a run with --stage sft refuses, the first: line 1: traces: got "x"' in shown
+    assert '1 rows have difficulty that a run with data.difficulty_weights refuses, the first: line 2: difficulty' in shown
 
 
 def test_records_of_changes_are_json(tmp_path):

@@ -113,8 +113,9 @@ def test_what_was_stopped_goes_on_after_its_last_whole_stage(tmp_path, monkeypat
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     with pytest.raises(KeyboardInterrupt):
         tiny.learn_to_ground("qwen2_5_vl", stopped, Recipe())
-    assert not stopped.exists() and read_recipe(tmp_path / "stopped.unfinished")["seconds"] == {"tower": 5, "text": 5}
-    with pytest.raises(RecipeError, match=r"stopped\.unfinished: was made with seed 0, not 1"):
+    kept = read_recipe(tmp_path / "stopped.unfinished" / "stage_2")
+    assert not stopped.exists() and kept["seconds"] == {"tower": 5, "text": 5}
+    with pytest.raises(RecipeError, match=r"made with seed 0, not 1; set the same, or remove .*stopped.unfinished to begin"):
         tiny.learn_to_ground("qwen2_5_vl", stopped, Recipe(seed=1))
     for folder in (stopped, whole):
         tiny.learn_to_ground("qwen2_5_vl", folder, Recipe())

@@ -127,7 +127,7 @@ class ChosenReward:
                 f"{', '.join(WAYS[:-1])} or {WAYS[-1]} (python -m taro.rl.rewards --help)"
             )
         way = ways[-1]
-        if way != "completions" and (problem := _call_problem(way, parameters)):
+        if problem := _call_problem(way, inspect.signature(function)):
             raise RewardError(f"reward {name} {problem}")
         return cls(name, function, way, float(weight), bool(messages))
 
@@ -174,7 +174,7 @@ class ChosenReward:
             return 0.0
         try:
             number = math.nan if isinstance(value, str | bytes) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not abs(number) <= LARGEST:
             self._refuse([completion], f"{said} {value!r}; it must be a number, at most {LARGEST:g}")
@@ -186,30 +186,34 @@ class ChosenReward:
         raise RewardError(f"reward {self.name} {problem}; sample {first.sample.id!r}, {which} {first.text!r}") from cause
 
 
-_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
 def _unknown_settings(function: Callable[..., Any], settings: Mapping[str, Any]) -> Iterator[str]:
     """What is to be said of settings that a reward doesn't take. One that can't be asked takes all."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return
-    if inspect.isclass(function) and any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return
-    allowed = [name for name, one in parameters.items() if name not in WAYS and one.kind not in _REST]
+    taken = () if inspect.isclass(function) else WAYS
+    own = [name for name, one in parameters.items() if name not in taken and one.kind is not one.VAR_POSITIONAL]
+    allowed = ["weight", "messages", *own]
     for name in settings:
-        if name not in allowed:
-            there = f"there are {', '.join(['weight', *allowed])}"
-            yield f"{name} is none of its settings{did_you_mean(name, allowed)}; {there}"
+        if name not in own:
+            yield f"{name} is none of its settings{did_you_mean(str(name), allowed)}; there are {', '.join(allowed)}"
 
 
-def _call_problem(way: str, parameters: Mapping[str, inspect.Parameter]) -> str | None:
-    """Why a reward can't be called with its completion, or its group, alone."""
-    if parameters[way].kind is inspect.Parameter.KEYWORD_ONLY:
-        return f"gets {way} by position, and takes it by name"
-    needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind not in _REST and name != way]
-    return f"gets {way} alone, and needs {', '.join(needed)}, too; give that a default" if needed else None
+def _call_problem(way: str, signature: inspect.Signature) -> str | None:
+    """Why a reward can't be called with its completion, or its group, alone, or with completions by name."""
+    one, by_position = signature.parameters[way], way != "completions"
+    if one.kind is one.VAR_KEYWORD:
+        return f"takes **{way}; {way} must be a parameter"
+    if not by_position:
+        return f"gets {way} by name, and takes it by position" if one.kind is one.POSITIONAL_ONLY else None
+    try:
+        bound = signature.bind(None)
+    except TypeError as error:
+        return f"gets {way} alone, by position, and can't be called so: {error}"
+    return None if way in bound.arguments else f"gets {way} as its first argument, which is {', '.join(bound.arguments)}"
 
 
 def _columns(function: Callable[..., Any], group: Sequence[Completion], messages: bool) -> dict[str, list[Any]]:

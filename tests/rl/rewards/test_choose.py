@@ -122,6 +122,7 @@ def test_a_reward_of_ones_own(complete, own, name, settings, expected):
         ("def f(group):\n    return group[2:]", "returned 0 numbers for 2 completions"),
         ("def f(completion):\n    return {completion.text: 1}", "returned different parts: abc and de"),
         ("def f(completion):\n    return '1'", "returned '1'; it must be a number, at most 1e+09"),
+        ("def f(completion):\n    return 10**400", "returned 10000"),
         ("def f(completion):\n    return 1e300", "returned 1e+300; it must be a number, at most 1e+09"),
         ("def f(completions, labels):\n    return [1, 1]", "raised TypeError"),
     ],
@@ -142,8 +143,10 @@ def test_what_goes_wrong_names_the_sample_and_the_text(complete, own, body, prob
         ("temp1", 1, "there is no reward 'temp1'; did you mean tempr1? (there are format, timestamp_iou, iou, answer, taro"),
         ("no_module_of_this_name.f", 1, "there is no module 'no_module_of_this_name'"),
         ("taro.rl.rewards.tempr1.Temp", 1, "has no attribute 'Temp'"),
-        ("tempr1", {"sigmas": 1}, "tempr1: sigmas is none of its settings; did you mean sigma?; there are weight, sigma"),
-        ("iou", {"sigma": 1}, "iou: sigma is none of its settings; there are weight"),
+        ("tempr1", {"sigmas": 1}, "tempr1: sigmas is none of its settings; did you mean sigma?; there are weight, messages, s"),
+        ("iou", {"mesages": True}, "mesages is none of its settings; did you mean messages?"),
+        ("iou", {1: 2}, "1 is none of its settings"),
+        ("iou", {"sigma": 1}, "iou: sigma is none of its settings; there are weight, messages"),
         ("tempr1", 1e10, "weight = 10000000000.0: must be a number, at most 1e+09"),
         ("museg", {"form": "paper"}, "form = 'paper': allowed are 'published', 'released'"),
         ("tempr1", {"sigma": "high"}, "sigma = 'high': it should be a valid number"),
@@ -170,9 +173,12 @@ def test_what_can_not_be_chosen(name, value, problem):
 @pytest.mark.parametrize(
     ("signature", "problem"),
     [
-        ("completion, labels", "gets completion alone, and needs labels, too; give that a default"),
-        ("*, completion", "gets completion by position, and takes it by name"),
-        ("group, labels, power=2", "gets group alone, and needs labels, too"),
+        ("completion, labels", "gets completion alone, by position, and can't be called so: missing a"),
+        ("*, completion", "gets completion alone, by position, and can't be called so: "),
+        ("group, labels, power=2", "gets group alone, by position, and can't be called so: missing"),
+        ("power=2.0, completion=None", "gets completion as its first argument, which is power"),
+        ("**completion", "takes **completion; completion must be a parameter"),
+        ("completions, /", "gets completions by name, and takes it by position"),
     ],
 )
 def test_one_that_can_not_be_called_is_found_when_it_is_chosen(own, signature, problem):
@@ -180,6 +186,11 @@ def test_one_that_can_not_be_called_is_found_when_it_is_chosen(own, signature, p
     with pytest.raises(RewardError) as error:
         Rewards({name: 1})
     assert problem in str(error.value)
+
+
+def test_one_with_keyword_arguments_may_take_any_setting(own, complete):
+    name = own("def f(completions, **more):\n    return [more['threshold']] * len(completions)\n")
+    assert Rewards({f"{name}.f": {"threshold": 0.5}})([complete(RIGHT)])[0] == {f"{name}.f": [0.5]}
 
 
 def test_a_class_of_ones_own_may_take_any_setting(own, complete):
