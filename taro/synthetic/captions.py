@@ -2,7 +2,7 @@
 
 How good a real one's captions of synthetic videos are, is measured by
 
-    python -m taro.synthetic.tiny --captioner --start outputs/bases/start --output outputs/tiny-captioner
+    python -m taro.synthetic.tiny --captioner --start assets/tiny-qwen2.5-vl-start --output outputs/tiny-captioner
     python -m taro.prepare.caption --input data/synthetic/train.jsonl --output data/synthetic/captioned.jsonl \\
         --model outputs/tiny-captioner --prompt "What happens in these {seconds} seconds?" --max_tokens 160 \\
         --video.max_frames 64 --video.max_tokens 112 --video.resize torch

@@ -5,11 +5,11 @@
 Bases that differ in the last stage alone can share the others, which are kept in `--start` and found there. What was
 stopped goes on after its last whole stage:
 
-    python -m taro.synthetic.tiny --output outputs/bases/p002 --start outputs/bases/start --timed_reasoning 0.002
+    python -m taro.synthetic.tiny --output outputs/bases/p0.002 --start assets/tiny-qwen2.5-vl-start --timed_reasoning 0.002
 
 One that knows other tasks, too, and reasons with times:
 
-    python -m taro.synthetic.tiny --output outputs/bases/tasks --start outputs/bases/start-tasks --timed_reasoning 1 \
+    python -m taro.synthetic.tiny --output assets/tiny-qwen2.5-vl-tasks --start outputs/bases/start-tasks --timed_reasoning 1 \
         --tasks grounding multi_span dense grounded_qa actions
 """
 

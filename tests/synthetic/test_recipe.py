@@ -33,6 +33,15 @@ def test_the_shipped_bases_are_made_by_the_recipe_and_pretend(family):
     assert shipped["timestamp_rate"] < 0.1 and shipped["format_rate"] > 0.95 and 0.2 < shipped["R1@0.5"] < 0.5
 
 
+def test_the_shipped_start_and_the_base_of_tasks():
+    """From the one a base is made by its last stage alone; the other knows tasks, and reasons with times."""
+    log = check_start(ASSETS / "tiny-qwen2.5-vl-start", "qwen2_5_vl", Recipe(timed_reasoning=0.3))
+    assert log["seconds"].keys() == {"tower", "text", "exact_labels", "noisy_labels"}
+    assert check_base(ASSETS / "tiny-qwen2.5-vl-tasks").tasks == ("grounding", "multi_span", "dense", "grounded_qa", "actions")
+    shipped = read_recipe(ASSETS / "tiny-qwen2.5-vl-tasks")["metrics"]["shipped"]
+    assert shipped["timestamp_rate"] == shipped["format_rate"] == 1.0
+
+
 def test_a_folder_without_a_recipe_is_refused(tiny_folder):
     with pytest.raises(RecipeError, match=r"has no recipe.json; python -m taro.synthetic.tiny --output FOLDER makes a base"):
         check_base(tiny_folder)
