@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed import ProcessGroup
 
 
 def world_size() -> int:
@@ -15,6 +16,21 @@ def world_size() -> int:
 
 def global_rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def cpu_group(known: ProcessGroup | None) -> ProcessGroup | None:
+    """All ranks on the CPU; None of one process without others. All ranks call this.
+
+    `known` is the group of before. With one rank it is an engine that sets up torch.distributed, and that ends all groups when
+    it is restarted: then there is a new one.
+    """
+    if not distributed.is_initialized():
+        return None
+    try:
+        distributed.get_backend(known)  # without a group the default one's
+    except ValueError:
+        known = None
+    return known or distributed.new_group(backend="gloo")
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import CheckpointException
 
-from taro.distributed import gather
+from taro.distributed import cpu_group, gather
 from taro.files import PART, link, publish, remove, remove_parts, write_text
 from taro.models.checkpoint import CheckpointError, begin, named_tensors, read_into, reason, write, write_meanwhile
 from taro.models.sharding import ShardedStrategy
@@ -74,8 +74,6 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: L.Trainer, module: GRPOModule) -> None:
         """Weights and optimizer are there, and the loop has not begun."""
-        if distributed.is_initialized():
-            self.group = distributed.new_group(backend="gloo")
         self.described = self.described or describe_run(module, trainer.datamodule)
         if self.resume_from is not None:
             self._resume(trainer, module, ResumePoint.read(self.resume_from))
@@ -145,7 +143,7 @@ class Checkpoints(Checkpoint):
         path = checkpoint_path(self.folder, step)
         about = self._describe(trainer) if trainer.is_global_zero else None
         self._on_all_ranks(trainer, path, partial(begin, _part(path), about))
-        self.saved_step = step
+        self.saved_step, self.group = step, cpu_group(self.group)
         if self.asynchronous:
             self.pending = path, write_meanwhile(_part(path), self._tensors(trainer), self.group)
         else:

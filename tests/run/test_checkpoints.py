@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from checkpoint_content import assert_equal, read_all
 from lightning.pytorch.trainer.states import TrainerFn
 from prepared_python import python
+from torch import distributed
 
 from taro.models.checkpoint import CheckpointError, find_fault, write
 from taro.run import train
@@ -118,6 +120,28 @@ def test_the_base_model_is_step_zero(tmp_path, score, best):
         Run().train(checkpoints)
         assert checkpoints.best_step == best
         assert (tmp_path / "best.ckpt").resolve().name == "step_000004.ckpt"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_engine_that_is_restarted_takes_no_group_along(tmp_path, no_process_group, asynchronous):
+    """vLLM sets up torch.distributed in a process of its own, and ends all groups with its engine."""
+
+    def start():
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/{time.monotonic_ns()}", rank=0, world_size=1)
+
+    class Restarting(Checkpoints):
+        def on_train_batch_end(self, trainer, *others):
+            super().on_train_batch_end(trainer, *others)
+            if trainer.count.processed == 3:
+                self.finish(trainer)
+                distributed.destroy_process_group()
+                start()
+
+    (tmp_path / "kept").mkdir()
+    start()
+    Run().train(Restarting(tmp_path / "kept", keep_last=6, asynchronous=asynchronous))
+    distributed.destroy_process_group()
+    assert set(list_checkpoints(tmp_path / "kept")) == {1, 2, 3, 4, 5, 6}
 
 
 class Killed(BaseException):
