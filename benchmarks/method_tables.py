@@ -19,11 +19,15 @@ from taro.evaluation.scores import METRICS
 
 SHOWN = ("R1@0.5", "R1@0.7", "mIoU", "timestamp_rate")
 DRAWN = {"vtg/R1@0.5": "R1@0.5", "vtg/timestamp_rate": "timestamp_rate"}  # curves, and the metric of the test set beside them
-OF_RUNS = {"frac_reward_zero_std": "groups without variance", "timing_s/step": "s a step"}  # curves, and what their median is
+# Curves of a run's steps: what is shown of them, and how it is taken.
+OF_RUNS = {"frac_reward_zero_std": ("groups without variance", np.mean), "timing_s/step": ("s a step, median", np.median)}
 FEW_SEEDS = "Intervals over fewer than three seeds say nothing of what another seed would give."
+BEFORE = "before training"
 MIXED = "mixed"  # a world in which all tasks are asked
 FEW_METHODS = 6  # whose ranges can be told apart in one figure
 ALONE = "only_"  # one with one of them
+# 97.5 % quantiles of Student's t, by degrees of freedom.
+STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def interval(scores: np.ndarray) -> np.ndarray:
@@ -33,11 +37,30 @@ def interval(scores: np.ndarray) -> np.ndarray:
     return percentile_intervals(np.stack([scores[np.ix_(own, asked)].mean((0, 1)) for own, asked in draws]))
 
 
+def interval_by_seeds(means: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of the mean of (S), by Student's t: seeds are drawn, and the queries are the ones that are there."""
+    seeds = len(means)
+    if seeds - 1 < min(STUDENT):
+        return None
+    half = STUDENT[min(seeds - 1, max(STUDENT))] * means.std(ddof=1) / math.sqrt(seeds)
+    return means.mean() - half, means.mean() + half
+
+
+def compare(found: list[dict], other: list[dict], metric: str, asked: np.ndarray | slice = slice(None)) -> list[str]:
+    """Cells: how far a metric is above `other`'s in the queries asked for, paired by seed and query, with its interval over
+    both, and the interval over seeds alone. A base, of which there is one result, is paired with every seed."""
+    ours, theirs = (stack(results)[:, asked][..., [METRICS.index(metric)]] for results in (found, other))  # (S, N, 1)
+    change = ours - theirs
+    low, high = interval(change)[0]
+    ends = interval_by_seeds(change.mean((1, 2)))
+    return [f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}]", "[{:+.3f}, {:+.3f}]".format(*ends) if ends else ""]
+
+
 def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] = ()) -> str:
     """Markdown, one row for each base, world and method."""
     trained = [one["curves"] for found in results.values() if has_curves(found) for one in found]
     known = [curve for curve in OF_RUNS if trained and all(curve in curves for curves in trained)]  # old results have less
-    heads = [*SHOWN, *(OF_RUNS[curve] for curve in known), f"R1@0.5 above `{against}`"]
+    heads = [*SHOWN, *(OF_RUNS[curve][0] for curve in known), f"R1@0.5 above `{against}`", "by seeds alone"]
     heads += [f"mIoU lost: {probe}" for probe in probes]
     lines = ["| base | world | method | seeds | " + " | ".join(heads) + " |", "|---" * (len(heads) + 4) + "|"]
     for (base, world, method), found in results.items():
@@ -45,19 +68,14 @@ def table(results: dict[tuple, list[dict]], against: str, probes: Sequence[str] 
         cells = [spread(scores[..., METRICS.index(metric)].mean(1)) for metric in SHOWN]
         for curve in known:
             there = all(curve in one["curves"] for one in found)
-            cells.append(spread(medians(found, curve)) if there else "")
-        other = results.get((base, world, against), [])
-        shared = min(len(found), len(other)) if method != against else 0
-        difference, losses = "", []
-        if shared:
-            change = (scores[:shared] - stack(other[:shared]))[..., [METRICS.index("R1@0.5")]]
-            low, high = interval(change)[0]
-            difference = f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+            cells.append(spread(summarise(found, curve)) if there else "")
+        other, losses = results.get((base, world, against), []), []
+        cells += compare(found, other, "R1@0.5") if other and method != against else ["", ""]
         for probe in probes:
             lost = (scores - stack(found, probe))[..., [METRICS.index("mIoU")]]
             low, high = interval(lost)[0]
             losses.append(f"{lost.mean():.3f} [{low:.3f}, {high:.3f}]")
-        lines.append(f"| {' | '.join([base, world, method, str(len(found)), *cells, difference, *losses])} |")
+        lines.append(f"| {' | '.join([base, world, method, str(len(found)), *cells, *losses])} |")
     return "\n".join(lines)
 
 
@@ -76,10 +94,9 @@ def task_table(results: dict[tuple, list[dict]]) -> str:
             scores = stack(found)[:, asked][..., [METRICS.index("mIoU")]]  # (S, N of the task, 1)
             difference, other = "", alone.get((base, method, task), [])
             if world == MIXED and other and has_curves(found):
-                shared = min(len(found), len(other))
                 if [found[0]["ids"][number] for number in asked] != other[0]["ids"]:
                     raise TaroError(f"{found[0]['name']}, {other[0]['name']}: other queries; make both again from one --data")
-                change = scores[:shared] - stack(other[:shared])[..., [METRICS.index("mIoU")]]
+                change = scores - stack(other)[..., [METRICS.index("mIoU")]]
                 low, high = interval(change)[0]
                 difference = f"{change.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
             own = [one["task_metrics"].get(task, {}) for one in found]  # grounding has none
@@ -112,9 +129,10 @@ def has_curves(results: list[dict]) -> bool:
     return bool(results[0]["curves"])
 
 
-def medians(results: list[dict], curve: str) -> np.ndarray:
+def summarise(results: list[dict], curve: str) -> np.ndarray:
     """Of each seed's curve, (S)."""
-    return np.array([np.median([value for _, value in result["curves"][curve]]) for result in results])
+    _, of_steps = OF_RUNS[curve]
+    return np.array([of_steps([value for _, value in result["curves"][curve]]) for result in results])
 
 
 def plot(results: dict[tuple, list[dict]], path: Path) -> None:
@@ -126,9 +144,7 @@ def plot(results: dict[tuple, list[dict]], path: Path) -> None:
     colors = {name: palette(number % palette.N) for number, name in enumerate(names)}
     size = (11, (2.8 if few else 3.6) * len(groups))
     figure, axes = plt.subplots(len(groups), len(DRAWN), figsize=size, squeeze=False, sharex=True, layout="constrained")
-    for (group, line), (column, (curve, metric)) in itertools.product(
-        zip(groups, axes, strict=True), enumerate(DRAWN.items())
-    ):
+    for (group, line), (column, (curve, metric)) in itertools.product(zip(groups, axes, strict=True), enumerate(DRAWN.items())):
         axis = line[column]
         methods = [row for row in results if row[:2] == group and has_curves(results[row])]
         for number, row in enumerate(methods):

@@ -15,22 +15,26 @@ had as many steps. An epoch is longer in `mixed`: take methods without a warm-up
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from method_tables import ALONE, DRAWN, FEW_SEEDS, MIXED, OF_RUNS, has_curves, plot, table, task_table
+from method_parts import part_table
+from method_tables import ALONE, BEFORE, DRAWN, FEW_SEEDS, MIXED, OF_RUNS, has_curves, plot, table, task_table
+from pages import write_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from taro.command_line import Parser
+from taro.command_line import Parser, at_least
 from taro.errors import TaroError, clean_exit
 from taro.evaluation.predictions import Prediction, load_predictions
 from taro.evaluation.probes import PROBES
@@ -51,6 +55,7 @@ _SIZES = ("--validation_videos=24", "--test_videos=96")
 WORLDS[MIXED] = ("--tasks", *TASKS, *_SIZES)
 WORLDS |= {f"{ALONE}{task}": ("--tasks", task, *_SIZES) for task in TASKS}
 PROGRAM, MAX_TOKENS = "train.py", 160
+LARGEST_SEED = 2**32 - 1
 CURVES = ("vtg/R1@0.5", "vtg/mIoU", "vtg/timestamp_rate", "rollout/IoU", "rollout/timestamp_rate", "reward", "kl", "entropy")
 CURVES += ("completions/mean_length", "taro/constructed_fraction", "taro/temporal_gap", *OF_RUNS)
 EVALUATION = ("--batch_size=64", "--workers=0", "--device=cpu")
@@ -69,7 +74,7 @@ class Run:
     @property
     def row(self) -> tuple[str, str, str]:
         """All but the seed: base, world, method."""
-        return self.base.name, self.world, self.config.stem if self.config else "before training"
+        return self.base.name, self.world, self.config.stem if self.config else BEFORE
 
     @property
     def name(self) -> str:
@@ -83,6 +88,24 @@ class Setup:
     results: Path
     program: str  # that trains
     max_tokens: int  # of an answer in the test
+
+
+def check_asked(args, extra: Sequence[str]) -> None:
+    """Raises TaroError for flags that don't go together."""
+    names = [Path(name).stem for name in args.configs]
+    asked = {"--configs": names, "--seeds": args.seeds, "--bases": [base.name for base in args.bases], "--worlds": args.worlds}
+    for flag, given in asked.items():
+        if twice := [str(one) for one, times in Counter(given).items() if times > 1]:
+            raise TaroError(f"{flag}: {', '.join(twice)} twice, and results have these names; give each once")
+    if max(args.seeds) > LARGEST_SEED:
+        raise TaroError(f"--seeds: {max(args.seeds)} is too large, at most {LARGEST_SEED}")
+    if args.against not in [*names, BEFORE]:
+        raise TaroError(f"--against: {args.against} is not among --configs ({', '.join(names)})")
+    if args.steps is not None:
+        if any(flag.startswith("--model.loss.updates") for flag in extra):
+            raise TaroError("--steps: model.loss.updates must stand in a config, which it is read from")
+        if any(flag.startswith("--trainer.max_steps") for flag in extra):
+            raise TaroError("--steps, --trainer.max_steps: give one of them")
 
 
 def list_runs(args, extra: Sequence[str]) -> list[Run]:
@@ -106,28 +129,59 @@ def list_runs(args, extra: Sequence[str]) -> list[Run]:
         own = (f"--seed_everything={seed}", "--data.test_file=null", *steps, *extra)
         runs.append(Run(base, world, config, seed, (*train, *own)))
     for run in runs:
-        path, wanted = args.results / f"{run.name}.json", {*run.train, f"--max_tokens={args.max_tokens}"}
-        if not path.exists():
-            continue
-        result = json.loads(path.read_text())
-        made = {*result["train"], f"--max_tokens={result.get('max_tokens', MAX_TOKENS)}"}
-        if made != wanted:
-            differing = " ".join(sorted(made ^ wanted))
-            raise TaroError(f"{path}: was made with other settings ({differing}); set the same, or another --results")
-        then = result.get("configs", {})  # of which older results know nothing
-        if changed := [name for name, content in read_configs(run).items() if then.get(name, content) != content]:
-            raise TaroError(f"{path}: {', '.join(changed)} has changed since; remove the file to make it again")
+        if (path := args.results / f"{run.name}.json").exists():
+            check_result(path, run, args.max_tokens)
     return runs
 
 
-def read_configs(run: Run) -> dict[str, dict]:
-    """What the files of its settings say, by name, as JSON gives it back."""
+def check_result(path: Path, run: Run, max_tokens: int) -> None:
+    """Raises TaroError where a result was made with other settings, or from other weights, than it would be now."""
+    result = json.loads(path.read_text())
+    wanted = {*run.train, f"--max_tokens={max_tokens}"}
+    made = {*result["train"], f"--max_tokens={result.get('max_tokens', MAX_TOKENS)}"}
+    if made != wanted:
+        differing = " ".join(sorted(made ^ wanted))
+        raise TaroError(f"{path}: was made with other settings ({differing}); set the same, or another --results")
+    then, now = flatten(result["config"]), flatten(read_config(run))
+    if changed := sorted(name for name in then | now if then.get(name) != now.get(name)):
+        raise TaroError(f"{path}: {', '.join(changed)} of its configs changed since; remove the file to make it again")
+    if result["base"] != fingerprint(run.base):
+        raise TaroError(f"{path}: was made from other weights than {run.base} has; give them another name, or remove the file")
+
+
+def read_config(run: Run) -> dict:
+    """What its config files say together, as JSON gives it back; {} for a base."""
     if run.config is None:
         return {}
-    names = [name for flag, name in itertools.pairwise(run.train) if flag == "--config"]
-    names += [flag.partition("=")[2] for flag in run.train if flag.startswith("--config=")]
-    read = {name: yaml.safe_load(Path(name).read_text()) for name in ("configs/base.yaml", *names)}
-    return json.loads(json.dumps(read, default=str))
+    names = ["configs/base.yaml", *(name for flag, name in itertools.pairwise(run.train) if flag == "--config")]
+    merged: dict = {}
+    for name in names:
+        lay_over(merged, yaml.safe_load(Path(name).read_text()) or {})
+    return json.loads(json.dumps(merged, default=str))
+
+
+def lay_over(settings: dict, others: Mapping) -> None:
+    for name, value in others.items():
+        if isinstance(value, Mapping) and isinstance(settings.get(name), dict):
+            lay_over(settings[name], value)
+        else:
+            settings[name] = dict(value) if isinstance(value, Mapping) else value
+
+
+def flatten(settings: Mapping, prefix: str = "") -> dict[str, object]:
+    """Values by their names with dots."""
+    found = {}
+    for name, value in settings.items():
+        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def fingerprint(base: Path) -> str:
+    """Of its weights."""
+    digest = hashlib.sha256()
+    for path in sorted(base.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def count_updates(*configs: Path) -> int:
@@ -162,7 +216,7 @@ def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
     path = setup.results / f"{run.name}.json"
     model = run.base if run.config is None else setup.runs / run.name / "hf"
     if not path.exists():
-        commit, curves, configs = None, {}, read_configs(run)
+        commit, curves = None, {}
         if run.config is not None:
             own = place(run, setup)
             own += [f"--data.frame_cache.folder={setup.runs}/frames", f"--model.feature_cache.folder={setup.runs}/features"]
@@ -174,7 +228,8 @@ def make_result(run: Run, setup: Setup, probes: Sequence[str]) -> dict:
         result = {"name": run.name, "train": run.train, "git_commit": commit, "metrics": METRICS}
         result |= {"curves": curves, "ids": [one.id for one in predictions], "scores": scores, "probes": {}}
         result |= {"tasks": [one.task for one in predictions], "task_metrics": own}
-        result |= {"program": setup.program, "max_tokens": setup.max_tokens, "configs": configs}
+        result |= {"program": setup.program, "max_tokens": setup.max_tokens, "config": read_config(run)}
+        result |= {"base": fingerprint(run.base)}
         setup.results.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(result) + "\n")
         print(f"{run.name}: done", flush=True)
@@ -253,23 +308,23 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--configs", nargs="+", default=["time_r1", "temporal_reward_only", "constructed_only", "taro"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2])
     parser.add_argument("--bases", type=Path, nargs="+", default=[Path("assets/tiny-qwen2.5-vl")])
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["looser"])
     parser.add_argument("--probes", nargs="+", choices=PROBES, default=[])
     parser.add_argument("--common", default="configs/tiny.yaml", help="config that all configs are laid over")
-    parser.add_argument("--steps", type=int, help="training steps of each run, whose updates trainer.max_steps counts")
+    parser.add_argument("--steps", type=at_least(1), help="training steps of each run, whose updates trainer.max_steps counts")
     parser.add_argument("--program", default=PROGRAM, help="what trains those that are missing")
-    parser.add_argument("--max_tokens", type=int, default=MAX_TOKENS, help="of an answer in the test")
-    parser.add_argument("--against", default="time_r1", help="method that the others are compared with")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
+    parser.add_argument("--max_tokens", type=at_least(1), default=MAX_TOKENS, help="of an answer in the test")
+    parser.add_argument("--against", help="method that the others are compared with; the first of --configs unless given")
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="runs at a time, a core each")
     parser.add_argument("--data", type=Path, default=Path("data/worlds"), help="made there where missing")
     parser.add_argument("--runs", type=Path, default=Path("outputs/methods"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--output", type=Path, help="path without suffix of a page and a figure; the page's text stays")
     args, extra = parser.parse_known_args(arguments)
-    if args.steps is not None and (args.steps < 1 or any(flag.startswith("--model.loss.updates") for flag in extra)):
-        raise TaroError("--steps: must be at least 1, and model.loss.updates stand in a config, which it is read from")
+    args.against = args.against or Path(args.configs[0]).stem
+    check_asked(args, extra)
     runs = list_runs(args, extra)
     for world in dict.fromkeys(run.world for run in runs if is_missing(run, args.results, args.probes)):
         if not (args.data / world / "test.jsonl").exists():
@@ -283,15 +338,15 @@ def main(arguments: list[str] | None = None) -> None:
         results.setdefault(run.row, []).append(result)
     results = {row: results[row] for row in sorted(results, key=lambda row: row[:2])}
     parts = [table(results, args.against, args.probes), task_table(results)]
+    parts.append(part_table(results, args.against, lookalikes=[name for name in WORLDS if "--lookalikes" in WORLDS[name]]))
     if any(has_curves(found) and len(found) < 3 for found in results.values()):
         parts.append(FEW_SEEDS)
     text = "\n\n".join(filter(None, parts))
     print(text)
     if args.output is not None:
         page, image = args.output.with_suffix(".md"), args.output.with_suffix(".png")
-        head = page.read_text().split("<!-- table -->")[0] if page.exists() else "# Methods\n\n"
         plot(results, image)
-        write_text(page, f"{head}<!-- table -->\n\n![{', '.join(DRAWN.values())} over steps]({image.name})\n\n{text}\n")
+        write_table(page, "Methods", f"![{', '.join(DRAWN.values())} over steps]({image.name})\n\n{text}")
 
 
 if __name__ == "__main__":

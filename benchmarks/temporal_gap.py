@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from gap_probe import TOKENS, GapPair, correct_groups, probe_gaps
+from pages import write_table
 
 from taro.data.dataset import GroundingDataset
 from taro.data.samples import load_samples
@@ -114,8 +115,7 @@ def main() -> None:
     print(text)
     if args.output is not None:
         page, image = args.output.with_suffix(".md"), args.output.with_suffix(".png")
-        head = page.read_text().split("<!-- table -->")[0] if page.exists() else "# Temporal gap\n\n"
-        page.write_text(f"{head}<!-- table -->\n\n![gap by radius]({image.name})\n\n{text}\n")
+        write_table(page, "Temporal gap", f"![gap by radius]({image.name})\n\n{text}")
         plot(table, image)
 
 

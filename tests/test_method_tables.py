@@ -26,6 +26,11 @@ def test_intervals_are_over_seeds_and_queries(tables):
     assert high - low == pytest.approx(4 / 300**0.5, rel=0.15)
 
 
+def test_an_interval_by_seeds_is_students(tables):
+    assert tables.interval_by_seeds(np.array([1.0, 2.0, 3.0])) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-3)
+    assert tables.interval_by_seeds(np.array([1.0, 2.0])) is None
+
+
 def test_a_difference_is_paired_by_query_and_seed(tables):
     rng = np.random.default_rng(0)
     hits = rng.integers(0, 2, (3, 200)).astype(float)
@@ -39,12 +44,17 @@ def test_a_difference_is_paired_by_query_and_seed(tables):
 
     found = {("b", "loose", "plain"): results("plain", hits), ("b", "loose", "new"): results("new", hits + 0.25)}
     plain, new = tables.table(found, "plain").splitlines()[2:]
-    assert plain.endswith("|  |") and new.endswith("| +0.250 [+0.250, +0.250] |")
+    assert plain.endswith("|  |  |") and new.endswith("| +0.250 [+0.250, +0.250] | [+0.250, +0.250] |")
     for seed, one in enumerate(found["b", "loose", "new"]):
         one["curves"] = {"timing_s/step": [[0, 9.0], [1, 2.0 + seed], [2, 1.0]]}
+        one["curves"]["frac_reward_zero_std"] = [[0, 0.0], [1, 0.0], [2, 0.375]]
     head, _, plain, new = tables.table(found, "plain").splitlines()
-    assert "| timestamp_rate | s a step | R1@0.5 above `plain` |" in head
-    assert plain.endswith("|  |  |") and "| 3.000 [2.000, 4.000] | +0.250" in new
+    assert "| timestamp_rate | groups without variance | s a step, median | R1@0.5 above `plain` | by seeds alone |" in head
+    assert plain.endswith("|  |  |  |  |") and "| 0.125 [0.125, 0.125] | 3.000 [2.000, 4.000] | +0.250" in new
+    base = results("base", hits)[:1]  # of which there is one result: each seed is compared with it
+    base[0]["scores"] = np.zeros((200, len(tables.METRICS))).tolist()
+    row = tables.table(found | {("b", "loose", tables.BEFORE): base}, "plain").splitlines()[-1]
+    assert f"| {-hits.mean():+.3f} [" in row
     for one in found["b", "loose", "plain"]:
         one["curves"] = {"reward": [[0, 1.0]]}  # a result of before it was kept
     assert "s a step" not in tables.table(found, "plain")

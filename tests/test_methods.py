@@ -49,7 +49,7 @@ def compare(methods, synthetic, tiny_folder, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_methods_are_trained_once_and_compared(compare, tmp_path):
     shown = compare("--configs", "time_r1", "taro", "--seeds=0")
-    rows = [line for line in shown.splitlines() if line.startswith("| base |")]
+    rows = [line for line in shown.partition("asked for")[0].splitlines() if line.startswith("| base |")][:4]
     assert [row.split(" | ")[1:4] for row in rows[1:]] == [
         ["looser", "before training", "1"], ["looser", "time_r1", "1"], ["looser", "taro", "1"],
     ]  # fmt: skip
@@ -70,10 +70,14 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
     with pytest.raises(TaroError, match=r"base.looser.before.json: .* settings \(--max_tokens=8 --max_tokens=9\)"):
         compare("--configs=taro", "--seeds=0", "--max_tokens=9")
     path = tmp_path / "results" / "base.looser.taro.seed0.json"
-    result["configs"]["configs/experiments/taro.yaml"]["model"] = {"group_size": 4}  # as it may have been then
-    path.write_text(json.dumps(result))
-    with pytest.raises(TaroError, match=r"taro.seed0.json: configs/experiments/taro.yaml has changed since; remove the file"):
-        compare("--configs=taro", "--seeds=0")
+    then = json.loads(path.read_text())
+    then["config"]["model"]["group_size"] = 4  # as it may have been
+    path.write_text(json.dumps(then))
+    with pytest.raises(TaroError, match=r"taro.seed0.json: model.group_size of its configs changed since; remove the file"):
+        compare("--configs=taro", "--seeds=0", "--against=taro")
+    path.write_text(json.dumps(result | {"base": "0" * 64}))
+    with pytest.raises(TaroError, match=r"taro.seed0.json: was made from other weights than .*base has; give them another"):
+        compare("--configs=taro", "--seeds=0", "--against=taro")
 
 
 @pytest.mark.slow
@@ -85,10 +89,20 @@ def test_a_run_that_fails_stops_no_other(compare, methods, monkeypatch, tmp_path
     assert made == {"base.looser.before.json", "base.looser.time_r1.seed0.json"}
 
 
-def test_steps_are_counted_by_configs_alone(compare):
-    for given in (["--steps=0"], ["--model.loss.updates=2"]):
-        with pytest.raises(TaroError, match=r"--steps: must be at least 1, and model.loss.updates stand in a config"):
-            compare("--configs=taro", *given)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--configs=taro", "--steps=1", "--model.loss.updates=2"], "--steps: model.loss.updates must stand in a config"),
+        (["--configs=taro", "--steps=1", "--trainer.max_steps=2"], "--steps, --trainer.max_steps: give one of them"),
+        (["--configs", "taro", "other/taro.yaml"], "--configs: taro twice, and results have these names; give each once"),
+        (["--configs=taro", "--seeds", "0", "1", "0"], "--seeds: 0 twice"),
+        (["--configs=taro", "--seeds=4294967296"], "--seeds: 4294967296 is too large"),
+        (["--configs=taro", "--against=tme_r1"], r"--against: tme_r1 is not among --configs \(taro\)"),
+    ],
+)
+def test_what_was_asked_must_make_sense(compare, given, message):
+    with pytest.raises(TaroError, match=message):
+        compare(*given)
 
 
 def test_a_step_may_have_several_updates(methods):

@@ -321,6 +321,11 @@ def _make_video(job: tuple[int, str, WorldSettings]) -> list[Sample]:
     return scene_samples(scene, path, settings.captions, settings.tasks)
 
 
+def first_seed(split: str, seed: int) -> int:
+    """Of the scenes of a split, whose videos take it and those that follow."""
+    return int(hashlib.sha256(f"world {seed}".encode()).hexdigest()[:8], 16) * 10_000_000 + SPLITS[split]
+
+
 def make_split(
     output: Path, split: str, videos: int, seed: int, settings: WorldSettings, workers: int | None = None
 ) -> list[Sample]:
@@ -329,7 +334,7 @@ def make_split(
         raise ValueError(f"unknown split {split!r}, allowed: {', '.join(SPLITS)}")
     folder = output / split
     folder.mkdir(parents=True, exist_ok=True)
-    first = int(hashlib.sha256(f"world {seed}".encode()).hexdigest()[:8], 16) * 10_000_000 + SPLITS[split]
+    first = first_seed(split, seed)
     jobs = [(first + number, str(folder / f"{split}_{number:05d}.mp4"), settings) for number in range(videos)]
     with ProcessPoolExecutor(workers) as pool:
         samples = [sample for group in pool.map(_make_video, jobs, chunksize=4) for sample in group]
