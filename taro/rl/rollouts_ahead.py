@@ -34,7 +34,8 @@ class RolloutsAhead:
         self.groups, before = engine.finish(), self.batch
         self.staleness = updates - self.updates if before else 0
         self.batch, self.updates = batch, updates
-        usable = [example for example in batch if example.prompt is not None]
+        # From a GPU the thread that asks would read them behind all that the update has queued there.
+        usable = [example.to("cpu") for example in batch if example.prompt is not None]
         engine.begin(make_requests(usable, [None] * len(usable), policy, engine, self.shuffled), self.sampling)
         return before
 
