@@ -27,7 +27,7 @@ from taro.rl.rewards.choose import REWARDS, RewardError, Rewards
 from taro.rl.settings import OF_STEP, TemporalRewardSettings
 from taro.rollout.vllm_prompts import vllm_is_installed
 from taro.run.checkpoint_files import list_checkpoints, none_yet
-from taro.run.memory import GIB, plan, savings
+from taro.run.memory import GIB, engine_problem, plan, savings
 from taro.run.trainer_checks import trainer_problems
 from taro.tasks import DEFAULT, TASKS, find_task
 from taro.video.load import VideoSettings
@@ -356,6 +356,8 @@ def _memory(config: Namespace) -> Iterator[str]:
     except ModelError:  # which is a problem of its own
         return
     there = torch.cuda.get_device_properties(0).total_memory / GIB
+    if problem := engine_problem(config, shape, there):
+        yield f"strict_memory: {problem}"
     for name, parts in plan(config, shape, _count_ranks(config.trainer), there).items():
         if (together := sum(parts.values())) > there:
             largest = sorted(parts, key=parts.get, reverse=True)[:3]

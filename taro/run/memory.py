@@ -11,6 +11,7 @@ all key heads, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 HEAD_CHUNK = 1024  # response positions whose logits exist at a time: `compute_log_probs`
 AHEAD = 2  # layers that FSDP2 has gathered, or is reducing, at a time
+WORKING = 1.0  # GiB, of vLLM: what a pass computes with (an estimate)
 ASLEEP = 2 * GIB  # of vLLM: CUDA graphs, and what its sampler keeps of each request that there may be (an estimate)
 
 
@@ -122,15 +124,53 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
     step = update | {"gradients": trained_bytes / ranks}  # AdamW is fused: no more
     native = (shape.decoder + shape.tower) * computed if sharded and model.engine == "native" else 0
     rollouts = kept | {"vLLM": vllm, "gathered weights": native}
+    if model.engine == "native":
+        rollouts["keys and values"] = _native_cache(settings, shape.text, computed, gpus)
     parts = {"update": backward, "optimizer step": step, "rollouts": rollouts}
     return {name: {what: size / GIB for what, size in sizes.items()} for name, sizes in parts.items()}
+
+
+def _native_cache(settings: Namespace, text: PreTrainedConfig, size: int, gpus: int) -> int:
+    """Keys and values of the completions that are decoded together, and of their prompts, which are there once."""
+    model = settings.model
+    together = min(max(model.rollout_rows // model.group_size, 1), math.ceil(settings.data.prompts_per_step / gpus))
+    tokens = settings.data.grounding.max_prompt_tokens + model.group_size * model.sampling.max_tokens
+    return together * tokens * token_bytes(text, size)
+
+
+def token_bytes(text: PreTrainedConfig, size: int) -> int:
+    """Of a token's keys and values in all layers that attend."""
+    return 2 * attention_widths(text)[1] * layer_kinds(text).count("full_attention") * size
+
+
+def engine_problem(settings: Namespace, config: PreTrainedConfig, gpu_gigabytes: float) -> str | None:
+    """Why vLLM could not start: its share of a GPU has to hold its part of the weights, the cache of the longest request, and
+    what it computes with."""
+    model, shape = settings.model, Shape.of(config)
+    if model.engine != "vllm":
+        return None
+    share, parts = model.vllm.gpu_memory_utilization * gpu_gigabytes, model.vllm.tensor_parallel_size
+    longest = settings.data.grounding.max_prompt_tokens + model.sampling.max_tokens
+    weights = (shape.tower + shape.decoder) * BYTES["bfloat16"] / parts / GIB
+    cache = longest * token_bytes(shape.text, BYTES["bfloat16"]) / parts / GIB
+    if weights + cache + WORKING <= share:
+        return None
+    return (
+        f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization:g}: vLLM's share of {gpu_gigabytes:.0f} GiB is "
+        f"{share:.1f}, and it needs {weights:.1f} for weights, {cache:.1f} for a request of {longest} tokens, and about "
+        f"{WORKING:.0f} to compute with; raise it, or model.vllm.tensor_parallel_size"
+    )
 
 
 def savings(settings: Namespace, rollouts: bool = False) -> list[str]:
     """What of the settings would make the update, or rollouts, take less memory; those first that cost nothing but time."""
     model, strategy = settings.model, str(settings.trainer.strategy)
     engine = model.engine == "vllm"
-    of_rollouts = {"a lower model.vllm.gpu_memory_utilization": engine, "model.engine = vllm_server": True}
+    of_rollouts = {
+        "a lower model.vllm.gpu_memory_utilization": engine,
+        "a lower model.rollout_rows": model.engine == "native",
+        "model.engine = vllm_server": True,
+    }
     of_update = {
         "model.gradient_checkpointing = true": not model.gradient_checkpointing,
         "trainer.strategy = fsdp2_sync_each_pack": strategy == "fsdp2",

@@ -15,29 +15,30 @@ from collections.abc import Iterator, Sequence
 
 from jsonargparse import Namespace
 
-from taro.command_line import Parser
+from taro.command_line import Parser, at_least
 from taro.errors import clean_exit
 from taro.messages import print_table
 from taro.models.families import load_config
 from taro.run.cli import SettingsAlone, parse
-from taro.run.memory import largest_group_tokens, plan
+from taro.run.memory import engine_problem, largest_group_tokens, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", action="append", required=True, help="as for train.py; several are stacked")
-    parser.add_argument("--gpus", type=int, default=8, help="of all nodes together")
+    parser.add_argument("--gpus", type=at_least(1), default=8, help="of all nodes together")
     parser.add_argument("--gpu_gigabytes", type=float, default=80.0, help="memory of one")
     parser.add_argument("--shape", default=None, help="folder with a config.json, in place of model.name_or_path")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("overrides", nargs="*", help="settings, as model.pack_tokens=8192")
     args = parser.parse_args(arguments)
-    if args.gpus < 1 or not 0 < args.gpu_gigabytes < math.inf:
-        parser.error(f"--gpus {args.gpus}, --gpu_gigabytes {args.gpu_gigabytes:g}: at least 1, and above 0")
+    if not 0 < args.gpu_gigabytes < math.inf:
+        parser.error(f"--gpu_gigabytes {args.gpu_gigabytes:g}: must be above 0")
     own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
     settings = parse(own, SettingsAlone).config
     name = args.shape or settings.model.name_or_path
-    result = plan(settings, load_config(name)[0], args.gpus, args.gpu_gigabytes)
+    config = load_config(name)[0]
+    result = plan(settings, config, args.gpus, args.gpu_gigabytes)
     columns, *rows = _rows(result, args.gpu_gigabytes)
     if args.markdown:
         print("\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)))
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         print(f"{name}, {args.gpus} GPU{'s' * (args.gpus > 1)} of {args.gpu_gigabytes:.0f} GiB")
         print_table(columns, rows)
         print(_about_packs(settings))
+        if problem := engine_problem(settings, config, args.gpu_gigabytes):
+            print(problem)
     return result
 
 

@@ -288,7 +288,8 @@ def test_more_memory_than_there_is(arguments, gpus):
     config.strict_memory = True
     assert list_problems(config) == []
     gpus(8, 40)
-    (update,) = list_problems(config)
+    engine, update = list_problems(config)
+    assert engine.startswith("strict_memory: model.vllm.gpu_memory_utilization = 0.4: vLLM's share of 40 GiB is 16.0")
     assert re.match(r"strict_memory: 61\.\d GiB are planned for the update, and each GPU has 40\.0; most of it is", update)
     assert "gradients (28.4)" in update and "trainer.strategy = fsdp2_sync_each_pack, " in update
     assert "model.loss.kl_coefficient = 0" in update

@@ -56,6 +56,25 @@ def test_what_settings_change():
     assert lora["update"]["reference"] == 0 and sum(lora["update"].values()) < 24
 
 
+def test_the_native_engine_keeps_keys_and_values():
+    """7B: 28 layers of 4 key heads of 128, in bfloat16. Two prompts on each of 8 GPUs, with 8 completions each."""
+    native = plan("qwen25_7b", "--gpus=8", "model.engine=native")["rollouts"]
+    token = 2 * 4 * 128 * 28 * 2
+    assert native["keys and values"] == pytest.approx(2 * (7168 + 8 * 1024) * token / GIB)
+    few = plan("qwen25_7b", "--gpus=1", "model.engine=native", "model.rollout_rows=24")["rollouts"]
+    assert few["keys and values"] == pytest.approx(native["keys and values"] * 3 / 2)
+    assert "keys and values" not in plan("qwen25_7b", "--gpus=8")["rollouts"]
+
+
+def test_vllms_share_must_hold_its_weights(capsys):
+    plan("qwen25_7b", "--gpu_gigabytes=40", "trainer.strategy=fsdp2_sync_each_pack")
+    said = capsys.readouterr().out
+    assert "model.vllm.gpu_memory_utilization = 0.4: vLLM's share of 40 GiB is 16.0, and it needs 15.4 for weights, 0.4" in said
+    for enough in ("model.vllm.gpu_memory_utilization=0.5", "model.vllm.tensor_parallel_size=2", "model.engine=vllm_server"):
+        plan("qwen25_7b", "--gpu_gigabytes=40", enough)
+        assert "vLLM's share" not in capsys.readouterr().out
+
+
 def test_the_largest_pack_may_be_a_group(capsys):
     """Which is never divided: 7168 tokens of the prompt, and 16 times 1024."""
     small = plan("qwen25_7b", "model.pack_tokens=16384")["update"]["activations"]
@@ -86,4 +105,6 @@ def test_the_numbers_of_the_docs(capsys):
 def test_a_plan_for_no_gpu_is_refused(flag, capsys):
     with pytest.raises(SystemExit):
         main(["--config=configs/qwen25_7b.yaml", flag])
-    assert flag.replace("=", " ") in capsys.readouterr().err
+    name, value = flag.split("=")
+    said = capsys.readouterr().err
+    assert name in said and value in said
