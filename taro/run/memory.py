@@ -156,8 +156,8 @@ def engine_problem(settings: Namespace, config: PreTrainedConfig, gpu_gigabytes:
     if weights + cache + WORKING <= share:
         return None
     return (
-        f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization:g}: vLLM's share of {gpu_gigabytes:.0f} GiB is "
-        f"{share:.1f}, and it needs {weights:.1f} for weights, {cache:.1f} for a request of {longest} tokens, and about "
+        f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization:g}: vLLM's share of {gpu_gigabytes:.0f} GiB "
+        f"is {share:.1f}, and it needs {weights:.1f} for weights, {cache:.1f} for a request of {longest} tokens, and about "
         f"{WORKING:.0f} to compute with; raise it, or model.vllm.tensor_parallel_size"
     )
 
