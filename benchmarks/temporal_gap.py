@@ -1,12 +1,10 @@
 """The temporal gap at the true boundaries against elsewhere, by token set and radius:
 
-    python -m taro.synthetic.tiny --output outputs/bases/p005 --start outputs/bases/start
     python -m taro.synthetic --output data/worlds/exact --captions exact
-    python benchmarks/temporal_gap.py --model outputs/bases/start --output docs/temporal_gap
+    python benchmarks/temporal_gap.py --output docs/temporal_gap
 
 prints the table, and writes it as `.md` beside a plot (`.png`). The model's reasoning has to name times: the tiny base's does
-not, that of the model before its last stage does, which the first line makes on the way. What lies elsewhere is known from the
-captions, which have to be exact. Intervals are 95 % bootstrap intervals over videos.
+not, that of the model before its last stage, which is in assets/, does. What lies elsewhere is known from the captions, which have to be exact. Intervals are 95 % bootstrap intervals over queries.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ def measure(model: str, annotations: str, radii: list[float], limit: int | None)
 
 
 def by_video(pairs: list[GapPair], radius: float, tokens: str) -> np.ndarray:
-    """(videos, 2) mean gap at the boundaries and elsewhere of each sample."""
+    """(queries, 2) mean gap at the boundaries and elsewhere of each sample."""
     samples: dict[str, list[tuple[float, float]]] = {}
     for pair in pairs:
         if (pair.radius, pair.tokens) == (radius, tokens):
@@ -63,7 +61,7 @@ def interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float]:
 
 
 def rows(pairs: list[GapPair], radii: list[float]) -> list[tuple]:
-    """Radius, tokens, number of videos, mean gaps, their difference with its interval, share larger at the boundary."""
+    """Radius, tokens, number of queries, mean gaps, their difference with its interval, share larger at the boundary."""
     result = []
     for radius in radii:
         for tokens in TOKENS:
@@ -77,7 +75,7 @@ def rows(pairs: list[GapPair], radii: list[float]) -> list[tuple]:
 
 
 def markdown(table: list[tuple]) -> str:
-    lines = ["| radius, s | tokens | videos | gap at boundaries | gap elsewhere | difference [95 %] | larger at boundaries |"]
+    lines = ["| radius, s | tokens | queries | gap at boundaries | gap elsewhere | difference [95 %] | larger at boundaries |"]
     lines.append("|---" * 7 + "|")
     for radius, tokens, count, near, away, difference, low, high, share in table:
         lines.append(
@@ -104,7 +102,7 @@ def plot(table: list[tuple], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="outputs/bases/start")
+    parser.add_argument("--model", default="assets/tiny-qwen2.5-vl-start")
     parser.add_argument("--annotations", default="data/worlds/exact/test.jsonl")
     parser.add_argument("--radii", type=float, nargs="+", default=[0.75, 1.0, 1.25, 1.5, 2.0])
     parser.add_argument("--limit", type=int, default=None)
