@@ -4,7 +4,8 @@
     python benchmarks/temporal_gap.py --output docs/temporal_gap
 
 prints the table, and writes it as `.md` beside a plot (`.png`). The model's reasoning has to name times: the tiny base's does
-not, that of the model before its last stage, which is in assets/, does. What lies elsewhere is known from the captions, which have to be exact. Intervals are 95 % bootstrap intervals over queries.
+not, that of the model before its last stage, which is in assets/, does. What lies elsewhere is known from the captions, which
+have to be exact. Intervals are 95 % bootstrap intervals over queries.
 """
 
 from __future__ import annotations
