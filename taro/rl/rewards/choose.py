@@ -149,9 +149,7 @@ class ChosenReward:
         try:
             return self.function(*arguments, **columns)
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{os.path.basename(last.filename)}, line {last.lineno}"
-            self._refuse(group, f"raised {type(error).__name__}: {error} ({where})", error)
+            self._refuse_raised(group, error)
 
     def _parts(self, result: Any, group: Sequence[Completion]) -> dict[str, list[float]]:
         parts = result if isinstance(result, Mapping) else {"": result}
@@ -162,9 +160,13 @@ class ChosenReward:
         said = f"returned for {part!r}" if part else "returned"
         if self.way == "completion":
             result = [result]
-        if isinstance(result, str) or not hasattr(result, "__iter__"):
+        is_scalar = getattr(result, "ndim", None) == 0  # of torch and numpy, which have an __iter__ that raises
+        if isinstance(result, str) or is_scalar or not hasattr(result, "__iter__"):
             self._refuse(group, f"{said} {shorten(result)}; it must be a list with a number for each completion")
-        numbers = list(result)
+        try:
+            numbers = list(result)
+        except Exception as error:  # of a generator, its own
+            self._refuse_raised(group, error)
         if len(numbers) != len(group):
             self._refuse(group, f"{said} {len(numbers)} numbers for {len(group)} completions")
         return [self._number(said, number, completion) for number, completion in zip(numbers, group, strict=True)]
@@ -174,11 +176,16 @@ class ChosenReward:
             return 0.0
         try:
             number = math.nan if isinstance(value, str | bytes) else float(value)
-        except (TypeError, ValueError, OverflowError):
+        except Exception:  # a value's own __float__ may raise anything
             number = math.nan
         if not abs(number) <= LARGEST:
             self._refuse([completion], f"{said} {value!r}; it must be a number, at most {LARGEST:g}")
         return number
+
+    def _refuse_raised(self, group: Sequence[Completion], error: Exception) -> NoReturn:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(last.filename)}, line {last.lineno}"
+        self._refuse(group, f"raised {type(error).__name__}: {error} ({where})", error)
 
     def _refuse(self, group: Sequence[Completion], problem: str, cause: Exception | None = None) -> NoReturn:
         first = group[0]

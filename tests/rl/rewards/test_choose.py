@@ -125,6 +125,12 @@ def test_a_reward_of_ones_own(complete, own, name, settings, expected):
         ("def f(completion):\n    return 10**400", "returned 10000"),
         ("def f(completion):\n    return 1e300", "returned 1e+300; it must be a number, at most 1e+09"),
         ("def f(completions, labels):\n    return [1, 1]", "raised TypeError"),
+        ("def f(completions):\n    return (int(text) for text in completions)", "raised ValueError: invalid literal for int()"),
+        ("def f(group):\n    yield from {}['x']", "raised KeyError: 'x' (own_"),
+        ("import torch\ndef f(completions):\n    return torch.tensor(1.0)", "returned \"tensor(1.)\"; it must be a list"),
+        ("import numpy\ndef f(group):\n    return numpy.array(1.0)", "returned \"array(1.)\"; it must be a list"),
+        ("class V:\n    def __float__(self):\n        raise RuntimeError\n    def __repr__(self):\n        return 'V'\n"
+         "def f(completion):\n    return V()", "returned V; it must be a number, at most 1e+09"),
     ],
 )
 def test_what_goes_wrong_names_the_sample_and_the_text(complete, own, body, problem):
