@@ -153,6 +153,9 @@ class ChosenReward:
 
     def _parts(self, result: Any, group: Sequence[Completion]) -> dict[str, list[float]]:
         parts = result if isinstance(result, Mapping) else {"": result}
+        if not parts:
+            one = "a number" if self.way == "completion" else "a list"
+            self._refuse(group, f"returned {{}}, no part at all; it must be {one}, or {one} for each of one or more names")
         return {name: self._numbers(name, numbers, group) for name, numbers in parts.items()}
 
     def _numbers(self, part: str, result: Any, group: Sequence[Completion]) -> list[float]:

@@ -131,6 +131,8 @@ def test_a_reward_of_ones_own(complete, own, name, settings, expected):
         ("import numpy\ndef f(group):\n    return numpy.array(1.0)", "returned \"array(1.)\"; it must be a list"),
         ("class V:\n    def __float__(self):\n        raise RuntimeError\n    def __repr__(self):\n        return 'V'\n"
          "def f(completion):\n    return V()", "returned V; it must be a number, at most 1e+09"),
+        ("def f(completion):\n    return {}", "returned {}, no part at all; it must be a number, or a number for each of one"),
+        ("def f(group):\n    return {}", "returned {}, no part at all; it must be a list, or a list for each of one or more"),
     ],
 )
 def test_what_goes_wrong_names_the_sample_and_the_text(complete, own, body, problem):
