@@ -9,11 +9,15 @@ qvhighlights_clips  QVHighlights: the files of `qvhighlights`; highlights are th
 didemo              DiDeMo: rows {annotation_id, description, video, times, ...}; times are first and last segment of 5 seconds,
                     one pair for each annotator. True are those that two agree on; where no two do, all
 ra_rft              HI-VTG and SS-VTG of RA-RFT: rows {video, timestamp, duration, video_start, video_end, GRPO: [{q, a, r},
-                    ...], ...}; the timestamp answers the query `q` or, where `r` is false, nothing does: `a` says why
+                    ...], think, ...}; the timestamp answers the query `q` or, where `r` is false, nothing does: `a` says why.
+                    Where `think` names further windows of the query (SS-VTG of QVHighlights), all are true, and the row's
+                    `scored_span` is the timestamp, which alone the authors' IoU is with. Where several queries of a row occur
+                    (SS-VTG of Charades) each has the timestamp, as in their scorer: the file has no other
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +39,14 @@ from taro.prepare.sources import (
     with_file_name,
     without,
 )
-from taro.prompts import answer_text
+from taro.prompts import answer_text, spans_in
 from taro.rows import is_number
 from taro.spans import merge_spans
 
 CLIP_SECONDS, GOOD = 2.0, 3.0  # of QVHighlights: a clip's length, and a score from 0 to 4
 SEGMENT_SECONDS = 5.0  # of DiDeMo
 _REFUSAL_NAMES = {"query": "q", "spans": "timestamp", "clip": BENCHMARK_NAMES["clip"]}
+_WINDOW = re.compile(r"<timestep>([^<]*)</timestep>([^<]*)")  # of `think`: when, and what
 _CHOICES = ("a0", "a1", "a2", "a3", "a4")
 _QUESTION_COLUMNS = ("video_id", "question", "answer", "qid", *_CHOICES)
 
@@ -140,8 +145,7 @@ def _didemo_rows(row: Any) -> list[Fields]:
 
 
 def _refusal_rows(row: Any) -> list[Fields]:
-    """All of `multi_span`, so that the prompt doesn't tell which occur. The truth is `timestamp`: further windows of a query of
-    QVHighlights are not read."""
+    """All of `multi_span`, so that the prompt doesn't tell which occur."""
     fields = rename_fields(without(row, "timestamp", "GRPO", "query_text", "difficulty", "think"), _REFUSAL_NAMES)
     try:
         questions = [(one["q"], one["a"], bool(one["r"]), one) for one in row["GRPO"]]
@@ -151,7 +155,7 @@ def _refusal_rows(row: Any) -> list[Fields]:
                 **fields,
                 "task": "multi_span",
                 "query": query,
-                "spans": [row["timestamp"]] if right else [],
+                **(_windows(row, query) if right else {"spans": []}),
                 "explanation": _said(text),
                 **({"contrast": _said(other)} if (other := next((o for q, o, *_ in questions if q != query), None)) else {}),
                 **({} if right else {"level": about.get("difficulty"), "kinds": about.get("c")}),
@@ -163,6 +167,17 @@ def _refusal_rows(row: Any) -> list[Fields]:
         allowed = "timestamp, and GRPO, a list of {q, a, r}"
         raise Malformed(f"{type(error).__name__} {error}; allowed: {allowed}") from error
     return [with_file_name(one) for one in rows]
+
+
+def _windows(row: Fields, query: str) -> Fields:
+    """The spans of a query that occurs: all windows that `think` has beside its text, if the timestamp is one of them: those of
+    other queries about the video, and rounded ones, are in it, too."""
+    first, think = row["timestamp"], row.get("think")
+    found = _WINDOW.findall(think) if isinstance(think, str) and isinstance(query, str) else []
+    own = {span for times, what in found if what.split() == query.split() for span in spans_in(times)}
+    if len(own) < 2 or not isinstance(first, list) or tuple(first) not in own:
+        return {"spans": [first]}
+    return {"spans": sorted(map(list, own)), "scored_span": first}
 
 
 def _said(text: Any) -> Any:

@@ -155,6 +155,40 @@ def test_moments_that_annotators_agree_on_are_alternatives(tmp_path, times, span
         convert("didemo", [write(tmp_path / "bad.json", [{**DIDEMO, "times": [[1]]}])], tmp_path / "out.jsonl")
 
 
+TWICE = {
+    "video": "C.mp4",
+    "timestamp": [2, 10],
+    "duration": 80.0,
+    "think": "<think>\n<timestep>2 to 10</timestep> a dog runs. <timestep>16 to 70</timestep> it rains. "
+             "<timestep>22 to 32</timestep> a dog runs. <timestep>62.5 to 72</timestep> a dog runs.\n</think>",
+    "GRPO": [
+        {"q": "a dog runs.", "a": "<answer>2 to 10</answer>", "r": True},
+        {"q": "a cat runs.", "a": "This query is unrelated to the video.", "r": False},
+    ],
+}  # fmt: skip
+
+
+def test_all_windows_of_a_query_are_true(tmp_path):
+    """And none of another query; the one that the authors score with is kept beside them."""
+    first, second = converted(tmp_path, "ra_rft", json.dumps([TWICE])).samples
+    assert first.spans == ((2.0, 10.0), (22.0, 32.0), (62.5, 72.0)) and first.extra["scored_span"] == [2, 10]
+    assert second.spans == () and "scored_span" not in second.extra
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"timestamp": [3, 10]},  # no window of `think`
+        {"think": "<think>\n<timestep>2 to 10</timestep> a dog runs.\n</think>"},
+        {"think": "<think>\n\n</think>"},
+        {"think": None},
+    ],
+)
+def test_the_timestamp_alone_is_true_where_there_is_no_other_window(tmp_path, change):
+    sample, _ = converted(tmp_path, "ra_rft", json.dumps([TWICE | change])).samples
+    assert sample.spans == (tuple(map(float, (TWICE | change)["timestamp"])),) and "scored_span" not in sample.extra
+
+
 def test_queries_that_occur_and_that_do_not(tmp_path):
     first, second, third = converted(tmp_path, "ra_rft", json.dumps(REFUSALS)).samples
     assert {one.task for one in (first, second, third)} == {"multi_span"}

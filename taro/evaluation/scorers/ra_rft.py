@@ -3,6 +3,10 @@
 As src/llm_eval of github.com/JINSUBY/RA-RFT counts, but for who reads an answer: a language model there, the answer block here.
 Only one that says that there is no such event is a refusal; one that can't be read is none. Scores of explanations, which a
 language model gives there, are left out.
+
+The IoU there is that of one span with one window, also where a query has several: with the one that a row's `scored_span` is
+(`taro.prepare.convert`), or else with the best of its spans. Of an answer with several spans the language model chooses one:
+here it is the first.
 """
 
 from __future__ import annotations
@@ -11,9 +15,13 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from taro.data.samples import Sample
-from taro.evaluation.predictions import Prediction
+from taro.evaluation.predictions import EvaluationError, Prediction
 from taro.evaluation.scores import IOU_LEVELS
-from taro.spans import best_iou
+from taro.messages import describe_fault
+from taro.rows import is_number
+from taro.spans import Span, best_iou
+
+SCORED = "scored_span"
 
 
 def score(samples: Sequence[Sample], predictions: Sequence[Prediction], strict: bool) -> dict[str, float]:
@@ -23,7 +31,7 @@ def score(samples: Sequence[Sample], predictions: Sequence[Prediction], strict: 
     refused = [prediction.reading.spans == () for prediction in predictions]
     pairs = list(zip(absent, refused, strict=True))
     ious = [
-        float(refuses) if is_absent else best_iou(prediction.answer, sample.spans)
+        float(refuses) if is_absent else best_iou(next(iter(prediction.reading.spans or ()), None), _scored(sample))
         for sample, prediction, (is_absent, refuses) in zip(samples, predictions, pairs, strict=True)
     ]
     scores = {"accuracy": fmean(is_absent == refuses for is_absent, refuses in pairs), "RA-IoU": fmean(ious)}
@@ -35,3 +43,12 @@ def score(samples: Sequence[Sample], predictions: Sequence[Prediction], strict: 
         precision, recall, f1 = right / max(said, 1), right / max(true, 1), 2 * right / max(said + true, 1)
         scores |= {f"{kind} precision": precision, f"{kind} recall": recall, f"{kind} F1": f1}
     return {name: 100 * value for name, value in scores.items()}
+
+
+def _scored(sample: Sample) -> Sequence[Span]:
+    span = sample.extra.get(SCORED)
+    if span is None:
+        return sample.spans
+    if not (isinstance(span, list | tuple) and len(span) == 2 and all(map(is_number, span))):
+        raise EvaluationError(f"sample {sample.id}: {describe_fault(SCORED, span, '[start, end], two numbers (seconds)')}")
+    return (tuple(span),)

@@ -1,5 +1,6 @@
 import pytest
 
+from taro.evaluation.predictions import EvaluationError
 from taro.evaluation.scorers.ra_rft import score
 
 OCCURS, ABSENT = ((0.0, 10.0),), ()
@@ -39,3 +40,21 @@ def test_some_of_each(handed_in):
     assert (scores["relevant precision"], scores["relevant recall"]) == pytest.approx((200 / 3, 200 / 3))
     assert (scores["irrelevant precision"], scores["irrelevant recall"], scores["irrelevant F1"]) == (50, 50, 50)
     assert scored(handed_in, *answers, strict=True)["R@0.5"] == pytest.approx(40)
+
+
+SEVERAL = ((2.0, 10.0), (22.0, 32.0))
+
+
+@pytest.mark.parametrize(
+    ("answer", "with_the_first", "with_all"),
+    [(SEVERAL, 100, 100), ("22 to 32", 0, 100), ("2 to 10", 100, 100), ("none", 0, 0), ("who knows?", 0, 0)],
+)
+def test_the_iou_is_with_the_window_that_the_authors_score_with(handed_in, answer, with_the_first, with_all):
+    """Of an answer with several spans the first counts."""
+    for extra, expected in (({"scored_span": [2, 10]}, with_the_first), ({}, with_all)):
+        assert score(*handed_in((SEVERAL, answer), extra=[extra]), False)["RA-IoU"] == expected
+
+
+def test_a_scored_span_that_is_none_is_named(handed_in):
+    with pytest.raises(EvaluationError, match=r"sample 0: scored_span: got \[2\]; allowed: \[start, end\], two numbers"):
+        score(*handed_in((SEVERAL, "none"), extra=[{"scored_span": [2]}]), False)
