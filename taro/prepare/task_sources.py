@@ -18,7 +18,7 @@ ra_rft              HI-VTG and SS-VTG of RA-RFT: rows {video, timestamp, duratio
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -99,13 +99,12 @@ def _action_rows(entry: tuple[str, Any]) -> list[Fields]:
     annotations = about.get("annotations")
     if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
         raise Malformed(describe_fault("annotations", annotations, "a list of {segment, label}"))
-    segments: dict[Any, list[Any]] = defaultdict(list)
+    shared |= {"video": f"v_{video}.mp4", "task": "actions"}
+    rows: dict[str, Fields] = {}
     for one in annotations:
-        segments[str(one.get("label"))].append(one.get("segment"))
-    return [
-        {**shared, "video": f"v_{video}.mp4", "task": "actions", "query": label, "spans": sorted(spans, key=_by_time)}
-        for label, spans in segments.items()
-    ]
+        labelled = {"query": one["label"]} if "label" in one else {}  # one that is no text stays, to be reported
+        rows.setdefault(repr(labelled), {**shared, **labelled, "spans": []})["spans"].append(one.get("segment"))
+    return [fields | {"spans": sorted(fields["spans"], key=_by_time)} for fields in rows.values()]
 
 
 def _by_time(segment: Any) -> tuple[int, Any]:
@@ -135,7 +134,7 @@ def _didemo_rows(row: Any) -> list[Fields]:
     fields = without(row, "annotation_id", "description", "times", "num_segments", "dl_link")
     try:
         votes = Counter((int(first), int(last)) for first, last in row["times"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         allowed = "times, a list of [first, last] segment"
         raise Malformed(f"{type(error).__name__} {error}; allowed: {allowed}") from error
     agreed = [pair for pair, count in votes.items() if count > 1] or list(votes)
@@ -148,7 +147,7 @@ def _refusal_rows(row: Any) -> list[Fields]:
     """All of `multi_span`, so that the prompt doesn't tell which occur."""
     fields = rename_fields(without(row, "timestamp", "GRPO", "query_text", "difficulty", "think"), _REFUSAL_NAMES)
     try:
-        questions = [(one["q"], one["a"], bool(one["r"]), one) for one in row["GRPO"]]
+        questions = [(one["q"], _text("a", one["a"]), _truth("r", one["r"]), one) for one in row["GRPO"]]
         occurs = [query for query, _, right, _ in questions if right]
         rows = [
             {
@@ -180,8 +179,20 @@ def _windows(row: Fields, query: str) -> Fields:
     return {"spans": sorted(map(list, own)), "scored_span": first}
 
 
-def _said(text: Any) -> Any:
-    found = answer_text(text) if isinstance(text, str) else None
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Malformed(describe_fault(name, value, "text"))
+    return value
+
+
+def _truth(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):  # "false" is a text, and would be true
+        raise Malformed(describe_fault(name, value, "true or false"))
+    return value
+
+
+def _said(text: str) -> str:
+    found = answer_text(text)
     return text if found is None else found
 
 

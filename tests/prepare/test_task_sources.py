@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from public_formats import QVHIGHLIGHTS, converted, lines, sample_in, write
@@ -114,6 +115,13 @@ def test_malformed_actions(tmp_path):
     ):
         with pytest.raises(SourceError, match=message):
             convert("hacs", [write(tmp_path / "raw.json", content)], tmp_path / "out.jsonl")
+    unnamed = {"duration": 9, "annotations": [{"segment": [1, 2]}, {"label": ["x"], "segment": [1, 2]}, {"label": "None"}]}
+    unnamed["annotations"] += [{"label": None, "segment": [3, 4]}]
+    with pytest.raises(ConvertError) as error:
+        convert("hacs", [write(tmp_path / "raw.json", {"database": {"a": unnamed}})], tmp_path / "out.jsonl")
+    said = str(error.value)
+    assert "4 of 4 rows can't be samples" in said and "sentence 1: label: got nothing (the field is missing)" in said
+    assert 'sentence 2: label: got ["x"]' in said and "sentence 4: label: got null" in said
     bad = {"a": {"duration": 9, "annotations": [{"label": "x", "segment": None}, {"label": "x", "segment": [1, 2]}]}, "b": 3}
     with pytest.raises(ConvertError, match=r"(?s)segment\[1\]: got null.*b: got 3; allowed: an object"):
         convert("hacs", [write(tmp_path / "raw.json", {"database": bad})], tmp_path / "out.jsonl")
@@ -151,8 +159,9 @@ def test_moments_that_annotators_agree_on_are_alternatives(tmp_path, times, span
     durations = [write(tmp_path / "lengths.csv", "id,length\n26@N04_42,30.0\n")]
     [sample] = converted(tmp_path, "didemo", json.dumps([{**DIDEMO, "times": times}]), durations=durations).samples
     assert sample == sample_in(tmp_path, "1", "26@N04_42.m4v", "someone kicks the bug.", *spans, duration=30.0)
-    with pytest.raises(ConvertError, match=r"allowed: times, a list of \[first, last\] segment"):
-        convert("didemo", [write(tmp_path / "bad.json", [{**DIDEMO, "times": [[1]]}])], tmp_path / "out.jsonl")
+    for bad in ([[1]], [[math.inf, 2]], [[math.nan, 2]], 3):
+        with pytest.raises(ConvertError, match=r"allowed: times, a list of \[first, last\] segment"):
+            convert("didemo", [write(tmp_path / "bad.json", [{**DIDEMO, "times": bad}])], tmp_path / "out.jsonl")
 
 
 TWICE = {
@@ -204,3 +213,11 @@ def test_queries_that_occur_and_that_do_not(tmp_path):
     for broken in ({"GRPO": None}, {"GRPO": [{"q": "x"}]}, {"timestamp": 3}):
         with pytest.raises(ConvertError, match=r"allowed: timestamp, and GRPO, a list of \{q, a, r\}|timestamp\[0\]: got 3"):
             convert("ra_rft", [write(tmp_path / "bad.json", [REFUSALS[0] | broken])], tmp_path / "out.jsonl")
+    for broken, problem in (
+        ({"a": None}, "a: got null; allowed: text"),
+        ({"r": "false"}, 'r: got "false"; allowed: true or false'),
+        ({"q": 3}, "q: got 3; allowed: text"),
+    ):
+        with pytest.raises(ConvertError, match=problem):
+            row = REFUSALS[0] | {"GRPO": [REFUSALS[0]["GRPO"][0] | broken]}
+            convert("ra_rft", [write(tmp_path / "bad.json", [row])], tmp_path / "out.jsonl")
