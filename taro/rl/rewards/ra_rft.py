@@ -1,7 +1,7 @@
 """RA-RFT (arXiv 2511.23151): an event that doesn't occur is to be refused, explained and corrected.
 
 A sample without a truth is one to refuse. Its row may have `explanation`, what a right answer says, `contrast`, what a wrong
-one says, and `answerable_query`, the query that the video answers.
+one says, and `answerable_query`, the query that the video answers: texts.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from taro.errors import TaroError
+from taro.messages import describe_fault
 from taro.rl.rewards.completion import Completion, Form, Method
 from taro.rl.rewards.parts import has_format, timestamp_iou
 from taro.rl.rewards.time_r1 import unclamped_iou
@@ -19,6 +20,7 @@ _CORRECTION = re.compile(r"<correction>(.*?)</correction>", re.DOTALL)
 _PAIR = re.compile(r"(?<!\d)(\d+(?:\.\d*)?)\s+to\s+(\d+(?:\.\d*)?)", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 NOTHING_TO_CORRECT = "NIL"
+COLUMNS = ("explanation", "contrast", "answerable_query")
 
 
 def word_overlap(first: str, second: str) -> float:
@@ -57,6 +59,8 @@ class RaRft(Method):
 
     def __call__(self, completion: Completion) -> dict[str, float]:
         columns, text = completion.sample.extra, completion.text
+        if wrong := [name for name in COLUMNS if not isinstance(columns.get(name, ""), str)]:
+            raise ValueError(f"the sample's {describe_fault(wrong[0], columns[wrong[0]], 'text, or no such key')}")
         refusable = not completion.truth
         whole = has_format(completion) if "answerable_query" not in columns else float(bool(_FORMAT.fullmatch(text.strip())))
         parts = {"format": whole, "grounding": self._refusal(completion) if refusable else self._iou(completion)}

@@ -58,6 +58,12 @@ def test_explanation_and_correction(complete):
     assert without["format"] == without["correction"] == 0.0
 
 
+@pytest.mark.parametrize("name", COLUMNS)
+def test_what_is_compared_must_be_text(complete, name):
+    with pytest.raises(ValueError, match=f"the sample's {name}: got 3; allowed: text, or no such key"):
+        RaRft()(complete(FULL.format("none", "a man"), (), **COLUMNS | {name: 3}))
+
+
 def test_word_overlap():
     assert word_overlap("a b b", "b B c") == pytest.approx(4 / 6)
     assert word_overlap("", "") == 1.0 and word_overlap("a", "") == 0.0
