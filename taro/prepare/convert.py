@@ -185,9 +185,17 @@ def describe(conversion: Conversion, output: Path, video_root: Path | None = Non
     return "\n".join(lines)
 
 
-def find_licenses(source: str) -> list[str]:
-    """Of the benchmarks that are made from a source, as the registry has them."""
-    return sorted({one.license for one in load_benchmarks() if f"--source {source} " in one.make} - {"unknown"})
+def find_licenses(source: str, inputs: Iterable[Path]) -> list[str]:
+    """Of the benchmarks that are made from these files, as the registry has them; of all that are made from the source where it
+    names none of the files. Where there are several, each says whose it is."""
+    made = [one for one in load_benchmarks() if f"--source {source} " in one.make]
+    names = {path.name for path in inputs}
+    made = [one for one in made if names & set(one.make.split())] or made
+    owners: dict[str, list[str]] = defaultdict(list)
+    for one in made:
+        owners[one.license].append(one.name)
+    several = len(owners) > 1
+    return [f"{text} ({', '.join(owners[text])})" if several else text for text in sorted(owners) if text != "unknown"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -200,9 +208,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--captions", action="store_true", help="fill captions with the other sentences of the same video")
     parser.add_argument("--bad_rows", choices=("error", "drop"), default="error", help="rows that can't be samples")
     args = vars(parser.parse_args(arguments))
-    conversion = convert(inputs=args.pop("input"), **args)
+    inputs = args.pop("input")
+    conversion = convert(inputs=inputs, **args)
     print(describe(conversion, args["output"], args["video_root"]))
-    for text in find_licenses(args["source"]):
+    for text in find_licenses(args["source"], inputs):
         print(f"license: {text}")
 
 

@@ -16,7 +16,7 @@ from public_formats import (
 
 from taro.data.rows import SPAN_FAULTS
 from taro.data.samples import Caption, load_samples
-from taro.prepare.convert import ConvertError, convert, describe, main
+from taro.prepare.convert import ConvertError, convert, describe, find_licenses, main
 
 ANNOTATIONS = Path(__file__).resolve().parents[3] / "shared" / "annotations"
 
@@ -154,6 +154,28 @@ def test_the_command_writes_and_says_what_it_did(tmp_path, capsys):
     assert license.startswith("license: videos: Charades' own")
     assert list(output.parent.iterdir()) == [output]
     assert len(load_samples(output)) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "licenses"),
+    [
+        ("ra_rft", ["hi_vtg_tvgbench.json"], ["annotations: Apache-2.0; videos: those of TVGBench"]),
+        (
+            "ra_rft",
+            ["hi_vtg_charades.json", "ss_vtg_qvhighlight.json"],
+            [
+                "annotations: Apache-2.0; videos: those of Charades (HI-VTG-Charades)",
+                "annotations: Apache-2.0; videos: those of QVHighlights (SS-VTG-QVHighlights)",
+            ],
+        ),
+        ("timelens", ["renamed.json"], ["academic use only, not for use within the European Union"]),
+        ("nextgqa", ["test.csv"], []),
+    ],
+)
+def test_the_licenses_are_of_the_files_that_are_converted(source, names, licenses):
+    """Of those that only some of several have, with whose they are."""
+    assert find_licenses(source, [Path("some/where") / name for name in names]) == licenses
+    assert len(find_licenses("ra_rft", [Path("renamed.json")])) == 3
 
 
 def test_the_command_reports_problems_without_a_traceback(tmp_path, run_module):
