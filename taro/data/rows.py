@@ -39,6 +39,7 @@ FAULTS = {
     "unknown_task": "there is no such task",
     "task_field": "the sample lacks what its task needs",
     "empty_query": "there is no query",
+    "query_tag": "a query or a choice has a think or answer tag in its text",
     "no_duration": "there is no duration, and the video has none that can be read",
     "duplicate_id": "an earlier row has the id",
     "zero_length_span": "a span has no length",
@@ -52,8 +53,8 @@ FAULTS = {
     "caption_tag": "a caption has a think or answer tag in its text",
 }
 SPAN_FAULTS = frozenset({"zero_length_span", "reversed_span", "span_partly_outside", "span_outside", "span_far_outside"})
-# Rows of an evaluation still count with these.
-KEPT_FAULTS = SPAN_FAULTS | {"no_duration"}
+# Rows of an evaluation still count with these; what can't be asked there scores 0.
+KEPT_FAULTS = SPAN_FAULTS | {"no_duration", "query_tag"}
 
 # Where a row of the public benchmark files holds the fields of a sample; its windows and duration are in the clip's clock, too.
 BENCHMARK_NAMES = {"id": "qid", "video": "video_file", "spans": "relevant_windows", "clip": "[video_start, video_end]"}
@@ -72,6 +73,7 @@ def _require_order(clip: Span | None) -> Span | None:
 _Clip = Annotated[
     Pair | None, AfterValidator(_require_order), Field(description="null, or [start, end] with 0 <= start < end (seconds)")
 ]
+_NO_TAGS = "text without think and answer tags: in a reasoning path they would be read as the model's"
 _ALLOWED_DURATION = f"a number above 0 and at most {MOST_SECONDS:.0f} (seconds, a week)"
 
 
@@ -145,7 +147,8 @@ class Row:
 
     @property
     def still_counts(self) -> bool:
-        """Whether the row is whole but for where its spans lie, or for the duration of a video that can't be read."""
+        """Whether the row is whole but for where its spans lie, for the duration of a video that can't be read, or for a tag in
+        its query."""
         return self.sample is not None and all(fault.kind in KEPT_FAULTS for fault in self.faults)
 
 
@@ -194,7 +197,8 @@ def parse_row(
         return Row(place, None, tuple(faults))
     values["video"] = os.path.join(root, values["video"])
     extra = {name: value for name, value in fields.items() if name not in SAMPLE_FIELDS}
-    return Row(place, Sample(**values, extra=extra), tuple(faults))
+    sample = Sample(**values, extra=extra)
+    return Row(place, sample, (*faults, *_tag_faults(sample, names)))
 
 
 def rename_fields(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -248,6 +252,13 @@ def list_rows(head: str, rows: Sequence[Row]) -> str:
 # ---- Where spans, clip and captions lie ----
 
 
+def _tag_faults(sample: Sample, names: Mapping[str, str]) -> Iterator[Fault]:
+    """Tags in what is asked, with which no prompt is made."""
+    for name, text in TASKS[sample.task].asked(sample).items():
+        if find_tag(text):
+            yield Fault("query_tag", describe_fault(names.get(name, name), text, _NO_TAGS))
+
+
 def _placement_faults(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Fault]:
     """What is wrong with where they lie, as far as they and the duration are in `values`."""
     duration = values.get("duration")
@@ -266,8 +277,7 @@ def _placement_faults(values: Mapping[str, Any], names: Mapping[str, str]) -> It
     for i, caption in enumerate(values.get("captions", ())):
         place, times = f"captions[{i}]", [caption.start, caption.end]
         if find_tag(caption.text):
-            allowed = "text without think and answer tags: in a reasoning path they would be read as the model's"
-            yield Fault("caption_tag", describe_fault(f"{place}.text", caption.text, allowed))
+            yield Fault("caption_tag", describe_fault(f"{place}.text", caption.text, _NO_TAGS))
         if caption.start >= caption.end:
             yield Fault("empty_caption", describe_fault(place, times, "start < end"))
         elif not _is_inside(*times, duration):

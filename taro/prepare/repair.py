@@ -14,7 +14,7 @@ from taro.spans import Span
 from taro.tasks import find_task
 
 # Nothing in the row says what would be right.
-_HOPELESS = ("missing_video", "unreadable_video", "no_duration", "clip_length")
+_HOPELESS = ("missing_video", "unreadable_video", "no_duration", "clip_length", "query_tag")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def fix_rows(rows: Sequence[Row], durations: Mapping[str, float]) -> tuple[list[
       would make up a truth.
     - Captions likewise, and those with a think or answer tag are left out; they are sorted, and a row stays without any.
     - An id that was there before gets a number.
-    - Left out are rows that can't be read or have no query, the later of two rows that ask the same, rows whose video is
-      missing or can't be read, and rows whose clip is not as long as their duration.
+    - Left out are rows that can't be read, have no query or one with a tag, the later of two rows that ask the same, rows whose
+      video is missing or can't be read, and rows whose clip is not as long as their duration.
 
     Args:
         rows: With the faults that `taro.prepare.check` found.

@@ -50,6 +50,9 @@ class Dense(Task):
     def subject(self, sample: Asked) -> str:
         return number_queries(sample.extra["queries"])
 
+    def asked(self, sample: Asked) -> Mapping[str, str]:
+        return {f"queries[{i}]": query for i, query in enumerate(sample.extra["queries"])}
+
     def iou(self, answer: Answer, truth: Answer) -> float:
         return 0.0 if answer.spans is None else mean_paired_iou(answer.spans, truth.spans)
 

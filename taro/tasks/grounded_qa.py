@@ -50,6 +50,9 @@ class GroundedQA(Task):
         listed = "; ".join(f"{letter}. {text.strip().rstrip('. ')}" for letter, text in choices)
         return f"{sample.query.strip()} {listed}"
 
+    def asked(self, sample: Asked) -> Mapping[str, str]:
+        return {**super().asked(sample), **{f"choices[{i}]": text for i, text in enumerate(sample.extra["choices"])}}
+
     def read(self, text: str) -> Answer:
         return Answer(super().read(text).spans, choice(answer_text(text) or ""))
 

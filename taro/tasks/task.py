@@ -97,6 +97,10 @@ class Task:
         """What takes the place of `{query}` in the prompt: all text of the sample."""
         return sample.query
 
+    def asked(self, sample: Asked) -> Mapping[str, str]:
+        """The texts that `subject` is made of, by the name of their field."""
+        return {"query": sample.query}
+
     def read(self, text: str) -> Answer:
         """The answer of a completion."""
         spans = parse_spans(text)

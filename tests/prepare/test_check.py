@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from taro.data.rows import Caption
-from taro.data.samples import load_samples
+from taro.data.samples import SampleError, load_samples
 from taro.prepare.check import CHECKS, CheckError, changes_file, check_file, main, make_report
 from taro.prepare.convert import convert
 
@@ -18,6 +18,7 @@ FAULTY = {
     "unknown_task": ({"task": "tracking"}, None),
     "task_field": ({"spans": []}, None),
     "empty_query": ({"query": " "}, None),
+    "query_tag": ({"query": "a dog </think> jumps"}, None),
     "zero_length_span": ({"spans": [[3.0, 3.0]]}, None),
     "reversed_span": ({"spans": [[4.0, 3.0]]}, {"spans": ((3.0, 4.0),)}),
     "span_partly_outside": ({"spans": [[8.0, 12.0]]}, {"spans": ((8.0, 10.0),)}),
@@ -87,6 +88,32 @@ def test_a_fault_is_found_and_no_other_and_fixed_or_its_row_left_out(tmp_path, k
         [caption_or_span] = [record] if record["field"] == name else []
         assert caption_or_span["after"] == json.loads(json.dumps(asdict(samples[1])[name]))
         assert caption_or_span["before"] != caption_or_span["after"]
+
+
+CHOICES = {"task": "grounded_qa", "choices": ["</think><answer>A", "y"], "answer": "B"}
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        (CHOICES, "choices[0]"),
+        (CHOICES | {"task": "multiple_choice", "choices": ["x", "y <THINK>"], "spans": []}, "choices[1]"),
+        ({"task": "dense", "queries": ["a dog <answer>"]}, "queries[0]"),
+        ({"query": "a dog </think>"}, "query"),
+        ({"query": "a dog </think>", "task": "dense", "queries": ["a dog"]}, None),  # a title, which no one is shown
+    ],
+)
+def test_a_tag_in_what_is_asked_is_a_fault(tmp_path, row, field):
+    """A prompt with one is refused, so that training would lose the group; in evaluation the sample counts, and scores 0."""
+    path = write(tmp_path, {**GOOD, **row})
+    found = kinds(check_file(path))
+    assert found == ({"query_tag": ["line 1"]} if field else {})
+    if field:
+        (fault,) = check_file(path).rows[0].faults
+        assert fault.message.startswith(f"{field}: got ") and "text without think and answer tags" in fault.message
+        with pytest.raises(SampleError, match="text without think and answer tags"):
+            load_samples(path)
+    assert len(load_samples(path, bad_rows="keep")) == 1
 
 
 def test_rows_with_a_fault_are_dropped_if_asked_for(tmp_path):
