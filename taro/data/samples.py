@@ -46,7 +46,7 @@ def load_samples(
         video_root: Folder that relative video paths start from; the annotation file's own unless given.
         bad_rows: ``error`` refuses the file; ``drop`` leaves bad rows out and logs which; ``keep`` is for evaluation, where
             every row counts: those that are bad only in where their spans lie, lack a duration that can't be read from the
-            video either (it is nan then), or have a tag in their query, stay as they are; any other fault still refuses the file.
+            video either (it is nan then), or have a tag in their query, stay as they are; any other fault refuses the file.
         limit: Read this many rows from the top, and check no others; None reads all.
 
     Raises:

@@ -22,7 +22,11 @@ from typing import Any
 from taro.command_line import Parser
 from taro.errors import clean_exit
 
-NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_TIME = rf"{_NUMBER}(?:\s?s(?:ec(?:ond)?s?)?)?"
+_SPAN = rf"{_TIME}(?:[-–]|\s[-–]\s|\s(?:to|and)\s|\s){_TIME}"
+_SPANS = re.compile(rf"{_SPAN}(?:\s(?:and\s)?{_SPAN})*", re.IGNORECASE)
+_BRACKETS = re.compile(r"[\s\[\](),;]+")
 
 
 def make_parser() -> Parser:
@@ -32,20 +36,34 @@ def make_parser() -> Parser:
     parser.add_argument("--truth", nargs="+", required=True, help="start and end of each true span in seconds, or none")
     parser.add_argument("--text", required=True, help="the completion; - reads it from the input")
     parser.add_argument("--duration", type=float, help="of the video in seconds; the largest time there is unless given")
-    parser.add_argument("--columns", type=json.loads, default={}, help='other keys of the sample, JSON: {"answer": "B"}')
+    parser.add_argument("--columns", type=_columns, default={}, help='other keys of the sample, JSON: {"answer": "B"}')
     parser.add_argument("--rewards", nargs="+", help="names or import paths; all names unless given")
     return parser
 
 
+def _columns(text: str) -> dict[str, Any]:
+    try:
+        columns = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: no JSON ({error})") from error
+    if not isinstance(columns, dict):
+        raise argparse.ArgumentTypeError(f'{text}: it must be a JSON object with the keys of a row, as {{"answer": "B"}}')
+    return columns
+
+
 def read_truth(words: Sequence[str]) -> list[tuple[float, float]]:
-    """`2 6 9 12`, `2-6 9-12`, `[[2, 6], [9, 12]]` or `none`. Raises ValueError where they are no spans."""
-    text = " ".join(words)
-    times = [float(number) for number in NUMBER.findall(text)]
-    if len(times) % 2 or not (times or text.strip().lower() in ("none", "[]")):
-        raise ValueError(f"--truth {text}: it must be start and end of each span in seconds (2 6 9 12), or none")
+    """`2 6 9 12`, `2-6 9-12`, `2s to 6s and 9s to 12s`, `[[2, 6], [9, 12]]` or `none`. Raises ValueError where it is anything
+    else."""
+    said = " ".join(words)
+    text = _BRACKETS.sub(" ", said).strip()
+    if said.strip().lower() in ("none", "[]"):
+        return []
+    if not _SPANS.fullmatch(text):
+        raise ValueError(f"--truth {said}: it must be start and end of each span in seconds (2 6 9 12), or none")
+    times = [float(number) for number in re.findall(_NUMBER, text)]
     spans = list(zip(times[::2], times[1::2], strict=True))
-    if wrong := [span for span in spans if span[0] >= span[1]]:
-        raise ValueError(f"--truth {text}: {wrong[0][0]:g} to {wrong[0][1]:g} does not end after it starts")
+    if wrong := [span for span in spans if not span[0] < span[1] < math.inf]:
+        raise ValueError(f"--truth {said}: {wrong[0][0]:g} to {wrong[0][1]:g} does not end after it starts")
     return spans
 
 

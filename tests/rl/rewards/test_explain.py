@@ -52,15 +52,21 @@ def test_text_from_the_input_and_a_reward_of_ones_own(explain, tmp_path, monkeyp
         explain("--truth", "2", "6", "--text", "", "--rewards", "own_explained.short")
 
 
-@pytest.mark.parametrize("words", ["2 6 9 12", "2-6 9-12", "[[2, 6], [9, 12]]", "2.0s to 6s and 9 to 12"])
+@pytest.mark.parametrize(
+    "words",
+    ["2 6 9 12", "2-6 9-12", "[[2, 6], [9, 12]]", "2.0s to 6s and 9 to 12", "2 6, 9 12", "2 - 6 9 – 12", "2 s 6 sec 9.0 12."],
+)
 def test_a_truth_is_pairs_of_numbers(words):
     assert read_truth(words.split()) == [(2.0, 6.0), (9.0, 12.0)]
 
 
-@pytest.mark.parametrize("words", ["2", "2 6 9", "soon"])
+@pytest.mark.parametrize(
+    "words",
+    ["2", "2 6 9", "soon", "1:05 2:10", "2 s 6 s 3 people 9", "2-6-9-12", "2 -6", "-2 6", "2e1 60", "2 6 x", "6 none", "2% 6"],
+)
 def test_an_odd_truth_is_refused(words, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["explain", "--truth", *words.split(), "--text", ""])
+        main(["explain", f"--truth={words}", "--text", ""])
     assert stopped.value.code == 2 and f"--truth {words}: it must be start and end" in capsys.readouterr().err
     assert read_truth(["none"]) == []
 
@@ -70,6 +76,10 @@ def test_an_odd_truth_is_refused(words, capsys):
     [
         ("--truth 6 2", "--truth 6 2: 6 to 2 does not end after it starts"),
         ("--truth 2 2", "2 to 2 does not end"),
+        (f"--truth 2 {'9' * 400}", "2 to inf does not end"),
+        ("--truth 2 6 --columns [1]", '--columns: [1]: it must be a JSON object with the keys of a row, as {"answer": "B"}'),
+        ("--truth 2 6 --columns null", "--columns: null: it must be a JSON object"),
+        ("--truth 2 6 --columns {x}", "--columns: {x}: no JSON (Expecting property name"),
         ("--truth 2 6 --duration=-3", "--duration -3: must be a number of seconds, and the truth must end by then"),
         ("--truth 2 6 --duration 5", "--duration 5: must be"),
         ("--truth none --duration nan", "--duration nan: must be"),
