@@ -3,8 +3,10 @@
     python -m taro.rl.rewards explain --task grounding --truth 2 6 --text "<think>a</think><answer>2.5s to 6.5s</answer>"
     python -m taro.rl.rewards explain --task actions --truth 2 6 9 12 --duration 30 --rewards tempr1 museg --text - < answer.txt
     python -m taro.rl.rewards explain --task grounding --truth none --text "<answer>none</answer>"
+    python -m taro.rl.rewards explain --truth 2 6 --text "<answer>2 to 6</answer>" --rewards '{museg: {stage: 2}}' iou
 
-Printed is every part of every reward, in the form that was published and, where it differs, in the one that was released. A
+Printed is every part of every reward, before its weight, in the form that was published and, where it differs, in the one that
+was released. Settings are given as in a config, {name: {setting: value}}; where `form` is one of them, there is no other row. A
 reward of your own is given by its import path, module.function, of a module in the current folder, too. Its parameter says what
 it takes: `completion`, `group`, or `completions` as TRL calls it (docs/rewards.md).
 """
@@ -37,7 +39,8 @@ def make_parser() -> Parser:
     parser.add_argument("--text", required=True, help="the completion; - reads it from the input")
     parser.add_argument("--duration", type=float, help="of the video in seconds; the largest time there is unless given")
     parser.add_argument("--columns", type=_columns, default={}, help='other keys of the sample, JSON: {"answer": "B"}')
-    parser.add_argument("--rewards", nargs="+", help="names or import paths; all names unless given")
+    about = "names, import paths, or with settings as in a config: '{museg: {stage: 2}}'; all names unless given"
+    parser.add_argument("--rewards", nargs="+", type=_named, metavar="REWARD", help=about)
     return parser
 
 
@@ -49,6 +52,21 @@ def _columns(text: str) -> dict[str, Any]:
     if not isinstance(columns, dict):
         raise argparse.ArgumentTypeError(f'{text}: it must be a JSON object with the keys of a row, as {{"answer": "B"}}')
     return columns
+
+
+def _named(text: str) -> dict[str, Any]:
+    """Rewards by name with their settings, of a name or of what a config has."""
+    if not text.lstrip().startswith("{"):
+        return {text: {}}
+    import yaml
+
+    try:
+        rewards = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text}: no YAML ({' '.join(str(error).split())})") from error
+    if not all(isinstance(name, str) and isinstance(value, dict | int | float) for name, value in rewards.items()):
+        raise argparse.ArgumentTypeError(f"{text}: it must be {{name: {{setting: value}}}} or {{name: weight}}, as in a config")
+    return rewards
 
 
 def read_truth(words: Sequence[str]) -> list[tuple[float, float]]:
@@ -71,23 +89,30 @@ def _fits(duration: float, spans: Sequence[tuple[float, float]]) -> bool:
     return 0 < duration < math.inf and all(end <= duration for _, end in spans)
 
 
-def explain(name: str, completion: Any) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each form: the reward, the form, the sum, and its parts."""
+def explain(name: str, value: Any, completion: Any) -> Iterator[tuple[str, str, str, str]]:
+    """A row for each form: the reward with its settings, the form, the sum, and its parts. `value`: as in a config."""
+    import yaml
+
     from taro.rl.rewards.choose import ChosenReward, RewardError
 
-    has_forms = hasattr(ChosenReward.make(name).function, "form")
-    for form in ("published", "released") if has_forms else ("",):
-        reward = ChosenReward.make(name, {"form": form} if form else {})
+    has_forms = hasattr(ChosenReward.make(name, value).function, "form")
+    settings = {setting: one for setting, one in value.items() if setting != "weight"} if isinstance(value, dict) else {}
+    forms = ("published", "released") if has_forms else ("",)
+    if has_forms and "form" in settings:
+        forms = (settings.pop("form"),)
+    shown = f"{name} {yaml.safe_dump(settings, default_flow_style=True, width=math.inf).strip()}" if settings else name
+    for form in forms:
+        reward = ChosenReward.make(name, settings | ({"form": form} if form else {}))
         try:
             parts = {part: values[0] for part, values in reward([completion]).items()}
         except RewardError as error:
             cause = error.__cause__
             if not isinstance(cause, ValueError):
                 raise
-            yield name, form, "-", str(cause)
+            yield shown, form, "-", str(cause)
             continue
         said = ", ".join(f"{part} {value:.3f}" for part, value in parts.items() if part)
-        yield name, form, f"{sum(parts.values()):.3f}", said
+        yield shown, form, f"{sum(parts.values()):.3f}", said
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,9 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     said = "none that can be read" if completion.spans is None else _listed(completion.spans)
     said += f"; choice: {answer.choice or 'none'}" if task.has_choices else ""
     print(f"truth: {_listed(spans)} of {duration:g} s; answer: {said}; IoU {completion.iou:.3f}")
+    chosen = [one for rewards in given.rewards or [dict.fromkeys(REWARDS, 1.0)] for one in rewards.items()]
     print_table(
         ("reward", "form", "sum", "parts"),
-        [row for name in given.rewards or REWARDS for row in explain(name, completion)],
+        [row for name, value in chosen for row in explain(name, value, completion)],
     )
 
 

@@ -41,6 +41,41 @@ def test_what_a_task_lacks_is_said_in_its_row(explain):
     assert explain(*arguments, "--columns", '{"answer": "B"}')["tempr1", ""][1] == "format 0.000, iou 1.000, answer 0.000"
 
 
+def test_settings_are_given_as_configs_have_them(explain):
+    """Those of `--model.rewards '{museg: {stage: 2}}'`; numbers are before the weight."""
+    text = "<think>a</think><answer>2 to 6, 9 to 12</answer>"  # no answered time is in the reasoning: stage 2 asks for none
+    own = ("{museg: {stage: 2, weight: 0.5}, tar_tvg: 0.5}", "{onethinker: {answer: text, form: released}}", "museg")
+    rows = explain("--task", "actions", "--truth", "2 6 9 12", "--text", text, "--rewards", *own)
+    rows.pop("")
+    assert set(rows) == {
+        ("museg {stage: 2}", "published"), ("museg {stage: 2}", "released"), ("tar_tvg", ""),
+        ("onethinker {answer: text}", "released"), ("museg", "published"), ("museg", "released"),
+    }  # fmt: skip
+    assert rows["museg {stage: 2}", "published"][0] == "3.000" and rows["museg", "published"][0] == "2.600"
+    assert rows["tar_tvg", ""][1].startswith("format 1.000")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("{museg: {stge: 2}}", "museg: stge is none of its settings; did you mean stage?"),
+        ("{museg: {stage: 3}}", "stage = 3: allowed are 1, 2"),
+        ("{museg: {weight: high}}", "weight = 'high': must be a number"),
+    ],
+)
+def test_settings_that_a_reward_does_not_have(value, problem):
+    with pytest.raises(RewardError) as error:
+        main(["explain", "--truth", "2", "6", "--text", "", "--rewards", value])
+    assert problem in str(error.value)
+
+
+@pytest.mark.parametrize("value, problem", [("{museg: [2]}", "it must be {name: {setting: value}}"), ("{museg", "no YAML (")])
+def test_settings_that_no_config_has(value, problem, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", "--truth", "2", "6", "--text", "", "--rewards", value])
+    assert stopped.value.code == 2 and f"--rewards: {value}: {problem}" in capsys.readouterr().err
+
+
 def test_text_from_the_input_and_a_reward_of_ones_own(explain, tmp_path, monkeypatch):
     (tmp_path / "own_explained.py").write_text("def short(completion):\n    return {'short': 1 / len(completion.text)}\n")
     monkeypatch.chdir(tmp_path)
