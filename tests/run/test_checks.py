@@ -28,6 +28,7 @@ ROOT = CONFIGS.parent
 WHOLE = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.name not in (BASE_CONFIG.name, "datasets.yaml")]
 WHOLE_ALONE = ("model.name_or_path", "model.rewards.")  # said again by who wants them: they replace those of the base
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
+PROMPTS = sorted((CONFIGS / "prompts").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -84,6 +85,18 @@ def test_launch_line_of_an_experiment(path, local, monkeypatch):
     assert cli.config.name == path.stem
 
 
+@pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
+def test_launch_line_of_a_prompt(path, local, monkeypatch):
+    """Over the experiment of its name, of which nothing else is changed."""
+    (line,) = re.findall(r"^#   python train.py (.*)$", path.read_text(), flags=re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    cli, experiment = parse([*shlex.split(line), *local]), CONFIGS / "experiments" / path.name
+    assert_in_force(cli, path)
+    assert cli.config["data.grounding.prompt"] == yaml.safe_load(path.read_text())["data"]["grounding"]["prompt"]
+    assert_in_force(cli, experiment)
+    assert cli.config.name == path.stem
+
+
 def test_what_the_experiments_leave_out(local):
     def settings(name):
         cli = parse([f"--config={CONFIGS}/tiny.yaml", f"--config={CONFIGS}/experiments/{name}.yaml", *local])
@@ -100,7 +113,7 @@ def test_a_config_says_only_what_differs(local):
     """No file repeats what the base or a class says; what is laid over tiny.yaml may go back to it."""
     parser = parse(local).parser
     base, tiny = parser.parse_args([]), parser.parse_args([f"--config={CONFIGS}/tiny.yaml"])
-    for path, below in [*((path, [base]) for path in WHOLE), *((path, [base, tiny]) for path in EXPERIMENTS)]:
+    for path, below in [*((path, [base]) for path in WHOLE), *((path, [base, tiny]) for path in EXPERIMENTS + PROMPTS)]:
         for name, value in leaves(yaml.safe_load(path.read_text())):
             assert any(one.get(name, ...) != value for one in below) or name.startswith(WHOLE_ALONE), f"{path.name}: {name}"
 
