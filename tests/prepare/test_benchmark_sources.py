@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from public_formats import converted, lines, sample_in, write
@@ -77,7 +78,7 @@ def test_timelens(tmp_path):
         sample_in(tmp_path, "AO8RW_0", "AO8RW.mp4", "a person waves.", (0.0, 6.9), **about),
         sample_in(tmp_path, "AO8RW_1", "AO8RW.mp4", "he sits", (8.0, 9.0), **about),
     )
-    [license] = find_licenses("timelens")
+    [license] = find_licenses("timelens", [Path("charades-timelens.json")])
     assert "academic use only" in license and "not for use within the European Union" in license
 
 
