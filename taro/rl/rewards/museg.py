@@ -11,6 +11,7 @@ from taro.spans import Span, merge_spans, overlap_length, span_length, total_len
 
 MOST_NAMED = 10  # times that a number may be named in the reasoning
 _FORMAT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _FAR = (1e9, 1e9 + 1)  # what the released code pairs a missing segment with
 
 
@@ -61,9 +62,9 @@ class Museg(Method):
     """Format + global + local matching. Format is 1; 0.2 where no segment can be read; in stage 1 0.6 where a time of the
     answer is not named in the reasoning, or more than 10 times; 0 without the tags.
 
-    released: segments are `a-b c-d` and nothing else, and one that is reversed or empty makes all matching 0. A time is looked
-    for as the text of a float, and as a pattern: `7.0` is found in `17.0` and in `7x0`, and not in `7 s`. The truth is not
-    merged, and segments are paired in the order of the output.
+    released: segments are `a-b c-d` and nothing else, and one that is reversed or empty makes all matching 0, as does a second
+    answer tag, or none. A time is looked for as the text of a float, and as a pattern: `7.0` is found in `17.0` and in `7x0`,
+    and not in `7 s`. The truth is neither merged nor cut to the video, and segments are paired in the order of the output.
 
     Args:
         stage: 1 or 2; the second doesn't look for times in the reasoning.
@@ -85,15 +86,18 @@ class Museg(Method):
 
     def _released(self, completion: Completion) -> dict[str, float]:
         whole = _FORMAT.fullmatch(completion.text) if has_format(completion.text) else None
-        segments = read_segments((completion.answer or "").split())
+        found = _ANSWER.search(completion.text)
+        segments = read_segments(found[1].split()) if found else None
         times = [time for segment in segments or () for time in segment]
         counts = [len(re.findall(str(time), whole[1] if whole else "")) for time in times]
         named = all(1 <= count <= MOST_NAMED for count in counts)
-        valid = segments is not None and all(0 <= start < end for start, end in segments)
+        once = all(completion.text.count(tag) == 1 for tag in ("<answer>", "</answer>"))
+        valid = once and segments is not None and all(0 <= start < end for start, end in segments)
+        truth = completion.sample.spans
         return {
             "format": _grade(whole is not None, segments is not None, self.stage == 2 or named),
-            "global": released_f1(segments, completion.truth) if valid else 0.0,
-            "local": released_local(segments, completion.truth) if valid else 0.0,
+            "global": released_f1(segments, truth) if valid else 0.0,
+            "local": released_local(segments, truth) if valid else 0.0,
         }
 
 

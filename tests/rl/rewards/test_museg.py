@@ -84,6 +84,32 @@ def test_one_reversed_segment_spoils_the_released_matching(complete):
     assert read_segments(["1-2-3", "nan-2"])[0] == (1.0, 2.0) and read_segments(["1"]) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>9-12</answer><answer>2-6</answer>",
+        "<think>a</think><answer>2-6</answer> or <answer>2-6</answer>",
+        "<answer>2-6</answer></answer>",
+        "<answer><answer>2-6</answer>",
+        "</answer>2-6<answer>",
+        "2-6",
+    ],
+)
+def test_the_released_matching_wants_one_answer(complete, text):
+    assert Museg(form="released")(complete(text)) == {"format": 0.0, "global": 0.0, "local": 0.0}
+
+
+def test_the_released_matching_needs_no_reasoning(complete):
+    parts = Museg(form="released")(complete("<answer>2-6</answer>"))
+    assert parts == {"format": 0.0, "global": pytest.approx(1.0, abs=1e-5), "local": 1.0}
+
+
+def test_the_released_truth_may_end_after_the_video(complete):
+    completion = complete(TEXT.format("", "12-16"), truth=[(12, 20)], duration=16.0)
+    assert Museg()(completion)["local"] == 1.0
+    assert Museg(form="released")(completion)["local"] == pytest.approx((1 + 4 / 8) / 2)
+
+
 def test_settings():
     with pytest.raises(ValueError, match="stage = 3: allowed are 1, 2"):
         Museg(stage=3)
