@@ -14,6 +14,7 @@ from taro.spans import Span
 EPS = 1e-4  # seconds, of the released IoU
 TOOL_BONUS, MOST_PAID = 0.5, 2  # a call, calls
 _BLOCK = re.compile(r"<(\w+)>(.*?)</\1>", re.DOTALL)
+_ANY_BLOCK = re.compile(r"<([^<>]*)>(.*?)</\1>", re.DOTALL)
 _NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
 _SENTENCE_END = re.compile(r"[!?\n]")
 
@@ -25,13 +26,18 @@ def scaled_iou(iou: float, low: float = 0.2, high: float = 0.8) -> float:
     return min(1.0, max(0.0, (iou - low) / (high - low)))
 
 
-def turns_have_format(text: str) -> bool:
-    """Whether a text is think, tool_call and answer blocks and white space between them: the first is a think block, the last
-    an answer, and no two in a row are of one kind."""
-    blocks = list(_BLOCK.finditer(text))
+def turns_have_format(text: str, *, form: Form = "published") -> bool:
+    """Whether a text is think, tool_call and answer blocks and white space around them: the first is a think block, the last
+    an answer, and no two in a row are of one kind.
+
+    released: what stands before the first block and after the last is not looked at, unless it is a block of another tag.
+    """
+    blocks = list((_BLOCK if form == "published" else _ANY_BLOCK).finditer(text))
     kinds = [block[1] for block in blocks]
     ends = [0, *(end for block in blocks for end in block.span()), len(text)]
     between = [text[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
+    if form == "released":
+        between = between[1:-1]
     return (
         bool(kinds)
         and (kinds[0], kinds[-1]) == ("think", "answer")
@@ -58,7 +64,8 @@ class Vital(Method):
     """Scaled IoU + format + 0.5 for each of at most two tool calls, which need the format.
 
     released: the last two numbers in order of any sentence of the whole text are the answer, those of a tool call or of the
-    reasoning as well, and `2.9s` is 2; calls are paid without the format, too.
+    reasoning as well, and `2.9s` is 2; text before and after the turns doesn't break the format; calls are paid without the
+    format, too. Which calls the tool carried out is not known here: those that could be read count.
 
     Args:
         low, high: the IoU that is worth 0, and 1.
@@ -73,7 +80,7 @@ class Vital(Method):
         scaled_iou(0.0, self.low, self.high)
 
     def __call__(self, completion: Completion) -> dict[str, float]:
-        whole = turns_have_format(completion.text)
+        whole = turns_have_format(completion.text, form=self.form)
         calls = TOOL_BONUS * min(MOST_PAID, count_calls(completion.text))
         iou = completion.iou if self.form == "published" else _released_iou(completion)
         paid = whole or self.form == "released"

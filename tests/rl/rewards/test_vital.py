@@ -35,6 +35,24 @@ def test_turns(text, good):
     assert turns_have_format(text) == good
 
 
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("so <think>a</think><answer>2 to 6</answer> ok", True),
+        (f"so {TURNS} ok", True),
+        ("so <think>a</think> and <answer>2 to 6</answer>", False),  # between blocks nothing may stand
+        ("<b>so</b><think>a</think><answer>2 to 6</answer>", False),  # a block of another tag may stand nowhere
+        ("<think>a</think><answer>2 to 6</answer><b c>ok</b c>", False),
+        ("2 < 6 <think>a</think><answer>2 to 6</answer> > 1", True),
+        ("so ok", False),
+        ("", False),
+    ],
+)
+def test_trap_text_around_the_turns_is_not_looked_at(complete, text, good):
+    assert Vital(form="released")(complete(text))["format"] == float(good)
+    assert Vital()(complete(text))["format"] == 0.0
+
+
 def test_calls_are_counted_where_they_are_json():
     assert count_calls(TURNS) == 1 and count_calls("<tool_call>clip(1, 9)</tool_call>") == 0
     assert count_calls("<tool_call>[1]</tool_call>" + CALL * 3) == 3
