@@ -38,8 +38,9 @@ class RaRft(Method):
     Refusal: 1 for an answer that says that the event doesn't occur. Explanation: similarity to `explanation` minus that to
     `contrast`. Correction: similarity to `answerable_query`, or `NIL` for a query that can be answered.
 
-    released: no `number to number` in the answer is a refusal, so a broken answer gets 1, and so does `12.0s to 15.0s`;
-    similarity is that of a sentence encoder, which is not a part of TaRO.
+    released: no `number to number` in the answer is a refusal, so a broken answer gets 1, and so does `12.0s to 15.0s`. Every
+    sample is to have a correction, which says that there is nothing to correct wherever it has the letters `nil` (`a vanilla
+    cone`). Similarity is that of a sentence encoder, which is not a part of TaRO.
 
     Args:
         similarity: import path of a function of two texts, in [0, 1]; None: `word_overlap`.
@@ -58,23 +59,30 @@ class RaRft(Method):
             raise ValueError(f"similarity = {self.similarity!r}: must be the import path of a function of two texts")
 
     def __call__(self, completion: Completion) -> dict[str, float]:
-        columns, text = completion.sample.extra, completion.text
+        columns, refusable = completion.sample.extra, not completion.truth
         if wrong := [name for name in COLUMNS if not isinstance(columns.get(name, ""), str)]:
             raise ValueError(f"the sample's {describe_fault(wrong[0], columns[wrong[0]], 'text, or no such key')}")
-        refusable = not completion.truth
-        whole = has_format(completion) if "answerable_query" not in columns else float(bool(_FORMAT.fullmatch(text.strip())))
+        corrects = self.form == "released" or "answerable_query" in columns
+        whole = float(bool(_FORMAT.fullmatch(completion.text.strip()))) if corrects else has_format(completion)
         parts = {"format": whole, "grounding": self._refusal(completion) if refusable else self._iou(completion)}
-        similarity = self._similarity()
         if "explanation" in columns and "contrast" in columns:
-            answer = completion.answer
+            answer, similarity = completion.answer, self._similarity()
             right, wrong = columns["explanation"], columns["contrast"]
             parts["explanation"] = 0.0 if answer is None else similarity(answer, right) - similarity(answer, wrong)
-        if "answerable_query" in columns:
-            found = (_CORRECTION.findall(text) or [""])[-1].strip()
-            nil = found.strip(".").upper() == NOTHING_TO_CORRECT
-            corrected = bool(found) and not nil and refusable
-            parts["correction"] = similarity(found, columns["answerable_query"]) if corrected else float(nil and not refusable)
+        if corrects:
+            parts["correction"] = self._correction(completion, refusable)
         return parts
+
+    def _correction(self, completion: Completion, refusable: bool) -> float:
+        released, query = self.form == "released", completion.sample.extra.get("answerable_query")
+        blocks = _CORRECTION.findall(completion.text)
+        found = blocks[-1].strip() if blocks else ""
+        nil = NOTHING_TO_CORRECT in found.upper() if released else found.strip(".").upper() == NOTHING_TO_CORRECT
+        if not refusable or nil:
+            return float(nil and not refusable)
+        if released:
+            return self._similarity()(found, query) if blocks and query else 0.0
+        return self._similarity()(found, query) if found else 0.0
 
     def _refusal(self, completion: Completion) -> float:
         if self.form == "published":

@@ -21,12 +21,12 @@ TEXT = "<think>a</think><answer>{}</answer>"
 def test_trap_a_broken_answer_is_no_refusal(complete, answer, published, released):
     completion = complete(TEXT.format(answer), truth=())
     assert RaRft()(completion) == {"format": 1.0, "grounding": published}
-    assert RaRft(form="released")(completion) == {"format": 1.0, "grounding": released}
+    assert RaRft(form="released")(completion)["grounding"] == released
 
 
 def test_without_an_answer_nobody_refuses(complete):
-    for form in ("published", "released"):
-        assert RaRft(form=form)(complete("none", truth=())) == {"format": 0.0, "grounding": 0.0}
+    assert RaRft()(complete("none", truth=())) == {"format": 0.0, "grounding": 0.0}
+    assert RaRft(form="released")(complete("none", truth=()))["grounding"] == 0.0
 
 
 def test_what_can_be_answered(complete):
@@ -64,6 +64,41 @@ def test_what_is_compared_must_be_text(complete, name):
         RaRft()(complete(FULL.format("none", "a man"), (), **COLUMNS | {name: 3}))
 
 
+def test_trap_nil_in_a_word(complete):
+    """`vanilla` has the letters."""
+    cone = {"answerable_query": "a vanilla cone"}
+    refused = complete(FULL.format("none", "a vanilla cone"), (), **cone)
+    answered = complete(FULL.format("2 to 6", "vanilla"), **cone)
+    assert (RaRft()(refused)["correction"], RaRft()(answered)["correction"]) == (1.0, 0.0)
+    released = RaRft(form="released")
+    assert (released(refused)["correction"], released(answered)["correction"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "truth", "format_", "correction"),
+    [
+        (TEXT.format("2 to 6"), [(2, 6)], 0.0, 0.0),
+        (FULL.format("2 to 6", "NIL"), [(2, 6)], 1.0, 1.0),
+        (FULL.format("2 to 6", "a man"), [(2, 6)], 1.0, 0.0),
+        (FULL.format("none", "a man"), (), 1.0, 0.0),  # there is nothing to compare with
+        (TEXT.format("none"), (), 0.0, 0.0),
+    ],
+)
+def test_as_released_all_are_to_correct(complete, text, truth, format_, correction):
+    """Samples with an answerable query, and those without one."""
+    parts = RaRft(form="released")(complete(text, truth))
+    assert (parts["format"], parts["correction"]) == (format_, correction)
+    assert "correction" not in RaRft()(complete(text, truth))
+
+
+def test_as_released_an_empty_correction_is_compared(complete, monkeypatch):
+    monkeypatch.syspath_prepend(__file__.rpartition("/")[0])
+    similar = RaRft("test_ra_rft.half", "released")
+    assert similar(complete(FULL.format("none", ""), (), **COLUMNS))["correction"] == 0.5
+    assert similar(complete(TEXT.format("none"), (), **COLUMNS))["correction"] == 0.0
+    assert RaRft("test_ra_rft.half")(complete(FULL.format("none", ""), (), **COLUMNS))["correction"] == 0.0
+
+
 def test_word_overlap():
     assert word_overlap("a b b", "b B c") == pytest.approx(4 / 6)
     assert word_overlap("", "") == 1.0 and word_overlap("a", "") == 0.0
@@ -71,6 +106,10 @@ def test_word_overlap():
 
 def same(first, second):
     return float(first == second)
+
+
+def half(first, second):
+    return 0.5
 
 
 @pytest.mark.parametrize(
