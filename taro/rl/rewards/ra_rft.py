@@ -35,8 +35,9 @@ class RaRft(Method):
     """Format (with a `<correction>` block where the sample has an `answerable_query`) + refusal or Time-R1's IoU, + explanation
     and correction where the sample's row has what they need.
 
-    Refusal: 1 for an answer that says that the event doesn't occur. Explanation: similarity to `explanation` minus that to
-    `contrast`. Correction: similarity to `answerable_query`, or `NIL` for a query that can be answered.
+    Refusal: 1 for an answer in words that names no time, so that it can be the explanation as well. Explanation: similarity to
+    `explanation` minus that to `contrast`. Correction: similarity to `answerable_query`, or `NIL` for a query that can be
+    answered.
 
     released: no `number to number` in the answer is a refusal, so a broken answer gets 1, and so does `12.0s to 15.0s`. Every
     sample is to have a correction, which says that there is nothing to correct wherever it has the letters `nil` (`a vanilla
@@ -86,7 +87,7 @@ class RaRft(Method):
 
     def _refusal(self, completion: Completion) -> float:
         if self.form == "published":
-            return float(completion.spans == ())
+            return float(completion.spans == () or _says_no_time(completion.answer or ""))
         return float(completion.answer is not None and _PAIR.search(completion.answer) is None)
 
     def _iou(self, completion: Completion) -> float:
@@ -100,3 +101,8 @@ class RaRft(Method):
         from taro.rl.rewards.choose import import_path
 
         return word_overlap if self.similarity is None else import_path(self.similarity)
+
+
+def _says_no_time(answer: str) -> bool:
+    """Whether a text has letters and no digit. A number without a unit, or as a clock has it (`1:05`), may be a time."""
+    return any(map(str.isalpha, answer)) and not any(map(str.isdigit, answer))

@@ -11,11 +11,16 @@ TEXT = "<think>a</think><answer>{}</answer>"
     [
         ("none", 1.0, 1.0),
         ("The event does not occur in the video.", 1.0, 1.0),
+        ("No man opens a blue door: the door is red.", 1.0, 1.0),
+        ("it is somewhere", 1.0, 1.0),  # names no time
+        ("[]", 1.0, 1.0),
         ("2 to 6", 0.0, 0.0),
+        ("The door opens from 2 to 6.", 0.0, 0.0),
         ("", 0.0, 1.0),  # trap: an empty answer is a refusal
-        ("it is somewhere", 0.0, 1.0),
+        ("...", 0.0, 1.0),
         ("2.0s to 6.0s", 0.0, 1.0),  # trap: so is an answer with units
         ("7", 0.0, 1.0),
+        ("at 1:05", 0.0, 1.0),
     ],
 )
 def test_trap_a_broken_answer_is_no_refusal(complete, answer, published, released):
@@ -46,8 +51,8 @@ COLUMNS = {
 def test_explanation_and_correction(complete):
     refused = complete(FULL.format("none", "a man opens a red door"), (), **COLUMNS)
     assert RaRft()(refused) == {"format": 1.0, "grounding": 1.0, "explanation": 0.0, "correction": 1.0}
-    half = complete(FULL.format("no door is blue", "a man"), (), **COLUMNS)
-    assert RaRft()(half) == {"format": 1.0, "grounding": 0.0, "explanation": 1.0, "correction": pytest.approx(4 / 8)}
+    half = complete(FULL.format("no door is blue", "a man"), (), **COLUMNS)  # one answer refuses and explains
+    assert RaRft()(half) == {"format": 1.0, "grounding": 1.0, "explanation": 1.0, "correction": pytest.approx(4 / 8)}
     for text, correction in (("NIL", 0.0), ("", 0.0)):
         assert RaRft()(complete(FULL.format("none", text), (), **COLUMNS))["correction"] == correction
     assert RaRft()(complete(FULL.format("2 to 6", "nil"), **COLUMNS))["correction"] == 1.0
