@@ -94,9 +94,9 @@ class Completion:
             raise ValueError(f"the sample needs the key {name!r} for this reward")
         return self.sample.extra[name]
 
-    def chose_rightly(self, answer: str | None = None) -> float:
-        """1.0 where the letter of an answer, that of the answer block unless given, is that of the sample's `answer`, else 0.0.
-        Raises ValueError where the sample has none."""
+    @property
+    def right_choice(self) -> str:
+        """The letter of the sample's `answer`. Raises ValueError where the sample has none."""
         right = str(self.column("answer"))
         small = _SMALL.fullmatch(right)
         letter = small[1].upper() if small else choice(right)
@@ -105,7 +105,13 @@ class Completion:
                 f"the sample's answer {right!r} names no choice: "
                 "it must have a capital letter that stands alone, or be one letter"
             )
-        return float(choice((self.answer or "") if answer is None else answer) == letter)
+        return letter
+
+    def chose_rightly(self, answer: str | None = None) -> float:
+        """1.0 where the letter of an answer, that of the answer block unless given, is that of the sample's `answer`, else 0.0.
+        Raises ValueError where the sample has none."""
+        right = self.right_choice
+        return float(choice((self.answer or "") if answer is None else answer) == right)
 
 
 @dataclass(frozen=True)
