@@ -14,14 +14,16 @@ from taro.rl.rewards.taro import best_truth
 from taro.spans import Span, temporal_iou
 
 _FIRST_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_AROUND_TAG_SIGNS = re.compile(r"(?:(?<!\s)\s+)?([<>/])\s*")  # read in linear time
 
 
 @dataclass(frozen=True)
 class OneThinker(Method):
     """IoU + format + 0.5 for the structure, which needs the format.
 
-    released: 0.9 IoU + 0.1 format + 0.5; the first answer block is read, or all of the text where there is none; numbers may be
-    strings, NaN or infinite.
+    released: 0.9 IoU + 0.1 format + 0.5. White space around `<`, `>` and `/` is left out first, so that `< think >` is a tag.
+    The first answer block is read, or all of the text where there is none; numbers may be strings, true or false,
+    NaN or infinite.
     """
 
     form: Form = "published"
@@ -30,8 +32,9 @@ class OneThinker(Method):
 
     def __call__(self, completion: Completion) -> dict[str, float]:
         if self.form == "released":
-            whole, found = loose_format(completion.text), _FIRST_ANSWER.search(completion.text)
-            span = self._read(found[1] if found else completion.text)
+            text = _AROUND_TAG_SIGNS.sub(r"\1", completion.text)
+            whole, found = loose_format(text), _FIRST_ANSWER.search(text)
+            span = self._read(found[1] if found else text)
             truth = completion.sample.spans
             iou = hull_iou(span, truth[0]) if truth else 0.0
             parts = {"iou": 0.9 * iou, "format": 0.1 * whole}
@@ -43,12 +46,12 @@ class OneThinker(Method):
 
     def _read(self, answer: str) -> Span | None:
         if self.answer == "json":
-            return read_time(answer, strings=self.form == "released")
+            return read_time(answer, loose=self.form == "released")
         return next(reversed(spans_in(answer)), None)
 
 
-def read_time(text: str, *, strings: bool = False) -> Span | None:
-    """The span of `{"time": [start, end]}`; `strings`: numbers may be in quotes, NaN or infinite."""
+def read_time(text: str, *, loose: bool = False) -> Span | None:
+    """The span of `{"time": [start, end]}`; `loose`: each may be whatever Python makes a float of (`"2"`, `true`, `NaN`)."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -56,15 +59,15 @@ def read_time(text: str, *, strings: bool = False) -> Span | None:
     times = value.get("time") if isinstance(value, dict) else None
     if not isinstance(times, list) or len(times) != 2:
         return None
-    start, end = (_number(time, strings) for time in times)
+    start, end = (_number(time, loose) for time in times)
     return None if start is None or end is None else (start, end)
 
 
-def _number(value: Any, strings: bool) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str) if strings else (int, float)):
+def _number(value: Any, loose: bool) -> float | None:
+    if not loose and (isinstance(value, bool) or not isinstance(value, (int, float))):
         return None
     try:
         number = float(value)
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return number if strings or math.isfinite(number) else None
+    return number if loose or math.isfinite(number) else None

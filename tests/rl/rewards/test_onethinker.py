@@ -45,6 +45,24 @@ def test_strings_are_numbers_as_released(complete):
     assert OneThinker(form="released")(broken) == {"iou": 0.0, "format": 0.1, "structure": 0.5}
 
 
+def test_trap_white_space_in_tags(complete):
+    spaced = complete('< think >a< / think >\n<answer> {"time": [2, 6]} </ answer >')
+    assert OneThinker()(spaced) == {"iou": 0.0, "format": 0.0, "structure": 0.0}
+    assert OneThinker(form="released")(spaced) == {"iou": 0.9, "format": 0.1, "structure": 0.5}
+    far = complete(" " * 100_000 + TEXT.format("2 to 6"))
+    assert OneThinker(form="released")(far) == {"iou": 0.0, "format": 0.1, "structure": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("time", "iou"), [("[2, true]", 0.0), ("[true, 6]", 4 / 5), ("[false, 6]", 4 / 6), ("[null, 6]", None), ("[[2], 6]", None)]
+)
+def test_trap_true_is_a_number(complete, time, iou):
+    completion = complete(TEXT.format(f'{{"time": {time}}}'))
+    assert OneThinker()(completion) == {"iou": 0.0, "format": 1.0, "structure": 0.0}
+    parts = OneThinker(form="released")(completion)
+    assert parts == {"iou": pytest.approx(0.9 * (iou or 0.0)), "format": 0.1, "structure": 0.0 if iou is None else 0.5}
+
+
 @pytest.mark.parametrize("form", ["published", "released"])
 def test_answers_may_be_text(complete, form):
     reward, whole = OneThinker(form, "text"), OneThinker(form)
