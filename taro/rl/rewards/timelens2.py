@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from taro.rl.rewards.completion import Completion, Form, Method
+from taro.rl.rewards.timelens2_released import released_spans
 from taro.spans import Span, merge_spans, span_length, total_length, union_iou
 
-DEEPEST = 8  # lists around a span that the released parser opens
 _LIST = re.compile(r"\[[\s\[\],.\d+-]*\]")
 
 
@@ -61,11 +61,11 @@ def unmerged_iou(predicted: Sequence[Span], truth: Sequence[Span]) -> float:
     return min(1.0, max(0.0, overlap / (union + 1e-16)))
 
 
-def parse_json_spans(text: str, *, deepest: int = 0) -> list[Span] | None:
-    """The last JSON list of [start, end] pairs in a text; `deepest`: so many lists more may be around a pair."""
+def parse_json_spans(text: str) -> list[Span] | None:
+    """The last JSON list of [start, end] pairs in a text."""
     for found in reversed(list(_LIST.finditer(text))):
         try:
-            spans = _read_pairs(json.loads(found[0]), deepest)
+            spans = _read_pairs(json.loads(found[0]))
         except (ValueError, OverflowError, RecursionError):
             continue
         if spans is not None:
@@ -73,13 +73,10 @@ def parse_json_spans(text: str, *, deepest: int = 0) -> list[Span] | None:
     return None
 
 
-def _read_pairs(value: Any, deeper: int) -> list[Span] | None:
-    if not isinstance(value, list):
+def _read_pairs(value: Any) -> list[Span] | None:
+    if not isinstance(value, list) or not all(_is_pair(item) for item in value):
         return None
-    if all(_is_pair(item) for item in value):
-        return [(float(start), float(end)) for start, end in value]
-    parts = [_read_pairs(item, deeper - 1) for item in value] if deeper > 0 else [None]
-    return None if None in parts else [span for part in parts for span in part]
+    return [(float(start), float(end)) for start, end in value]
 
 
 def _is_pair(value: Any) -> bool:
@@ -94,9 +91,11 @@ def _is_pair(value: Any) -> bool:
 class TimeLens2(Method):
     """`wasserstein` + IoU of several spans - 1 for an answer that can't be read, `[[start, end], ...]` in seconds.
 
-    Answers as `start to end` are read, too. Without an answer block all that stands in no think block is the answer; released:
-    all of the text. released, too: the truth is not merged, pairs may lie in further lists, and one reversed or empty span, or
-    an empty list, makes an answer unreadable.
+    Answers as `start to end` are read, too. Without an answer block all that stands in no think block is the answer.
+
+    released: answers are read as in `taro.rl.rewards.timelens2_released`: the first block and its first list; `[start, end]`
+    alone, numbers in quotes, and further lists around are read as well; reversed spans are turned round; one empty span, or an
+    empty list, makes an answer unreadable. The truth is neither merged for the IoU nor cut to the video.
 
     Args:
         beta: of the transport.
@@ -106,15 +105,12 @@ class TimeLens2(Method):
     form: Form = "published"
 
     def __call__(self, completion: Completion) -> dict[str, float]:
-        released = self.form == "released"
-        text = completion.said
-        if released and completion.answer is None:
-            text = completion.text
-        spans = parse_json_spans(text, deepest=DEEPEST if released else 0)
-        if not released and spans is None:
-            spans = completion.spans
-        if spans is None or (released and not (spans and all(start < end for start, end in spans))):
+        if self.form == "released":
+            spans, truth, iou = released_spans(completion.text) or None, completion.sample.spans, unmerged_iou
+        else:
+            spans, truth, iou = parse_json_spans(completion.said), completion.truth, union_iou
+            if spans is None:
+                spans = completion.spans
+        if spans is None:
             return {"wasserstein": 0.0, "iou": 0.0, "parse": -1.0}
-        iou = unmerged_iou if released else union_iou
-        distance = wasserstein(spans, completion.truth, beta=self.beta)
-        return {"wasserstein": distance, "iou": iou(spans, completion.truth), "parse": 0.0}
+        return {"wasserstein": wasserstein(spans, truth, beta=self.beta), "iou": iou(spans, truth), "parse": 0.0}

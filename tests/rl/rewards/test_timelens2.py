@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from taro.rl.rewards.timelens2 import DEEPEST, TimeLens2, parse_json_spans, unmerged_iou, wasserstein
+from taro.rl.rewards.timelens2 import TimeLens2, parse_json_spans, unmerged_iou, wasserstein
+from taro.rl.rewards.timelens2_released import DEEPEST, released_spans
 from taro.spans import merge_spans, union_iou
 
 
@@ -94,13 +95,69 @@ def test_parse_json_spans(text, spans):
 
 
 def test_trap_lists_around_a_span(complete):
-    for depth in range(1, DEEPEST + 2):
-        nested = "[" * depth + "[[1, 2]]" + "]" * depth
-        assert parse_json_spans(nested) is None
-        assert parse_json_spans(nested, deepest=DEEPEST) == (None if depth > DEEPEST else [(1.0, 2.0)])
     reward = {form: TimeLens2(form=form)(complete("[[[2, 6]]]")) for form in ("published", "released")}
     assert reward["published"] == {"wasserstein": 0.0, "iou": 0.0, "parse": -1.0}
     assert reward["released"] == {"wasserstein": 1.0, "iou": 1.0, "parse": 0.0}
+    for depth in (1, DEEPEST, 100):  # of one span any number of lists, of several so many
+        assert released_spans("[" * depth + "[1, 2]" + "]" * depth) == [(1.0, 2.0)]
+    for depth in (1, DEEPEST - 1, DEEPEST):
+        deep = "[" * depth + "[1, 2]" + "]" * depth
+        assert released_spans(f"[{deep}, [3, 4]]") == [(1.0, 2.0), (3.0, 4.0)][depth == DEEPEST :]
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("[[1, 2.5], [4, 6]]", [(1.0, 2.5), (4.0, 6.0)]),
+        ("[[6, 2]]", [(2.0, 6.0)]),  # turned round
+        ("[[6, 2], [2, 6]]", [(2.0, 6.0), (2.0, 6.0)]),
+        ("[2, 6]", [(2.0, 6.0)]),
+        ("from [2, 6]", []),  # in a text a list opens with two
+        ('[["2","6"]]', [(2.0, 6.0)]),
+        ('["2", "6.0"]', [(2.0, 6.0)]),
+        ('[[2, "6s"]]', []),
+        ("[[1, 2, 3]]", [(1.0, 2.0)]),  # what follows is left out
+        ('[[1, 2], "or", [[3, 4]], [5]]', [(1.0, 2.0), (3.0, 4.0)]),
+        ("[true, 6]", [(1.0, 6.0)]),
+        ("[[true, 6], [7, 8]]", [(7.0, 8.0)]),
+        ("[[2, 2], [4, 6]]", []),  # one empty span
+        ("[[2, 1e999]]", []),
+        ("[NaN, 2]", []),
+        ("[]", []),
+        ("[[]]", []),
+        ("[7]", []),
+        ('[7, "8"]', []),
+        ("[null, 8]", []),
+        ('{"time": [2, 6]}', []),
+        ("", []),
+        ("soon", []),
+        ("[[2, 6]] or [[9, 12]]", [(2.0, 6.0)]),  # the first
+        ("[[a]] or [[9, 12]]", [(9.0, 12.0)]),
+        ("[[2, 6] or [[9, 12]]", []),  # one that stays open
+        ("so ```json\n[2, 6]\n``` not [[9, 12]]", [(2.0, 6.0)]),
+        ("<answer>[[0, 1]]</answer><answer>[[2, 6]]</answer>", [(0.0, 1.0)]),
+        ("<answer>[[0, 1]]</answer><thinking>a</thinking> <answer>[[2, 6]]</answer>", [(2.0, 6.0)]),
+        ("<think>[[0, 1]]</think><answer> [[2, 6]] </answer>", [(2.0, 6.0)]),
+        ("<think>[[0, 1]]</think> [[2, 6]]", [(0.0, 1.0)]),
+        ("[[1" + "0" * 400 + ", 2]]", []),
+        ("[[1" + "0" * 5000 + ", 2]]", []),
+        ("[" * 5000 + "]" * 5000, []),
+    ],
+)
+def test_released_spans(text, spans):
+    assert released_spans(text) == spans
+
+
+@pytest.mark.parametrize("text", ["[[6, 2]]", "[2, 6]", '[["2","6"]]', "<answer>[[2, 6]]</answer><answer>[[9, 12]]</answer>"])
+def test_what_the_released_parser_reads(complete, text):
+    assert TimeLens2(form="released")(complete(text)) == {"wasserstein": 1.0, "iou": 1.0, "parse": 0.0}
+    assert TimeLens2()(complete(text))["iou"] == 0.0
+
+
+def test_the_released_truth_may_end_after_the_video(complete):
+    completion = complete("[[12, 16]]", [(12, 20)], duration=16.0)
+    assert TimeLens2()(completion)["iou"] == 1.0
+    assert TimeLens2(form="released")(completion) == {"wasserstein": pytest.approx(math.exp(-2 / 8)), "iou": 0.5, "parse": 0.0}
 
 
 def test_the_answer(complete):
@@ -114,4 +171,5 @@ def test_the_answer(complete):
     assert TimeLens2()(complete("[]", ())) == right
     assert TimeLens2(form="released")(complete("[]", ()))["parse"] == -1
     assert TimeLens2()(complete("[[6, 2], [2, 6]]")) == right  # one without a length is left out
-    assert TimeLens2(form="released")(complete("[[6, 2], [2, 6]]"))["parse"] == -1
+    assert TimeLens2(form="released")(complete("[[6, 2], [2, 6]]")) == right  # as both are turned round
+    assert TimeLens2(form="released")(complete("[[2, 2], [2, 6]]"))["parse"] == -1
