@@ -1,17 +1,22 @@
 """Spans of time, (start, end) in seconds, and how far two of them agree."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 Span = tuple[float, float]
+LATEST = 1e12  # seconds: a number beyond it is no time, and lengths and sums of those within it are finite
+
+
+def is_time(seconds: float) -> bool:
+    """Whether a number could be a time: neither NaN nor farther from 0 than `LATEST`. It may be below 0."""
+    return abs(seconds) <= LATEST
 
 
 def temporal_iou(span: Span | None, truth: Span) -> float:
     """Intersection over union of two time spans, in [0, 1] and in double precision.
 
-    A missing, reversed, empty or non-finite span scores 0, and so does such a truth.
+    A span that is missing, reversed or empty, or whose ends are no times, scores 0, and so does such a truth.
     """
-    if span is None or not all(map(math.isfinite, (*span, *truth))):
+    if span is None or not all(map(is_time, (*span, *truth))):
         return 0.0
     (start, end), (true_start, true_end) = span, truth
     intersection = min(end, true_end) - max(start, true_start)
@@ -28,7 +33,7 @@ def best_iou(span: Span | None, truths: Iterable[Span]) -> float:
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
     """The union of spans as disjoint ones in order of time: those that overlap, nest or touch become one.
 
-    Spans without a length (reversed, empty, or not finite) are left out.
+    Spans without a length (reversed, empty, or of what is no time) are left out.
     """
     merged: list[Span] = []
     for start, end in sorted(span for span in spans if span_length(span) > 0):
@@ -40,9 +45,9 @@ def merge_spans(spans: Iterable[Span]) -> list[Span]:
 
 
 def span_length(span: Span) -> float:
-    """Seconds; 0 for one that is reversed, empty, or not finite."""
+    """Seconds; 0 for one that is reversed, empty, or whose ends are no times."""
     start, end = span
-    return max(0.0, end - start) if math.isfinite(start) and math.isfinite(end) else 0.0
+    return max(0.0, end - start) if is_time(start) and is_time(end) else 0.0
 
 
 def total_length(spans: Iterable[Span]) -> float:

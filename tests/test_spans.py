@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from taro.spans import merge_spans, overlap_length, span_length, temporal_iou, total_length, union_iou
+from taro.spans import LATEST, is_time, merge_spans, overlap_length, span_length, temporal_iou, total_length, union_iou
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,17 @@ def test_unions_are_those_of_cells():
         assert union_iou(*sides) == pytest.approx(both / either if either else 0.0)
         (first, *_), (second, *_) = sides
         assert union_iou([first], [second]) == pytest.approx(temporal_iou(first, second))
+
+
+@pytest.mark.parametrize("far", [1.7e308, 1e300, 2 * LATEST, math.inf, math.nan])
+def test_what_is_no_time_has_no_length(far):
+    span = (-far, far)
+    assert not is_time(far) and span_length(span) == 0 and merge_spans([span, (far, 0.0), (1.0, 2.0)]) == [(1.0, 2.0)]
+    for other in (span, (0.0, far), (2.0, 6.0)):
+        assert temporal_iou(span, other) == temporal_iou(other, span) == union_iou([span], [other]) == 0.0
+
+
+def test_sums_of_times_are_finite():
+    """Two that touch are one of a finite length."""
+    assert total_length([(-LATEST, 0.0), (0.0, LATEST)]) == 2 * LATEST
+    assert union_iou([(-LATEST, LATEST)], [(-LATEST, LATEST)]) == 1.0

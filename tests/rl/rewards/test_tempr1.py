@@ -119,3 +119,10 @@ def test_the_task_decides(complete):
 def test_a_refusal_has_to_be_said(complete, task):
     said, broken = complete(ANSWER.format("none"), (), task), complete(ANSWER.format("12.5"), (), task)
     assert TempR1()(said)["iou"] == 1.0 and TempR1()(broken)["iou"] == 0.0
+
+
+@pytest.mark.parametrize("far", [1.7e308, math.inf, math.nan])
+def test_numbers_that_are_no_times_pay_nothing(far):
+    spans = [(-far, far)]
+    for truth in (spans, [(2, 6)]):
+        assert one_to_one(spans, truth) == many_to_one(spans, truth) == matching_reward(spans, truth) == 0.0

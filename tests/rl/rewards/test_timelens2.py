@@ -173,3 +173,13 @@ def test_the_answer(complete):
     assert TimeLens2()(complete("[[6, 2], [2, 6]]")) == right  # one without a length is left out
     assert TimeLens2(form="released")(complete("[[6, 2], [2, 6]]")) == right  # as both are turned round
     assert TimeLens2(form="released")(complete("[[2, 2], [2, 6]]"))["parse"] == -1
+
+
+@pytest.mark.parametrize("far", ["1" + "7" * 308, "9" * 300, "8" + "0" * 15])
+def test_numbers_that_are_no_times_pay_nothing(complete, far):
+    """And leave no NaN, which would end a training."""
+    for form in ("published", "released"):
+        for text in (f"[[-{far}, {far}]]", f"[[0, {far}]]", f"[[-{far}, 0], [0, {far}]]", f"[[2, {far}], [2, {far}]]"):
+            assert TimeLens2(form=form)(complete(text)) == {"wasserstein": 0.0, "iou": 0.0, "parse": 0.0}
+    assert wasserstein([(-1.7e308, 1.7e308)], [(2, 6)]) == 0.0
+    assert wasserstein([(-1.7e308, 1.7e308)], [(-1.7e308, 1.7e308)]) == 0.0
