@@ -22,6 +22,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from decoding import cached_bytes, read_tokens
 from jsonargparse import Namespace
 
 from taro.command_line import Parser
@@ -173,10 +174,9 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     wanted = 2 if work.lora_rank is None else 1  # gradients of what comes in, and of the weights where they are trained
     backward = wanted * products / (rates.matmul * flops) + 2 * attention / (rates.attention_backward * flops)
     tower = tower_flops(work) / (rates.tower * flops)
-    head = text.hidden_size // text.num_attention_heads
-    a_token = 2 * 2 * text.num_key_value_heads * head * len(shape.layers)  # bytes of its keys and values in bfloat16
-    cached = work.prompts * work.group * (work.prompt_tokens + work.completion_tokens / 2) * a_token
-    decoded = ((shape.decoder * 2 + cached) / bytes_a_second + rates.decode_overhead) * work.longest
+    cached = read_tokens(work.prompt_tokens, work.completion_tokens, work.longest) * cached_bytes(text)
+    decoded = (shape.decoder * 2 / bytes_a_second + rates.decode_overhead) * work.longest
+    decoded += work.prompts * work.group * cached / bytes_a_second
     prefill = 2.0 * work.prompts * work.prompt_tokens * sum(shape.layers) / (rates.matmul * flops)
     seconds = {
         "tower": tower,
@@ -251,6 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file, too")
     parser.add_argument("overrides", nargs="*", help="settings, as data.prompts_per_step=32")
     args = parser.parse_args(arguments)
+    if not 0 < args.completion <= args.longest:
+        parser.error(f"--completion {args.completion}, --longest {args.longest}: a mean above 0, and no more than the longest")
     own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
     settings = parse(own, SettingsAlone).config
     shape = Shape.of(load_config(args.shape or settings.model.name_or_path)[0])

@@ -103,11 +103,21 @@ def test_a_step_by_hand(cost_model):
     assert seconds["forward"] == pytest.approx(products / (0.63 * 989e12) + attention / (0.25 * 989e12))
     assert seconds["backward"] == pytest.approx(3 * products / (0.63 * 989e12) + attention * (2 / 0.18 + 1 / 0.25) / 989e12)
     weights = layers + 2 * 152064 * 3584 + 3584
-    cached = 16 * (3984 + 150) * 4 * 4 * 128 * 28
-    token = (2 * weights + cached) / (0.87 * 3.35e12) + 0.0017
-    assert seconds["decode"] == pytest.approx(600 * token)
+    read = 16 * 300 * (3984 + 200) * 4 * 4 * 128 * 28  # lengths from 0 to 600: a drawn token has 200 of its row before it
+    assert seconds["decode"] == pytest.approx((600 * 2 * weights + read) / (0.87 * 3.35e12) + 600 * 0.0017)
     assert result["step"] == pytest.approx(sum(seconds.values())) and 9 < result["step"] < 13
     assert set(result["origin"].values()) == {"assumed"}
+
+
+@pytest.mark.parametrize(("mean", "longest"), [(300, 300), (300, 600), (300, 800), (30, 1000)])
+def test_what_is_read_of_a_cache(gpu, mean, longest):
+    """Token by token, of as many completions as there are after it."""
+    from decoding import read_tokens
+
+    going_on = [(1 - (token + 0.5) / longest) ** (longest / mean - 1) for token in range(longest)]
+    assert sum(going_on) == pytest.approx(mean, rel=1e-3)
+    slow = sum(share * (100 + token + 0.5) for token, share in enumerate(going_on))
+    assert read_tokens(100, mean, longest) == pytest.approx(slow, rel=1e-3)
 
 
 def test_what_a_config_leaves_out_takes_no_time(cost_model):
@@ -150,6 +160,12 @@ def test_a_file_of_something_else(cost_model, tmp_path, content):
 def test_prompts_that_can_not_be_shared(cost_model):
     with pytest.raises(TaroError, match=r"data\.prompts_per_step = 16 can't be shared by 6 GPUs: set a multiple"):
         cost_model.main([*PLAN, "--gpus=6"])
+
+
+def test_a_mean_above_the_longest(cost_model, capsys):
+    with pytest.raises(SystemExit):
+        cost_model.main([*PLAN, "--completion=700"])
+    assert "--completion 700, --longest 600: a mean above 0, and no more than the longest" in capsys.readouterr().err
 
 
 def test_data_sheets(gpu):
