@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from decoding import cached_bytes, read_tokens
+from decoding import cached_bytes, read_tokens, read_weights
 from jsonargparse import Namespace
 
 from taro.command_line import Parser
@@ -175,7 +175,7 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     backward = wanted * products / (rates.matmul * flops) + 2 * attention / (rates.attention_backward * flops)
     tower = tower_flops(work) / (rates.tower * flops)
     cached = read_tokens(work.prompt_tokens, work.completion_tokens, work.longest) * cached_bytes(text)
-    decoded = (shape.decoder * 2 / bytes_a_second + rates.decode_overhead) * work.longest
+    decoded = (read_weights(shape) * 2 / bytes_a_second + rates.decode_overhead) * work.longest
     decoded += work.prompts * work.group * cached / bytes_a_second
     prefill = 2.0 * work.prompts * work.prompt_tokens * sum(shape.layers) / (rates.matmul * flops)
     seconds = {

@@ -9,6 +9,13 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from taro.models.pass_cost import attention_widths, layer_kinds
+from taro.run.memory import Shape
+
+
+def read_weights(shape: Shape) -> int:
+    """How many are read for a token: those of layers, norm and head. Of embeddings it is a row, unless they are the head."""
+    embeddings = 0 if shape.tied else shape.text.vocab_size * shape.text.hidden_size
+    return shape.decoder - embeddings
 
 
 def cached_bytes(text: PreTrainedConfig) -> int:

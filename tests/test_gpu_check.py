@@ -102,11 +102,19 @@ def test_a_step_by_hand(cost_model):
     attention = 4 * scores * 3584 * 28
     assert seconds["forward"] == pytest.approx(products / (0.63 * 989e12) + attention / (0.25 * 989e12))
     assert seconds["backward"] == pytest.approx(3 * products / (0.63 * 989e12) + attention * (2 / 0.18 + 1 / 0.25) / 989e12)
-    weights = layers + 2 * 152064 * 3584 + 3584
+    weights = layers + 152064 * 3584 + 3584  # a row of the embeddings, all of the head
     read = 16 * 300 * (3984 + 200) * 4 * 4 * 128 * 28  # lengths from 0 to 600: a drawn token has 200 of its row before it
     assert seconds["decode"] == pytest.approx((600 * 2 * weights + read) / (0.87 * 3.35e12) + 600 * 0.0017)
     assert result["step"] == pytest.approx(sum(seconds.values())) and 9 < result["step"] < 13
     assert set(result["origin"].values()) == {"assumed"}
+
+
+def test_embeddings_are_read_where_they_are_the_head(cost_model):
+    from decoding import read_weights
+
+    tied, untied = (cost_model.Shape.of(cost_model.load_config(f"assets/shapes/qwen2.5-vl-{size}")[0]) for size in ("3b", "7b"))
+    assert read_weights(tied) == sum(tied.layers) + 151936 * 2048 + 2048
+    assert read_weights(untied) == sum(untied.layers) + 152064 * 3584 + 3584 == untied.decoder - 152064 * 3584
 
 
 @pytest.mark.parametrize(("mean", "longest"), [(300, 300), (300, 600), (300, 800), (30, 1000)])
