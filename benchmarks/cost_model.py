@@ -91,7 +91,8 @@ class Work:
     reference: bool  # a pass of it is needed
     checkpointing: bool
     lora_rank: int | None
-    ranks: int  # that share the optimizer's state
+    ranks: int  # that exchange groups, and wait for each other
+    sharded: bool  # they share the optimizer's state
     imbalance: float  # up to which groups stay on their ranks
 
     @property
@@ -128,7 +129,8 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
         model.loss.kl_coefficient > 0,
         model.gradient_checkpointing,
         None if model.lora is None else model.lora.rank,
-        gpus if settings.trainer.strategy.startswith("fsdp2") else 1,
+        gpus,
+        str(settings.trainer.strategy).startswith("fsdp2"),
         model.rank_imbalance,
     )
 
@@ -174,6 +176,7 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     wanted = 2 if work.lora_rank is None else 1  # gradients of what comes in, and of the weights where they are trained
     backward = wanted * products / (rates.matmul * flops) + 2 * attention / (rates.attention_backward * flops)
     tower = tower_flops(work) / (rates.tower * flops)
+    own = work.trained / (work.ranks if work.sharded else 1)
     cached = read_tokens(work.prompt_tokens, work.completion_tokens, work.longest) * cached_bytes(text)
     decoded = (read_weights(shape) * 2 / bytes_a_second + rates.decode_overhead) * work.longest
     decoded += work.prompts * work.group * cached / bytes_a_second
@@ -189,7 +192,7 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
         "reference": forward if work.reference else 0.0,
         "forward": forward,
         "backward": backward + (forward if work.checkpointing else 0.0),
-        "optimizer": 4 * 4 * 2 * work.trained / work.ranks / bytes_a_second,  # two moments, weight, gradient: read and written
+        "optimizer": 4 * 4 * 2 * own / bytes_a_second,  # two moments, weight, gradient: read and written
     }
     passes = sum(seconds[name] for name in ("shuffled", "reference", "forward", "backward"))
     above, come = exchange_groups(work, rates.spread)

@@ -142,6 +142,12 @@ def test_ranks_that_exchange_groups_wait_less(cost_model):
     assert even["exchange groups"] > 0 == uneven["exchange groups"] and even["forward"] == uneven["forward"]
 
 
+def test_ranks_with_all_weights_wait_too(cost_model):
+    sharded, whole = (cost_model.main([*PLAN, f"trainer.strategy={name}"])["seconds"] for name in ("fsdp2", "ddp"))
+    assert whole["optimizer"] == pytest.approx(8 * sharded["optimizer"])
+    assert {**whole, "optimizer": 0} == {**sharded, "optimizer": 0} and min(whole["wait for slower ranks"], whole["decode"]) > 0
+
+
 def test_frozen_weights_have_no_gradients(cost_model):
     whole, adapters = (
         cost_model.main([f"--config=configs/{name}.yaml", "--shape=assets/shapes/qwen2.5-vl-3b", "--gpus=1"])["seconds"]
