@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from decoding import cached_bytes, read_tokens, read_weights
+from decoding import Engine, cached_bytes, engine_steps, read_tokens, read_weights
 from jsonargparse import Namespace
 
 from taro.command_line import Parser
@@ -33,7 +33,7 @@ from taro.models.families import load_config
 from taro.models.pass_cost import PassCost
 from taro.partition import even_out, imbalance
 from taro.run.cli import SettingsAlone, parse
-from taro.run.memory import Shape
+from taro.run.memory import Shape, plan
 
 TERA = 1e12
 
@@ -81,6 +81,7 @@ class Work:
     """What a rank has to do in a step."""
 
     shape: Shape
+    engine: Engine
     prompts: int  # N
     group: int  # G
     prompt_tokens: int  # P
@@ -94,6 +95,16 @@ class Work:
     ranks: int  # that exchange groups, and wait for each other
     sharded: bool  # they share the optimizer's state
     imbalance: float  # up to which groups stay on their ranks
+
+    @property
+    def rows(self) -> int:
+        """Completions of a rank."""
+        return self.prompts * self.group
+
+    def rows_together(self, hardware: Hardware) -> int:
+        """As many of them as are decoded together. Raises TaroError where a group has no room."""
+        room = self.engine.rows(self.shape, hardware.gibibytes, self.group, self.prompt_tokens, self.completion_tokens)
+        return min(self.rows, room)
 
     @property
     def packed(self) -> int:
@@ -119,6 +130,7 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
     video = data.grounding.video.max_tokens
     return Work(
         shape,
+        Engine.of(model),
         data.prompts_per_step // gpus,
         model.group_size,
         video + 400,
@@ -138,7 +150,7 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
 def pass_flops(work: Work) -> tuple[float, float]:
     """Of a forward pass over a rank's groups: in products, with the head on response tokens alone, and in attention."""
     cost = PassCost.of(work.shape.text, work.shape.layers)
-    responses = work.prompts * work.group * work.completion_tokens
+    responses = work.rows * work.completion_tokens
     return cost.token * work.packed + cost.response * responses, cost.pair * work.scores
 
 
@@ -178,8 +190,9 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     tower = tower_flops(work) / (rates.tower * flops)
     own = work.trained / (work.ranks if work.sharded else 1)
     cached = read_tokens(work.prompt_tokens, work.completion_tokens, work.longest) * cached_bytes(text)
-    decoded = (read_weights(shape) * 2 / bytes_a_second + rates.decode_overhead) * work.longest
-    decoded += work.prompts * work.group * cached / bytes_a_second
+    steps = engine_steps(work.rows, work.rows_together(hardware), work.completion_tokens, work.longest)
+    decoded = (read_weights(shape) * 2 / bytes_a_second + rates.decode_overhead) * steps
+    decoded += work.rows * cached / bytes_a_second
     prefill = 2.0 * work.prompts * work.prompt_tokens * sum(shape.layers) / (rates.matmul * flops)
     seconds = {
         "tower": tower,
@@ -258,7 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(f"--completion {args.completion}, --longest {args.longest}: a mean above 0, and no more than the longest")
     own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
     settings = parse(own, SettingsAlone).config
-    shape = Shape.of(load_config(args.shape or settings.model.name_or_path)[0])
+    config = load_config(args.shape or settings.model.name_or_path)[0]
+    shape = Shape.of(config)
     rates, measured = (ASSUMED, set()) if args.measured is None else read_rates(args.measured)
     work = read_work(settings, shape, args.gpus, args.completion, args.longest, args.moved)
     hardware = HARDWARE[args.hardware]
@@ -270,12 +284,19 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
     rows = [[name, f"{value:.2f}", f"{value / whole:.0%}", origin[name]] for name, value in seconds.items()]
     print_table(["phase", "s", "share", "rates"], [*rows, ["step", f"{whole:.1f}", "", ""]])
-    used = model_flops_utilization(work, hardware, whole)
+    used, together = model_flops_utilization(work, hardware, whole), work.rows_together(hardware)
     print(
         f"{args.gpus} x {args.hardware}, {work.prompts} prompts a rank of {work.prompt_tokens} tokens, "
-        f"{work.group} completions of {work.completion_tokens} tokens, the longest {work.longest}: {used:.1%} of the hardware"
+        f"{work.group} completions of {work.completion_tokens} tokens, the longest {work.longest}, {together} of {work.rows} "
+        f"decoded together: {used:.1%} of the hardware"
     )
+    planned = plan(settings, config, args.gpus, hardware.gibibytes)
+    gibibytes = {part: sum(parts.values()) for part, parts in planned.items()}
+    for part, needed in gibibytes.items():
+        if needed > hardware.gibibytes:
+            print(f"It doesn't fit: {part}, {needed:.1f} of {hardware.gibibytes:g} GiB (python -m taro.run.memory_plan)")
     result = {"seconds": seconds, "step": whole, "utilization": used, "origin": origin}
+    result |= {"together": together, "gibibytes": gibibytes}
     if args.json is not None:
         write_json(args.json, result)
     return result

@@ -1,15 +1,56 @@
-"""What an engine reads to decode the completions of a step: plain arithmetic.
+"""What an engine reads to decode the completions of a step, and in how many steps of its own: plain arithmetic.
 
 Their lengths are assumed. With the mean C and the longest L, the share (1 - t / L) ^ (L / C - 1) of them has more than t
 tokens: all are alike where L = C, and as many end at each token where L = 2 C.
+
+P tokens of a prompt, G completions of it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from jsonargparse import Namespace
 from transformers import PreTrainedConfig
 
+from taro.errors import TaroError
 from taro.models.pass_cost import attention_widths, layer_kinds
-from taro.run.memory import Shape
+from taro.run.memory import ASLEEP, GIB, Shape
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What makes the rollouts of a rank."""
+
+    memory_share: float  # of its GPU's memory
+    most_rows: int  # completions that it works on together, at most
+
+    @classmethod
+    def of(cls, model: Namespace) -> Engine:
+        """By the section `model` of a config.
+
+        Raises:
+            TaroError: an engine that is not modelled.
+        """
+        if model.engine != "vllm":
+            raise TaroError(f"model.engine = {model.engine}: only vllm is modelled")
+        return cls(model.vllm.gpu_memory_utilization, model.vllm.max_num_seqs)
+
+    def rows(self, shape: Shape, gibibytes: float, group: int, prompt: int, mean: float) -> int:
+        """Completions that are decoded together: as many as the cache has room for beside weights and the engine's own needs,
+        each with C tokens, and P / G of the prompt that it shares.
+
+        Raises:
+            TaroError: there is no room for those of one prompt.
+        """
+        cache = self.memory_share * gibibytes * GIB - ASLEEP - 2 * (shape.decoder + shape.tower)
+        a_group = cached_bytes(shape.text) * (prompt + group * mean)
+        if cache < a_group:
+            raise TaroError(
+                f"doesn't fit: the engine's cache has {cache / GIB:.1f} GiB, and {group} completions of {mean:g} tokens need "
+                f"{a_group / GIB:.1f}: raise model.vllm.gpu_memory_utilization"
+            )
+        return min(self.most_rows, int(group * cache / a_group))
 
 
 def read_weights(shape: Shape) -> int:
@@ -29,3 +70,9 @@ def read_tokens(prompt: int, mean: float, longest: float) -> float:
     """Cached tokens that are read for a completion in the mean, over all of its tokens: the prompt's for each of them, and of
     its own those before it, the integral of t (1 - t / L) ^ (L / C - 1) over t."""
     return prompt * mean + longest * mean**2 / (longest + mean)
+
+
+def engine_steps(rows: int, together: int, mean: float, longest: float) -> float:
+    """Each of which draws a token for every completion in work, `together` of them. One begins where another ends, and when the
+    last have begun the longest is waited for."""
+    return longest + mean * max(0.0, rows / together - 1)

@@ -176,6 +176,31 @@ def test_prompts_that_can_not_be_shared(cost_model):
         cost_model.main([*PLAN, "--gpus=6"])
 
 
+LORA = ["--config=configs/qwen25_3b_lora.yaml", "--shape=assets/shapes/qwen2.5-vl-3b", "--gpus=1", "--longest=800"]
+
+
+def test_what_the_cache_has_no_room_for_is_decoded_later(cost_model, capsys):
+    """On 24 GiB 0.4 are vLLM's: 9.6, less 7.0 for 3,754,622,976 weights and 2 for itself: 17,675 tokens of 36,864 bytes."""
+    small = cost_model.main([*LORA, "--hardware=rtx4090"])
+    assert small["together"] == 17675 // (3984 // 8 + 300) == 22 and "doesn't fit" not in capsys.readouterr().out
+    weights = 2774771712 + 151936 * 2048 + 2048
+    read = 128 * (300 * 3984 + 800 * 300**2 / 1100) * 36864
+    steps = 800 + 300 * (128 / 22 - 1)
+    assert small["seconds"]["decode"] == pytest.approx((steps * 2 * weights + read) / (0.87 * 1e12) + steps * 0.0017)
+    assert cost_model.main([*LORA, "--hardware=h200"])["together"] == 128
+    assert cost_model.main([*LORA, "--hardware=h200", "model.vllm.max_num_seqs=32"])["together"] == 32
+
+
+def test_what_does_not_fit_is_said(cost_model, capsys):
+    result = cost_model.main([*PLAN, "--gpus=1", "trainer.strategy=auto"])
+    assert result["gibibytes"]["update"] > 80
+    assert f"It doesn't fit: update, {result['gibibytes']['update']:.1f} of 80 GiB" in capsys.readouterr().out
+    with pytest.raises(TaroError, match=r"the engine's cache has -1\.8 GiB, and 8 completions of 300 tokens need 0\.2: raise"):
+        cost_model.main([*LORA, "--hardware=rtx4090", "model.vllm.gpu_memory_utilization=0.3"])
+    with pytest.raises(TaroError, match="engine = native: only vllm"):
+        cost_model.main([*PLAN, "model.engine=native"])
+
+
 def test_a_mean_above_the_longest(cost_model, capsys):
     with pytest.raises(SystemExit):
         cost_model.main([*PLAN, "--completion=700"])
