@@ -6,7 +6,7 @@
 A matrix product takes its floating-point operations over a share of the data sheet's rate, decoding the bytes of weights, keys
 and values over a share of its bandwidth. Shares and fixed costs are ASSUMED, which is a guess until `benchmarks/gpu.py --json`
 has measured them; what that file has takes their place, and the table says of each phase which it was. Communication between
-GPUs is not in the model, but for what ranks wait.
+GPUs is not in the model, but for groups that ranks exchange, what they wait, and the all-reduces of decoding.
 
 P prompt tokens, C completion tokens in the mean, G completions of a prompt, N prompts of a rank, L layers, D hidden.
 """
@@ -65,6 +65,7 @@ class Rates:
     tower: float = 0.30  # of the teraflops
     bandwidth: float = 0.87  # of the terabytes, in decoding and in the optimizer
     decode_overhead: float = 0.0017  # seconds a token, of the engine
+    all_reduce: float = 0.00001  # seconds, of a token's activations between GPUs of an engine; two a layer
     render: float = 0.3  # seconds a prompt, on the CPU before the engine starts
     wake: float = 0.6  # seconds, of an engine in the trainer's process
     sync_tensor: float = 0.0014  # seconds a tensor that is handed over
@@ -98,8 +99,8 @@ class Work:
 
     @property
     def rows(self) -> int:
-        """Completions of a rank."""
-        return self.prompts * self.group
+        """Completions of an engine."""
+        return self.engine.ranks * self.prompts * self.group
 
     def rows_together(self, hardware: Hardware) -> int:
         """As many of them as are decoded together. Raises TaroError where a group has no room."""
@@ -130,7 +131,7 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
     video = data.grounding.video.max_tokens
     return Work(
         shape,
-        Engine.of(model),
+        Engine.of(model, shape.text, gpus),
         data.prompts_per_step // gpus,
         model.group_size,
         video + 400,
@@ -150,7 +151,7 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
 def pass_flops(work: Work) -> tuple[float, float]:
     """Of a forward pass over a rank's groups: in products, with the head on response tokens alone, and in attention."""
     cost = PassCost.of(work.shape.text, work.shape.layers)
-    responses = work.rows * work.completion_tokens
+    responses = work.prompts * work.group * work.completion_tokens
     return cost.token * work.packed + cost.response * responses, cost.pair * work.scores
 
 
@@ -178,9 +179,19 @@ def group_bytes(work: Work) -> int:
     return work.video_tokens * (2 * work.shape.text.hidden_size + 2 * 28 * 28 * 3)
 
 
+def decode_seconds(work: Work, hardware: Hardware, rates: Rates) -> float:
+    """Of an engine, each of whose GPUs reads its part of weights, keys and values."""
+    shape, engine = work.shape, work.engine
+    steps = engine_steps(work.rows, work.rows_together(hardware), work.completion_tokens, work.longest)
+    cached = read_tokens(work.prompt_tokens, work.completion_tokens, work.longest) * cached_bytes(shape.text, engine.gpus)
+    read = steps * read_weights(shape) * 2 / engine.gpus + work.rows * cached
+    reduced = rates.all_reduce * 2 * len(shape.layers) if engine.gpus > 1 else 0.0
+    return read / (rates.bandwidth * hardware.terabytes * TERA) + steps * (rates.decode_overhead + reduced)
+
+
 def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict[str, float]:
     """By phase, of the slowest rank."""
-    shape, text = work.shape, work.shape.text
+    shape = work.shape
     flops = hardware.teraflops * TERA
     bytes_a_second = rates.bandwidth * hardware.terabytes * TERA
     products, attention = pass_flops(work)
@@ -189,17 +200,13 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     backward = wanted * products / (rates.matmul * flops) + 2 * attention / (rates.attention_backward * flops)
     tower = tower_flops(work) / (rates.tower * flops)
     own = work.trained / (work.ranks if work.sharded else 1)
-    cached = read_tokens(work.prompt_tokens, work.completion_tokens, work.longest) * cached_bytes(text)
-    steps = engine_steps(work.rows, work.rows_together(hardware), work.completion_tokens, work.longest)
-    decoded = (read_weights(shape) * 2 / bytes_a_second + rates.decode_overhead) * steps
-    decoded += work.rows * cached / bytes_a_second
     prefill = 2.0 * work.prompts * work.prompt_tokens * sum(shape.layers) / (rates.matmul * flops)
     seconds = {
         "tower": tower,
         "wake, weights": rates.wake + rates.sync_tensor * (12 * len(shape.layers) + 390),
         "render prompts": rates.render * work.prompts,
         "engine's tower, prefill": tower + prefill,
-        "decode": decoded,
+        "decode": decode_seconds(work, hardware, rates),
         "sleep": rates.sleep,
         "shuffled": tower * work.moved + forward if work.moved else 0.0,
         "reference": forward if work.reference else 0.0,
@@ -241,7 +248,7 @@ FOLLOWS = {
     "wake, weights": {"wake", "sync_tensor"},
     "render prompts": {"render"},
     "engine's tower, prefill": {"tower", "matmul"},
-    "decode": {"bandwidth", "decode_overhead"},
+    "decode": {"bandwidth", "decode_overhead", "all_reduce"},
     "sleep": {"sleep"},
     "shuffled": {"tower", "matmul", "attention"},
     "reference": {"matmul", "attention"},

@@ -20,21 +20,26 @@ from taro.run.memory import ASLEEP, GIB, Shape
 
 @dataclass(frozen=True)
 class Engine:
-    """What makes the rollouts of a rank."""
+    """What makes rollouts; several ranks may share it."""
 
-    memory_share: float  # of its GPU's memory
+    ranks: int  # whose completions it makes together
+    gpus: int  # that its weights are spread over
+    memory_share: float  # of each of them
     most_rows: int  # completions that it works on together, at most
 
     @classmethod
-    def of(cls, model: Namespace) -> Engine:
-        """By the section `model` of a config.
+    def of(cls, model: Namespace, text: PreTrainedConfig, ranks: int) -> Engine:
+        """By the section `model` of a config, the decoder's config, and how many ranks train.
 
         Raises:
-            TaroError: an engine that is not modelled.
+            TaroError: an engine that is not modelled, or can't be.
         """
         if model.engine != "vllm":
             raise TaroError(f"model.engine = {model.engine}: only vllm is modelled")
-        return cls(model.vllm.gpu_memory_utilization, model.vllm.max_num_seqs)
+        size, heads = model.vllm.tensor_parallel_size, text.num_attention_heads
+        if ranks % size or heads % size:
+            raise TaroError(f"model.vllm.tensor_parallel_size = {size}: must divide {ranks} ranks and {heads} heads")
+        return cls(size, size, model.vllm.gpu_memory_utilization, model.vllm.max_num_seqs)
 
     def rows(self, shape: Shape, gibibytes: float, group: int, prompt: int, mean: float) -> int:
         """Completions that are decoded together: as many as the cache has room for beside weights and the engine's own needs,
@@ -43,8 +48,8 @@ class Engine:
         Raises:
             TaroError: there is no room for those of one prompt.
         """
-        cache = self.memory_share * gibibytes * GIB - ASLEEP - 2 * (shape.decoder + shape.tower)
-        a_group = cached_bytes(shape.text) * (prompt + group * mean)
+        cache = self.memory_share * gibibytes * GIB - ASLEEP - 2 * (shape.decoder + shape.tower) / self.gpus
+        a_group = cached_bytes(shape.text, self.gpus) * (prompt + group * mean)
         if cache < a_group:
             raise TaroError(
                 f"doesn't fit: the engine's cache has {cache / GIB:.1f} GiB, and {group} completions of {mean:g} tokens need "
@@ -59,11 +64,12 @@ def read_weights(shape: Shape) -> int:
     return shape.decoder - embeddings
 
 
-def cached_bytes(text: PreTrainedConfig) -> int:
-    """Of a token's keys and values in bfloat16, in all layers that attend. Recurrent layers have a state in their place, which
-    is not counted."""
+def cached_bytes(text: PreTrainedConfig, gpus: int) -> int:
+    """Of a token's keys and values in bfloat16, in all layers that attend, on each of an engine's GPUs, which have a head at
+    least. Recurrent layers have a state in their place, which is not counted."""
     _, keys = attention_widths(text)
-    return 2 * 2 * keys * layer_kinds(text).count("full_attention")
+    own = keys // min(gpus, text.num_key_value_heads)
+    return 2 * 2 * own * layer_kinds(text).count("full_attention")
 
 
 def read_tokens(prompt: int, mean: float, longest: float) -> float:

@@ -176,6 +176,18 @@ def test_prompts_that_can_not_be_shared(cost_model):
         cost_model.main([*PLAN, "--gpus=6"])
 
 
+def test_ranks_that_share_an_engine(cost_model):
+    """Two have 32 completions together. Each GPU reads half of the weights, and of two heads of keys what one has of four."""
+    alone, shared = (cost_model.main([*PLAN, f"model.vllm.tensor_parallel_size={size}"])["seconds"] for size in (1, 2))
+    weights = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944 + 3584 + 2 * 512 + 2 * 3584) + 152064 * 3584 + 3584
+    read = 32 * 300 * (3984 + 200) * 4 * 2 * 128 * 28
+    reduced = 2 * 28 * 0.00001
+    assert shared["decode"] == pytest.approx((600 * weights + read) / (0.87 * 3.35e12) + 600 * (0.0017 + reduced))
+    assert {**shared, "decode": 0} == {**alone, "decode": 0}
+    with pytest.raises(TaroError, match="tensor_parallel_size = 8: must divide 8 ranks and 28 heads"):
+        cost_model.main([*PLAN, "model.vllm.tensor_parallel_size=8"])
+
+
 LORA = ["--config=configs/qwen25_3b_lora.yaml", "--shape=assets/shapes/qwen2.5-vl-3b", "--gpus=1", "--longest=800"]
 
 
