@@ -123,7 +123,15 @@ class Work:
         return self.shape.decoder if self.lora_rank is None else self.shape.adapters(self.lora_rank)
 
 
-def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: int, longest: int, moved: float) -> Work:
+def read_work(
+    settings: Namespace,
+    shape: Shape,
+    gpus: int,
+    server_gpus: int | None,
+    completion_tokens: int,
+    longest: int,
+    moved: float,
+) -> Work:
     """Of a config: prompts as long as its videos may be, with 400 tokens of text."""
     model, data = settings.model, settings.data
     if data.prompts_per_step % gpus:
@@ -131,7 +139,7 @@ def read_work(settings: Namespace, shape: Shape, gpus: int, completion_tokens: i
     video = data.grounding.video.max_tokens
     return Work(
         shape,
-        Engine.of(model, shape.text, gpus),
+        Engine.of(model, shape.text, gpus, server_gpus),
         data.prompts_per_step // gpus,
         model.group_size,
         video + 400,
@@ -191,7 +199,7 @@ def decode_seconds(work: Work, hardware: Hardware, rates: Rates) -> float:
 
 def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict[str, float]:
     """By phase, of the slowest rank."""
-    shape = work.shape
+    shape, engine = work.shape, work.engine
     flops = hardware.teraflops * TERA
     bytes_a_second = rates.bandwidth * hardware.terabytes * TERA
     products, attention = pass_flops(work)
@@ -203,11 +211,11 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     prefill = 2.0 * work.prompts * work.prompt_tokens * sum(shape.layers) / (rates.matmul * flops)
     seconds = {
         "tower": tower,
-        "wake, weights": rates.wake + rates.sync_tensor * (12 * len(shape.layers) + 390),
+        "wake, weights": rates.wake * engine.sleeps + rates.sync_tensor * (12 * len(shape.layers) + 390),
         "render prompts": rates.render * work.prompts,
-        "engine's tower, prefill": tower + prefill,
+        "engine's tower, prefill": (tower + prefill) * engine.ranks / engine.gpus,
         "decode": decode_seconds(work, hardware, rates),
-        "sleep": rates.sleep,
+        "sleep": rates.sleep * engine.sleeps,
         "shuffled": tower * work.moved + forward if work.moved else 0.0,
         "reference": forward if work.reference else 0.0,
         "forward": forward,
@@ -216,15 +224,17 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     }
     passes = sum(seconds[name] for name in ("shuffled", "reference", "forward", "backward"))
     above, come = exchange_groups(work, rates.spread)
-    return seconds | {
-        "exchange groups": come * group_bytes(work) / (rates.exchange * 1e9),
-        "wait for slower ranks": above * passes,
-    }
+    seconds["exchange groups"] = come * group_bytes(work) / (rates.exchange * 1e9)
+    seconds["wait for slower ranks"] = above * passes
+    if engine.ahead:
+        rollouts = sum(seconds[name] for name in ROLLOUTS)
+        seconds["done meanwhile"] = -min(rollouts, sum(seconds.values()) - rollouts - seconds["wake, weights"])
+    return seconds
 
 
-def model_flops_utilization(work: Work, hardware: Hardware, seconds: float) -> float:
-    """Three forward passes over distinct tokens, of what the GPU could do in `seconds`."""
-    return 3 * sum(pass_flops(work)) / (hardware.teraflops * TERA * seconds)
+def model_flops_utilization(work: Work, hardware: Hardware, seconds: float, gpus: int) -> float:
+    """Three forward passes over distinct tokens, of what so many GPUs, a server's included, could do in `seconds`."""
+    return 3 * work.ranks * sum(pass_flops(work)) / (gpus * hardware.teraflops * TERA * seconds)
 
 
 def read_rates(path: Path) -> tuple[Rates, set[str]]:
@@ -243,6 +253,9 @@ def read_rates(path: Path) -> tuple[Rates, set[str]]:
         raise TaroError(f"--measured {path}: not a file of benchmarks/gpu.py --json ({error})") from None
 
 
+ROLLOUTS = ("render prompts", "engine's tower, prefill", "decode")
+"""The phases that a server can be in while ranks train."""
+
 FOLLOWS = {
     "tower": {"tower"},
     "wake, weights": {"wake", "sync_tensor"},
@@ -257,6 +270,7 @@ FOLLOWS = {
     "optimizer": {"bandwidth"},
     "exchange groups": {"spread", "exchange"},
     "wait for slower ranks": {"spread"},
+    "done meanwhile": {field.name for field in fields(Rates)},
 }
 """The rates that each phase follows from."""
 
@@ -266,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--config", action="append", required=True, help="as for train.py; several are stacked")
     parser.add_argument("--shape", default=None, help="folder with a config.json, in place of model.name_or_path")
     parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--server_gpus", type=int, default=None, help="of model.engine = vllm_server, beside the others")
     parser.add_argument("--hardware", choices=HARDWARE, default="h100", help="data sheet of one GPU")
     parser.add_argument("--measured", type=Path, default=None, help="file of benchmarks/gpu.py --json")
     parser.add_argument("--completion", type=int, default=300, help="tokens of a completion in the mean (C)")
@@ -281,19 +296,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     config = load_config(args.shape or settings.model.name_or_path)[0]
     shape = Shape.of(config)
     rates, measured = (ASSUMED, set()) if args.measured is None else read_rates(args.measured)
-    work = read_work(settings, shape, args.gpus, args.completion, args.longest, args.moved)
+    work = read_work(settings, shape, args.gpus, args.server_gpus, args.completion, args.longest, args.moved)
     hardware = HARDWARE[args.hardware]
     seconds = step_seconds(work, hardware, rates)
-    whole = sum(seconds.values())
+    whole, gpus = sum(seconds.values()), args.gpus + (args.server_gpus or 0)
     origin = {
         name: "measured" if follows <= measured else "partly" if follows & measured else "assumed"
         for name, follows in FOLLOWS.items()
+        if name in seconds
     }
     rows = [[name, f"{value:.2f}", f"{value / whole:.0%}", origin[name]] for name, value in seconds.items()]
     print_table(["phase", "s", "share", "rates"], [*rows, ["step", f"{whole:.1f}", "", ""]])
-    used, together = model_flops_utilization(work, hardware, whole), work.rows_together(hardware)
+    used, together = model_flops_utilization(work, hardware, whole, gpus), work.rows_together(hardware)
     print(
-        f"{args.gpus} x {args.hardware}, {work.prompts} prompts a rank of {work.prompt_tokens} tokens, "
+        f"{gpus} x {args.hardware}, {work.prompts} prompts a rank of {work.prompt_tokens} tokens, "
         f"{work.group} completions of {work.completion_tokens} tokens, the longest {work.longest}, {together} of {work.rows} "
         f"decoded together: {used:.1%} of the hardware"
     )

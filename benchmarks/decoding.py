@@ -17,6 +17,8 @@ from taro.errors import TaroError
 from taro.models.pass_cost import attention_widths, layer_kinds
 from taro.run.memory import ASLEEP, GIB, Shape
 
+SERVER_SHARE = 0.9  # of its GPUs' memory, by vLLM's default
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -26,20 +28,31 @@ class Engine:
     gpus: int  # that its weights are spread over
     memory_share: float  # of each of them
     most_rows: int  # completions that it works on together, at most
+    sleeps: bool  # between rollouts
+    ahead: bool  # it works while ranks train with what it made before
 
     @classmethod
-    def of(cls, model: Namespace, text: PreTrainedConfig, ranks: int) -> Engine:
-        """By the section `model` of a config, the decoder's config, and how many ranks train.
+    def of(cls, model: Namespace, text: PreTrainedConfig, ranks: int, server_gpus: int | None) -> Engine:
+        """By the section `model` of a config, the decoder's config, and how many ranks train. A server's weights are spread
+        over all of its GPUs, which are its own.
 
         Raises:
             TaroError: an engine that is not modelled, or can't be.
         """
+        heads, ahead = text.num_attention_heads, bool(model.rollouts_ahead)
+        if model.engine == "vllm_server":
+            if (server_gpus or 0) < 1 or heads % server_gpus:
+                raise TaroError(f"model.engine = vllm_server: --server_gpus must be given, and divide {heads} heads")
+            return cls(ranks, server_gpus, SERVER_SHARE, ranks * model.vllm_server.at_once, sleeps=False, ahead=ahead)
         if model.engine != "vllm":
-            raise TaroError(f"model.engine = {model.engine}: only vllm is modelled")
-        size, heads = model.vllm.tensor_parallel_size, text.num_attention_heads
+            raise TaroError(f"model.engine = {model.engine}: only vllm and vllm_server are modelled")
+        if server_gpus is not None or ahead:
+            raise TaroError("--server_gpus and model.rollouts_ahead are for model.engine = vllm_server")
+        size = model.vllm.tensor_parallel_size
         if ranks % size or heads % size:
             raise TaroError(f"model.vllm.tensor_parallel_size = {size}: must divide {ranks} ranks and {heads} heads")
-        return cls(size, size, model.vllm.gpu_memory_utilization, model.vllm.max_num_seqs)
+        share, rows = model.vllm.gpu_memory_utilization, model.vllm.max_num_seqs
+        return cls(size, size, share, rows, sleeps=model.vllm.sleep, ahead=False)
 
     def rows(self, shape: Shape, gibibytes: float, group: int, prompt: int, mean: float) -> int:
         """Completions that are decoded together: as many as the cache has room for beside weights and the engine's own needs,

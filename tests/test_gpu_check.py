@@ -188,6 +188,44 @@ def test_ranks_that_share_an_engine(cost_model):
         cost_model.main([*PLAN, "model.vllm.tensor_parallel_size=8"])
 
 
+def test_an_engine_that_stays_awake(cost_model):
+    tired, awake = (cost_model.main([*PLAN, f"model.vllm.sleep={value}"])["seconds"] for value in ("true", "false"))
+    assert awake["sleep"] == 0 and awake["wake, weights"] == pytest.approx(tired["wake, weights"] - 0.6)
+
+
+SERVER = [*PLAN, "--gpus=4", "--server_gpus=4", "model.engine=vllm_server"]
+
+
+def test_a_server_works_while_ranks_train(cost_model):
+    """Four GPUs that train on four prompts each, and four that have all 128 completions."""
+    in_turns, ahead = (cost_model.main([*SERVER, f"model.rollouts_ahead={steps}"]) for steps in (0, 1))
+    seconds = in_turns["seconds"]
+    assert seconds["sleep"] == 0 and in_turns["together"] == 128
+    weights = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944 + 3584 + 2 * 512 + 2 * 3584) + 152064 * 3584 + 3584
+    read = 128 * 300 * (3984 + 200) * 4 * 128 * 28 + 600 * weights / 2
+    assert seconds["decode"] == pytest.approx(read / (0.87 * 3.35e12) + 600 * (0.0017 + 2 * 28 * 0.00001))
+    rollouts = seconds["render prompts"] + seconds["engine's tower, prefill"] + seconds["decode"]
+    others = in_turns["step"] - rollouts - seconds["wake, weights"]
+    assert ahead["step"] == pytest.approx(seconds["wake, weights"] + max(rollouts, others)) and others > 1 < rollouts
+    assert ahead["utilization"] == pytest.approx(in_turns["utilization"] * in_turns["step"] / ahead["step"])
+    on_four = cost_model.main([*PLAN, "--gpus=4"])
+    assert in_turns["utilization"] == pytest.approx(on_four["utilization"] / 2 * on_four["step"] / in_turns["step"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*PLAN, "--server_gpus=3", "model.engine=vllm_server"], "--server_gpus must be given, and divide 28 heads"),
+        ([*PLAN, "model.engine=vllm_server"], "--server_gpus must be given"),
+        ([*PLAN, "--server_gpus=0", "model.engine=vllm_server"], "--server_gpus must be given"),
+        ([*PLAN, "model.rollouts_ahead=1"], r"model\.rollouts_ahead are for model\.engine = vllm_server"),
+    ],
+)
+def test_servers_that_can_not_be(cost_model, arguments, message):
+    with pytest.raises(TaroError, match=message):
+        cost_model.main(arguments)
+
+
 LORA = ["--config=configs/qwen25_3b_lora.yaml", "--shape=assets/shapes/qwen2.5-vl-3b", "--gpus=1", "--longest=800"]
 
 
