@@ -66,7 +66,7 @@ class Rates:
     bandwidth: float = 0.87  # of the terabytes, in decoding and in the optimizer
     decode_overhead: float = 0.0017  # seconds a token, of the engine
     all_reduce: float = 0.00001  # seconds, of a token's activations between GPUs of an engine; two a layer
-    render: float = 0.3  # seconds a prompt, on the CPU before the engine starts
+    render: float = 0.3  # seconds a prompt, on the CPU
     wake: float = 0.6  # seconds, of an engine in the trainer's process
     sync_tensor: float = 0.0014  # seconds a tensor that is handed over
     sleep: float = 0.5  # seconds
@@ -212,7 +212,7 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
     seconds = {
         "tower": tower,
         "wake, weights": rates.wake * engine.sleeps + rates.sync_tensor * (12 * len(shape.layers) + 390),
-        "render prompts": rates.render * work.prompts,
+        "render prompts": rates.render * engine.prompts_before_longest(work.prompts),
         "engine's tower, prefill": (tower + prefill) * engine.ranks / engine.gpus,
         "decode": decode_seconds(work, hardware, rates),
         "sleep": rates.sleep * engine.sleeps,

@@ -17,7 +17,7 @@ from taro.errors import TaroError
 from taro.models.pass_cost import attention_widths, layer_kinds
 from taro.run.memory import ASLEEP, GIB, Shape
 
-SERVER_SHARE = 0.9  # of its GPUs' memory, by vLLM's default
+SERVER_SHARE = 0.92  # of its GPUs' memory, by vLLM's default
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Engine:
     most_rows: int  # completions that it works on together, at most
     sleeps: bool  # between rollouts
     ahead: bool  # it works while ranks train with what it made before
+    rendered: int  # ranks whose prompts each of them renders
+    meanwhile: bool  # prompts are rendered while completions of earlier ones are made
 
     @classmethod
     def of(cls, model: Namespace, text: PreTrainedConfig, ranks: int, server_gpus: int | None) -> Engine:
@@ -43,7 +45,8 @@ class Engine:
         if model.engine == "vllm_server":
             if (server_gpus or 0) < 1 or heads % server_gpus:
                 raise TaroError(f"model.engine = vllm_server: --server_gpus must be given, and divide {heads} heads")
-            return cls(ranks, server_gpus, SERVER_SHARE, ranks * model.vllm_server.at_once, sleeps=False, ahead=ahead)
+            rows = ranks * model.vllm_server.at_once
+            return cls(ranks, server_gpus, SERVER_SHARE, rows, sleeps=False, ahead=ahead, rendered=1, meanwhile=True)
         if model.engine != "vllm":
             raise TaroError(f"model.engine = {model.engine}: only vllm and vllm_server are modelled")
         if server_gpus is not None or ahead:
@@ -51,8 +54,14 @@ class Engine:
         size = model.vllm.tensor_parallel_size
         if ranks % size or heads % size:
             raise TaroError(f"model.vllm.tensor_parallel_size = {size}: must divide {ranks} ranks and {heads} heads")
-        share, rows = model.vllm.gpu_memory_utilization, model.vllm.max_num_seqs
-        return cls(size, size, share, rows, sleeps=model.vllm.sleep, ahead=False)
+        share, rows, meanwhile = model.vllm.gpu_memory_utilization, model.vllm.max_num_seqs, model.vllm.render_meanwhile
+        return cls(size, size, share, rows, model.vllm.sleep, ahead=False, rendered=size, meanwhile=meanwhile)
+
+    def prompts_before_longest(self, prompts: int) -> float:
+        """How many a rank renders, of so many that each has, before the longest completion begins: all, or half in the mean
+        where those that come after it are rendered meanwhile, since it may be of any. What else ends late is not counted."""
+        count = prompts * self.rendered
+        return (count + 1) / 2 if self.meanwhile else count
 
     def rows(self, shape: Shape, gibibytes: float, group: int, prompt: int, mean: float) -> int:
         """Completions that are decoded together: as many as the cache has room for beside weights and the engine's own needs,
@@ -66,7 +75,7 @@ class Engine:
         if cache < a_group:
             raise TaroError(
                 f"doesn't fit: the engine's cache has {cache / GIB:.1f} GiB, and {group} completions of {mean:g} tokens need "
-                f"{a_group / GIB:.1f}: raise model.vllm.gpu_memory_utilization"
+                f"{a_group / GIB:.1f}: raise its share (model.vllm.gpu_memory_utilization)"
             )
         return min(self.most_rows, int(group * cache / a_group))
 

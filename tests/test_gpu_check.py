@@ -183,9 +183,24 @@ def test_ranks_that_share_an_engine(cost_model):
     read = 32 * 300 * (3984 + 200) * 4 * 2 * 128 * 28
     reduced = 2 * 28 * 0.00001
     assert shared["decode"] == pytest.approx((600 * weights + read) / (0.87 * 3.35e12) + 600 * (0.0017 + reduced))
-    assert {**shared, "decode": 0} == {**alone, "decode": 0}
+    assert alone["render prompts"] == pytest.approx(0.3 * 1.5) and shared["render prompts"] == pytest.approx(0.3 * 2.5)
+    assert {**shared, "decode": 0, "render prompts": 0} == {**alone, "decode": 0, "render prompts": 0}
     with pytest.raises(TaroError, match="tensor_parallel_size = 8: must divide 8 ranks and 28 heads"):
         cost_model.main([*PLAN, "model.vllm.tensor_parallel_size=8"])
+
+
+def test_prompts_are_rendered_while_others_are_decoded(cost_model):
+    before, meanwhile, shared, server = (
+        cost_model.main(arguments)["seconds"]["render prompts"]
+        for arguments in (
+            [*PLAN, "model.vllm.render_meanwhile=false"],
+            PLAN,
+            [*PLAN, "model.vllm.render_meanwhile=false", "model.vllm.tensor_parallel_size=4"],
+            SERVER,
+        )
+    )
+    assert before == pytest.approx(2 * 0.3) and meanwhile == pytest.approx((0.3 + 0.6) / 2)
+    assert shared == pytest.approx(8 * 0.3) and server == pytest.approx((0.3 + 0.6 + 0.9 + 1.2) / 4)
 
 
 def test_an_engine_that_stays_awake(cost_model):
