@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,8 @@ class Work:
     video_tokens: int  # of them
     completion_tokens: int  # C
     longest: int  # of all completions
-    moved: float  # share of the video that the temporal gap's shuffle moves; 0: no gap is measured
+    moved: float  # share of the video that the temporal gap's shuffle moves
+    scored: float  # share of the groups whose gaps are measured; 0: no gap is
     reference: bool  # a pass of it is needed
     checkpointing: bool
     lora_rank: int | None
@@ -123,30 +126,24 @@ class Work:
         return self.shape.decoder if self.lora_rank is None else self.shape.adapters(self.lora_rank)
 
 
-def read_work(
-    settings: Namespace,
-    shape: Shape,
-    gpus: int,
-    server_gpus: int | None,
-    completion_tokens: int,
-    longest: int,
-    moved: float,
-) -> Work:
+def read_work(settings: Namespace, shape: Shape, args: argparse.Namespace) -> Work:
     """Of a config: prompts as long as its videos may be, with 400 tokens of text."""
-    model, data = settings.model, settings.data
+    model, data, gpus = settings.model, settings.data, args.gpus
     if data.prompts_per_step % gpus:
         raise TaroError(f"data.prompts_per_step = {data.prompts_per_step} can't be shared by {gpus} GPUs: set a multiple of it")
-    video = data.grounding.video.max_tokens
+    video, gap = data.grounding.video.max_tokens, model.temporal_reward
+    scored = 0.0 if gap is None or not args.moved else 1.0 if gap.measured == "all" else args.payable
     return Work(
         shape,
-        Engine.of(model, shape.text, gpus, server_gpus),
+        Engine.of(model, shape.text, gpus, args.server_gpus),
         data.prompts_per_step // gpus,
         model.group_size,
         video + 400,
         video,
-        completion_tokens,
-        longest,
-        moved if model.temporal_reward is not None else 0.0,
+        args.completion,
+        args.longest,
+        args.moved,
+        scored,
         model.loss.kl_coefficient > 0,
         model.gradient_checkpointing,
         None if model.lora is None else model.lora.rank,
@@ -180,6 +177,13 @@ def exchange_groups(work: Work, spread: float, steps: int = 50) -> tuple[float, 
         above.append(imbalance(costs, after))
         come.append(max(len(set(new) - set(old)) for new, old in zip(after, before, strict=True)))
     return statistics.mean(above), statistics.mean(come)
+
+
+def most_scored(work: Work) -> float:
+    """Of a rank's groups the share whose gaps are measured, on the rank that has most of those: the mean of steps."""
+    count, share = work.prompts, work.scored
+    chances = [math.comb(count, number) * share**number * (1 - share) ** (count - number) for number in range(count)]
+    return sum(1 - at_most**work.ranks for at_most in accumulate(chances)) / count
 
 
 def group_bytes(work: Work) -> int:
@@ -216,7 +220,7 @@ def step_seconds(work: Work, hardware: Hardware, rates: Rates = ASSUMED) -> dict
         "engine's tower, prefill": (tower + prefill) * engine.ranks / engine.gpus,
         "decode": decode_seconds(work, hardware, rates),
         "sleep": rates.sleep * engine.sleeps,
-        "shuffled": tower * work.moved + forward if work.moved else 0.0,
+        "shuffled": (tower * work.moved + forward) * most_scored(work),
         "reference": forward if work.reference else 0.0,
         "forward": forward,
         "backward": backward + (forward if work.checkpointing else 0.0),
@@ -286,17 +290,26 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--completion", type=int, default=300, help="tokens of a completion in the mean (C)")
     parser.add_argument("--longest", type=int, default=600, help="tokens of the longest completion of a step")
     parser.add_argument("--moved", type=float, default=0.22, help="share of a video whose frames the shuffle moves")
+    parser.add_argument(
+        "--payable",
+        type=float,
+        default=1.0,
+        help="share of groups in which a completion reaches model.temporal_reward.iou_gate; 1: nearly so where paths are "
+        "constructed, an upper bound else",
+    )
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file, too")
     parser.add_argument("overrides", nargs="*", help="settings, as data.prompts_per_step=32")
     args = parser.parse_args(arguments)
     if not 0 < args.completion <= args.longest:
         parser.error(f"--completion {args.completion}, --longest {args.longest}: a mean above 0, and no more than the longest")
+    if not 0 <= args.payable <= 1:
+        parser.error(f"--payable {args.payable:g}: from 0 to 1")
     own = [*(f"--config={file}" for file in args.config), *(f"--{override}" for override in args.overrides)]
     settings = parse(own, SettingsAlone).config
     config = load_config(args.shape or settings.model.name_or_path)[0]
     shape = Shape.of(config)
     rates, measured = (ASSUMED, set()) if args.measured is None else read_rates(args.measured)
-    work = read_work(settings, shape, args.gpus, args.server_gpus, args.completion, args.longest, args.moved)
+    work = read_work(settings, shape, args)
     hardware = HARDWARE[args.hardware]
     seconds = step_seconds(work, hardware, rates)
     whole, gpus = sum(seconds.values()), args.gpus + (args.server_gpus or 0)

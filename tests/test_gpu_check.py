@@ -136,6 +136,18 @@ def test_what_a_config_leaves_out_takes_no_time(cost_model):
     assert alone["tower"] == pytest.approx(8 * seconds["tower"])
 
 
+def test_groups_that_can_not_be_paid_are_not_scored(cost_model):
+    """One rank scores its share of 16 groups; of eight with two each, the most that any scores is waited for."""
+    every, quarter = (cost_model.main([*LORA, f"--payable={share}"])["seconds"]["shuffled"] for share in (1, 0.25))
+    assert quarter == pytest.approx(every / 4)
+    every, half, measured = (
+        cost_model.main([*PLAN, "--payable", *arguments])["seconds"]["shuffled"]
+        for arguments in (["1"], ["0.5"], ["0.5", "model.temporal_reward.measured=all"])
+    )
+    none, one = 0.25**8, 0.75**8 - 0.25**8  # most groups that any rank scores
+    assert half == pytest.approx(every * (one / 2 + 1 - one - none)) and measured == every
+
+
 def test_ranks_that_exchange_groups_wait_less(cost_model):
     even, uneven = (cost_model.main([*PLAN, *extra])["seconds"] for extra in ([], ["model.rank_imbalance=.inf"]))
     assert even["wait for slower ranks"] + even["exchange groups"] < uneven["wait for slower ranks"]
@@ -266,10 +278,17 @@ def test_what_does_not_fit_is_said(cost_model, capsys):
         cost_model.main([*PLAN, "model.engine=native"])
 
 
-def test_a_mean_above_the_longest(cost_model, capsys):
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--completion=700", "--completion 700, --longest 600: a mean above 0, and no more than the longest"),
+        ("--payable=1.1", "--payable 1.1: from 0 to 1"),
+    ],
+)
+def test_flags_that_can_not_be(cost_model, capsys, flag, message):
     with pytest.raises(SystemExit):
-        cost_model.main([*PLAN, "--completion=700"])
-    assert "--completion 700, --longest 600: a mean above 0, and no more than the longest" in capsys.readouterr().err
+        cost_model.main([*PLAN, flag])
+    assert message in capsys.readouterr().err
 
 
 def test_data_sheets(gpu):
