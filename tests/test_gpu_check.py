@@ -278,6 +278,14 @@ def test_what_does_not_fit_is_said(cost_model, capsys):
         cost_model.main([*PLAN, "model.engine=native"])
 
 
+def test_the_table_of_the_docs(cost_model):
+    small = ["--config=configs/qwen25_3b.yaml", "--shape=assets/shapes/qwen2.5-vl-3b"]
+    columns = [PLAN, small, [*LORA, "--hardware=h200"], [*LORA, "--hardware=rtx4090"]]
+    steps = [cost_model.main(arguments)["step"] for arguments in columns]
+    shown = Path("docs/performance.md").read_text().splitlines()
+    assert f"| **step** | {' | '.join(f'**{seconds:.1f}**' for seconds in steps)} |" in shown
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
