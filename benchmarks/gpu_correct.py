@@ -35,6 +35,7 @@ from taro.rollout import NativeEngine, RolloutPrompt, SamplingSettings
 
 LOG_PROB = 1e-4  # nats, in float32
 COSINE = 1e-4  # one minus that of two gradients, in float32
+NORM = 1e-3  # what the ratio of their norms is off one, in float32
 MEAN_BFLOAT16 = 0.01  # nats, in the mean
 RAGGED = ((127, 128, 129, 1), (30, 64), (5, 100, 17))  # tokens of the completions of three groups
 
@@ -102,8 +103,12 @@ def gradients(policy: nn.Module, loss: Tensor) -> Tensor:
     return found
 
 
-def one_minus_cosine(first: Tensor, second: Tensor) -> float:
-    return 1.0 - float(torch.nn.functional.cosine_similarity(first.double(), second.double(), dim=0))
+def compare_gradients(name: str, found: Tensor, expected: Tensor) -> Iterator[Check]:
+    """Their directions, and their norms, of which the cosine knows nothing."""
+    found, expected = found.double(), expected.double()
+    cosine = torch.nn.functional.cosine_similarity(found, expected, dim=0)
+    yield Check(f"{name}, gradients", 1.0 - float(cosine), COSINE)
+    yield Check(f"{name}, norm of gradients", abs(float(found.norm() / expected.norm()) - 1.0), NORM)
 
 
 @contextmanager
@@ -129,7 +134,7 @@ def packed_is_plain(subject: Subject) -> Iterator[Check]:
         theirs = plain.log_probs(policy, rows).flatten()
         expected = gradients(policy, (theirs**2).mean())
     yield Check("packed = plain, log-probs", float((ours - theirs).detach().abs().max()), LOG_PROB)
-    yield Check("packed = plain, gradients", one_minus_cosine(gradients(policy, (ours**2).mean()), expected), COSINE)
+    yield from compare_gradients("packed = plain", gradients(policy, (ours**2).mean()), expected)
     half = copy.deepcopy(policy).to(torch.bfloat16)
     with torch.no_grad():
         (rough,) = subject.groups([lengths], half)
@@ -151,8 +156,8 @@ def attentions_agree(subject: Subject) -> Iterator[Check]:
                 difference = float((ours - theirs).detach().abs().max())
                 yield Check(f"{SHARED_PREFIX} = {name}, {count} groups", difference, LOG_PROB)
                 if theirs.requires_grad:
-                    cosine = one_minus_cosine(gradients(policy, (theirs**2).mean()), expected)
-                    yield Check(f"{SHARED_PREFIX} = {name}, {count} groups, gradients", cosine, COSINE)
+                    found = gradients(policy, (theirs**2).mean())
+                    yield from compare_gradients(f"{SHARED_PREFIX} = {name}, {count} groups", found, expected)
     if subject.cuda:
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         yield Check(f"{FLEX}: graphs compiled for packs of all lengths", float(graphs), 2)
@@ -185,8 +190,8 @@ def compiled_is_plain(subject: Subject) -> Iterator[Check]:
     policy.train()
     compile_layers(policy.decoder)
     for groups, wanted in zip(packs, expected, strict=True):
-        cosine = one_minus_cosine(gradients(policy, log_probs(policy, groups).mean()), wanted)
-        yield Check(f"compiled layers, {len(groups)} groups, gradients", cosine, COSINE)
+        found = gradients(policy, log_probs(policy, groups).mean())
+        yield from compare_gradients(f"compiled layers, {len(groups)} groups", found, wanted)
 
 
 def optimizer_goes_on_from_a_checkpoint(subject: Subject) -> Iterator[Check]:
@@ -302,12 +307,11 @@ def sharded_is_whole(subject: Subject) -> Iterator[Check]:
                 found = log_probs(policy, groups)
                 difference = float((found - expected).detach().abs().max())
                 found.mean().backward()
-            own = [one.grad.full_tensor().flatten() for one in policy.parameters() if one.grad is not None]
-            cosine = one_minus_cosine(torch.cat(own), grads)
+            own = torch.cat([one.grad.full_tensor().flatten() for one in policy.parameters() if one.grad is not None])
         finally:
             destroy_process_group()
     yield Check("FSDP2 on one rank, log-probs", difference, LOG_PROB)
-    yield Check("FSDP2 on one rank, gradients", cosine, COSINE)
+    yield from compare_gradients("FSDP2 on one rank", own, grads)
 
 
 def vllm_has_the_policys_weights(subject: Subject) -> Iterator[Check]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from taro.errors import TaroError
 from taro.models.packing import PackedGroup
+from taro.models.sharding import shard
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +51,7 @@ def test_all_is_right_on_a_cpu(gpu, no_process_group, tmp_path, capsys):
     unseen = {name for name, value in values.items() if value is None}
     assert unseen >= {"flex: gradients", "host waits for the device in a pass"} and "not seen: needs a GPU" in shown
     same = ("packed = plain, log-probs", "shared_prefix = flex, 2 groups", "gradient checkpointing")
-    for name in (*same, "compiled layers, 3 groups, gradients"):
+    for name in (*same, "compiled layers, 3 groups, gradients", "compiled layers, 3 groups, norm of gradients"):
         assert 0 <= values[name] < 1e-4
     assert values["AdamW of this device, through a checkpoint"] < 1e-6
     assert 0 <= values["FSDP2 on one rank, gradients"] < 1e-4 and values["adapters off = none"] == 0
@@ -67,6 +69,29 @@ def test_what_is_wrong_is_named(gpu, capsys, monkeypatch):
     assert gpu.main(["--device=cpu", "--only=correct"]) == gpu.WRONG
     shown = capsys.readouterr().out
     assert "WRONG  packed = plain, log-probs" in shown and "wrong: packed = plain, log-probs; packed = plain, grad" in shown
+
+
+def test_gradients_of_another_scale_are_wrong(gpu, no_process_group, monkeypatch):
+    """As if eight ranks had added theirs up, and nothing had been divided."""
+    import gpu_correct
+
+    def shard_and_multiply(policy, mesh, dtype):
+        shard(policy, mesh, dtype)
+        for module in policy.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1 / 8)
+
+    monkeypatch.setattr(gpu_correct, "shard", shard_and_multiply)
+    checks = {one.name: one for one in gpu_correct.sharded_is_whole(gpu_correct.Subject("tiny", "cpu", 40, 4))}
+    assert [name for name, one in checks.items() if one.wrong] == ["FSDP2 on one rank, norm of gradients"]
+    assert checks["FSDP2 on one rank, norm of gradients"].value == pytest.approx(7)
+
+
+def test_no_gradients_are_wrong(gpu):
+    from gpu_correct import compare_gradients
+
+    assert all(one.wrong for one in compare_gradients("none", torch.zeros(3), torch.ones(3)))
+    assert not any(one.wrong for one in compare_gradients("same", torch.ones(3), torch.ones(3)))
 
 
 def test_bounds():
