@@ -46,6 +46,24 @@ SIZES = {  # what is timed: P, frames, G, C in the mean, repeats
 }
 
 
+def take_device(name: str) -> str:
+    """Its kind. A GPU is the current one from here on, which is where meshes and what names no device go.
+
+    Raises:
+        TaroError: there is none of that name.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in SIZES or (number and not (kind == "cuda" and number.isdecimal())):
+        raise TaroError(f"--device {name}: must be cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise TaroError(f"--device {name}: PyTorch sees no GPU; --device cpu --shapes tiny tries every line on a CPU")
+    if number:
+        if int(number) >= torch.cuda.device_count():
+            raise TaroError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPUs, the first of which is cuda:0")
+        torch.cuda.set_device(int(number))
+    return kind
+
+
 def describe_device(device: str, ceiling: float, bandwidth: float) -> dict[str, Any]:
     cuda = device.startswith("cuda")
     about = {"torch": torch.__version__, "transformers": transformers.__version__, "date": time.strftime("%Y-%m-%d")}
@@ -76,7 +94,7 @@ def run_checks(subject: Subject) -> list[Check]:
 def print_speeds(size: str, speeds: Sequence[Speed], judged: bool) -> None:
     rows = []
     for one in speeds:
-        bounds = [f"{'>=' if one.more else '<='} {bound:g}" if bound is not None else "" for bound in (one.good, one.best)]
+        bounds = [one.describe(bound) for bound in (one.good, one.best)]
         verdict = "best" if one.reaches(one.best) else "good" if one.reaches(one.good) else "SLOW"
         rows.append([one.name, f"{one.value:.3g} {one.unit}".strip(), *bounds, verdict if judged else ""])
     print_table([size, "seen", "good", "best", ""], rows)
@@ -106,11 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=("correct", "speed"), default=None)
     parser.add_argument("--json", type=Path, default=None, help="write all figures to this file, too")
     args = parser.parse_args(arguments)
-    kind = args.device.partition(":")[0]
-    if kind not in SIZES:
-        raise TaroError(f"--device {args.device}: must be cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise TaroError("--device cuda: PyTorch sees no GPU; --device cpu --shapes tiny tries every line on a CPU")
+    kind = take_device(args.device)
     leave_out_cudnn()  # as training has it
     torch.backends.cuda.matmul.allow_tf32 = False
     ceiling = product_teraflops(args.device, DTYPES[kind], PRODUCT[kind])

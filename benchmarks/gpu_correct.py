@@ -319,6 +319,9 @@ def vllm_has_the_policys_weights(subject: Subject) -> Iterator[Check]:
     if importlib.util.find_spec("vllm") is None:
         yield Check("vLLM after sleep and sync", None, 0, "vLLM is not installed")
         return
+    if subject.cuda and torch.cuda.current_device():
+        yield Check("vLLM after sleep and sync", None, 0, "vLLM takes cuda:0: choose a GPU by CUDA_VISIBLE_DEVICES")
+        return
     from vllm_follows import differences
 
     for step, difference in enumerate(differences(subject.device), start=1):

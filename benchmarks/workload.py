@@ -201,20 +201,20 @@ class Phases:
 
 def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     else:
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> float:
     """GiB since `reset_peak`: of tensors on a GPU, of the whole process on a CPU (Linux)."""
-    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else _process_memory("VmHWM")
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else _process_memory("VmHWM")
 
 
 def current_memory(device: torch.device) -> float:
     """GiB now, freed memory given back first."""
     if device.type == "cuda":
-        return torch.cuda.memory_allocated() / 2**30
+        return torch.cuda.memory_allocated(device) / 2**30
     ctypes.CDLL(None).malloc_trim(0)
     return _process_memory("VmRSS")
 

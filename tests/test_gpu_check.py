@@ -94,19 +94,69 @@ def test_no_gradients_are_wrong(gpu):
     assert not any(one.wrong for one in compare_gradients("same", torch.ones(3), torch.ones(3)))
 
 
-def test_bounds():
+def test_bounds(gpu):
     import gpu_speed
 
     tower = gpu_speed.Speed("tower", 0.2, "s", 0.25, 0.1, more=False)
     assert tower.reaches(tower.good) and not tower.reaches(tower.best) and tower.reaches(None)
+    assert tower.describe(0.1) == "<= 0.1" and tower.describe(None) == ""
     assert not gpu_speed.Speed("forward", 0.4, "", 0.5).reaches(0.5)
     assert not gpu_speed.Speed("forward", math.nan, "", 0.5).reaches(0.5)
+
+
+@pytest.fixture
+def job(gpu):
+    import gpu_speed
+
+    return gpu_speed.Job("tiny", "cpu", torch.float32, ceiling=1.0, **gpu.SIZES["cpu"])
+
+
+def test_a_peak_is_neither_far_above_its_plan_nor_below(job):
+    from gpu_speed import compare_with_plan
+
+    planned = 1 / compare_with_plan(job, [job.pack(0)], 1.0).value  # GiB
+    for share, good in ((0.0, False), (0.7, False), (0.85, True), (1.09, True), (1.2, False), (math.nan, False)):
+        peak = compare_with_plan(job, [job.pack(0)], share * planned)
+        assert peak.value == pytest.approx(share, nan_ok=True) and peak.reaches(peak.good) == good
+    assert peak.describe(peak.good) == "0.8 to 1.1"
+
+
+def test_memory_is_that_of_the_device_that_was_given(gpu, monkeypatch):
+    import workload
+
+    second = torch.device("cuda:1")
+    most = {torch.device("cuda:0"): 2**30, second: 3 * 2**30}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device="cuda:0": most[torch.device(device)])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device="cuda:0": most[torch.device(device)])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device="cuda:0": most.pop(torch.device(device)))
+    assert workload.peak_memory(second) == workload.current_memory(second) == 3
+    workload.reset_peak(second)
+    assert second not in most
+
+
+def test_the_device_that_was_given_is_the_current_one(gpu, monkeypatch):
+    current = []
+
+    def stop(device, *_):
+        assert current == [1]
+        raise TaroError(f"first product on {device}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(gpu, "product_teraflops", stop)
+    with pytest.raises(TaroError, match="first product on cuda:1"):
+        gpu.main(["--device=cuda:1"])
+    assert gpu.take_device("cuda") == "cuda" and current == [1]
+    with pytest.raises(TaroError, match="--device cuda:2: PyTorch sees 2 GPUs"):
+        gpu.take_device("cuda:2")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--device=gpu"], "--device gpu: must be cpu, cuda or cuda:N"),
+        (["--device=cuda:x"], "--device cuda:x: must be cpu, cuda or cuda:N"),
         pytest.param(
             [], "PyTorch sees no GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"), id="no GPU"
         ),
