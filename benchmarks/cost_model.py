@@ -309,6 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     config = load_config(args.shape or settings.model.name_or_path)[0]
     shape = Shape.of(config)
     rates, measured = (ASSUMED, set()) if args.measured is None else read_rates(args.measured)
+    if args.measured is not None and not measured:
+        print(f"--measured {args.measured} has no rates: all that follows are guesses")
     work = read_work(settings, shape, args)
     hardware = HARDWARE[args.hardware]
     seconds = step_seconds(work, hardware, rates)

@@ -6,7 +6,7 @@
 First each fast way is compared with the plain one, on a model with four layers of Qwen2.5-VL-3B's width; then whole models with
 random weights of real sizes are timed, on groups that never have the same lengths twice. The exit status is 1 where a number is
 wrong, 2 where all is right but slower than a GPU should be, else 0. `benchmarks/cost_model.py --measured gpu.json` turns the
-figures into the seconds of a step on any number of GPUs.
+figures into the seconds of a step on any number of GPUs, where it knows this one's data sheet.
 """
 
 from __future__ import annotations
@@ -101,19 +101,25 @@ def print_speeds(size: str, speeds: Sequence[Speed], judged: bool) -> None:
 
 
 def time_shapes(args: argparse.Namespace, kind: str, ceiling: float, result: dict[str, Any]) -> list[str]:
-    """Adds the figures of each model to the result; returns what is slower than it should be."""
-    sheet, slow, judged = find_hardware(result["about"]["device"]), [], kind == "cuda"
+    """Adds the figures of each model, and the rates of the largest, to the result; returns what is slower than it should be."""
+    about, slow, judged, largest = result["about"], [], kind == "cuda", 0.0
+    sheet = find_hardware(about["device"])
     for size in args.shapes:
         job = Job(size, args.device, DTYPES[kind], ceiling=ceiling, **SIZES[kind])
         speeds = list(measure(job))
         print_speeds(size, speeds, judged)
         result["speeds"][size] = [asdict(one) for one in speeds] + [{"seconds": job.seconds}]
-        if sheet is not None:
-            result["rates"] = read_rates(job, HARDWARE[sheet].teraflops)  # those of the largest, which comes last
+        if sheet is not None and job.flops["products"] > largest:
+            largest = job.flops["products"]
+            result["rates"] = read_rates(job, HARDWARE[sheet], about["copy_terabytes_a_second"])
+            result["rates_are_of"] = f"{size}, shares of the data sheet of {sheet}"
         slow += [f"{size}: {one.name}" for one in speeds if judged and not one.reaches(one.good)]
         del job
         if judged:
             torch.cuda.empty_cache()
+    if sheet is None:
+        result["rates_are_of"] = f"nothing: the data sheets are of {', '.join(HARDWARE)}, and this is {about['device']}"
+    print(f"rates for benchmarks/cost_model.py: {result['rates_are_of']}")
     return slow
 
 
@@ -130,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ceiling = product_teraflops(args.device, DTYPES[kind], PRODUCT[kind])
     about = describe_device(args.device, ceiling, copy_terabytes(args.device, COPY[kind]))
     print(", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in about.items()))
-    result: dict[str, Any] = {"about": about, "checks": [], "speeds": {}, "rates": {}}
+    result: dict[str, Any] = {"about": about, "checks": [], "speeds": {}, "rates": {}, "rates_are_of": "nothing"}
     checks = [] if args.only == "speed" else run_checks(Subject(device=args.device, **TESTED[kind]))
     result["checks"] = [asdict(one) for one in checks]
     slow = [] if args.only == "correct" else time_shapes(args, kind, ceiling, result)

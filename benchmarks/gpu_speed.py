@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from cost_model import Hardware
+from torch import Tensor
 from workload import SHAPES, build_policy, build_prompt, current_memory, peak_memory, random_completions, reset_peak
 
 from taro.models.attention import shared_prefix_attention
@@ -64,6 +66,7 @@ class Job:
     repeats: int
     ceiling: float  # products, teraflops
     seconds: dict[str, float] = field(default_factory=dict)
+    flops: dict[str, float] = field(default_factory=dict)  # of what `measure_parts` takes the seconds of
 
     @cached_property
     def policy(self) -> QwenVL:
@@ -159,7 +162,7 @@ def measure_passes(job: Job) -> Iterator[Speed]:
     updates = [job.time(lambda groups=groups: update(groups), 1)[0] for groups in packs[:-1]]
     used = statistics.median(3 * one / seconds / ceiling for one, seconds in zip(flops, updates, strict=True))
     yield Speed("forward, recomputation and backward: 3 forwards / ceiling", used, "", 0.30, 0.42)
-    job.seconds |= {"forward": statistics.median(again), "update": statistics.median(updates)}
+    job.seconds["update"] = statistics.median(updates)
     peak = compare_with_plan(job, packs, peak_memory(device) - held)
     if device.type == "cuda":  # of the whole process on a CPU, which is not what is planned
         yield peak
@@ -179,7 +182,7 @@ def compare_with_plan(job: Job, packs: list[list[GroupInputs]], peak: float) -> 
 
 @torch.no_grad()
 def measure_parts(job: Job) -> Iterator[Speed]:
-    """Of a forward pass: attention alone, and the head alone; and the tower."""
+    """Of one forward pass, over pack 0: attention alone, and the head alone; and the tower."""
     policy, shape, groups = job.policy, SHAPES[job.size], job.pack(0)
     tokens, head = sum(len(group.packed) for group in groups), shape.hidden // shape.heads
     options = {"device": job.device, "dtype": job.dtype}
@@ -187,12 +190,27 @@ def measure_parts(job: Job) -> Iterator[Speed]:
     key, value = (torch.randn(1, shape.kv_heads, tokens, head, **options) for _ in range(2))
     pack = Pack(tuple(group.packed for group in groups))
 
-    def attend() -> None:
-        shared_prefix_attention(policy.decoder, query, key, value, None, head**-0.5, pack)
+    def score() -> None:
+        compute_log_probs(policy, groups)
 
+    def attend() -> Tensor:
+        return shared_prefix_attention(policy.decoder, query, key, value, None, head**-0.5, pack)[0]
+
+    score()
+    forward = statistics.median(job.time(score))
     attend()
     attention = statistics.median(job.time(attend)) * shape.layers
-    yield Speed("attention's share of a forward pass", attention / job.seconds["forward"], "", 0.25, 0.15, more=False)
+    yield Speed("attention's share of a forward pass", attention / forward, "", 0.25, 0.15, more=False)
+    with torch.enable_grad():
+        states = [state.requires_grad_() for state in (query, key, value)]
+        output = attend()
+    upstream = torch.randn_like(output)
+
+    def attend_backward() -> None:
+        torch.autograd.grad(output, states, upstream, retain_graph=True)
+
+    attend_backward()
+    backward = statistics.median(job.time(attend_backward)) * shape.layers
     responses = sum(int(group.response_mask.sum()) for group in pack.groups)
     hidden = torch.randn(responses, shape.hidden, **options)
     targets = torch.randint(8, shape.vocabulary, (responses,), device=job.device)
@@ -202,7 +220,7 @@ def measure_parts(job: Job) -> Iterator[Speed]:
 
     project()
     heads = statistics.median(job.time(project))
-    yield Speed("the head's share of a forward pass", heads / job.seconds["forward"], "", 0.08, 0.04, more=False)
+    yield Speed("the head's share of a forward pass", heads / forward, "", 0.08, 0.04, more=False)
 
     def encode() -> None:
         policy.encode_video(job.prompt.video.frames)
@@ -210,7 +228,10 @@ def measure_parts(job: Job) -> Iterator[Speed]:
     encode()
     tower = statistics.median(job.time(encode))
     yield Speed("tower, seconds a video", tower, "s", 0.25, 0.10, more=False)
-    job.seconds |= {"attention": attention, "head": heads, "tower": tower}
+    products, pairs = pass_flops(job, groups)
+    weights, patches = sum(one.numel() for one in policy.tower.parameters()), 4 * int(job.prompt.video_mask.sum())
+    job.flops |= {"products": products, "attention": pairs, "tower": 2.0 * weights * patches}
+    job.seconds |= {"forward": forward, "attention": attention, "attention backward": backward, "head": heads, "tower": tower}
 
 
 @torch.no_grad()
@@ -243,16 +264,19 @@ def measure_optimizer(job: Job) -> Iterator[Speed]:
     job.seconds["optimizer"] = seconds
 
 
-def read_rates(job: Job, peak_teraflops: float) -> dict[str, float]:
-    """What `benchmarks/cost_model.py` takes in place of its guesses: shares of the data sheet's teraflops."""
-    products, attention = pass_flops(job, job.pack(0))
-    tower = 2.0 * sum(parameter.numel() for parameter in job.policy.tower.parameters())
-    tower *= 4 * int(job.prompt.video_mask.sum())
-    peak = peak_teraflops * TERA
+def read_rates(job: Job, sheet: Hardware, terabytes: float) -> dict[str, float]:
+    """What `benchmarks/cost_model.py` takes in place of its guesses: shares of the data sheet.
+
+    Args:
+        terabytes: a second, of a copy.
+    """
+    peak, seconds, flops = sheet.teraflops * TERA, job.seconds, job.flops
     return {
-        "matmul": products / (job.seconds["forward"] - job.seconds["attention"]) / peak,
-        "attention": attention / job.seconds["attention"] / peak,
-        "tower": tower / job.seconds["tower"] / peak,
+        "matmul": flops["products"] / (seconds["forward"] - seconds["attention"]) / peak,
+        "attention": flops["attention"] / seconds["attention"] / peak,
+        "attention_backward": 2 * flops["attention"] / seconds["attention backward"] / peak,  # twice, as the model counts it
+        "tower": flops["tower"] / seconds["tower"] / peak,
+        "bandwidth": terabytes / sheet.terabytes,
     }
 
 

@@ -3,8 +3,10 @@
 import json
 import math
 import sys
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,8 +59,10 @@ def test_all_is_right_on_a_cpu(gpu, no_process_group, tmp_path, capsys):
     assert 0 <= values["FSDP2 on one rank, gradients"] < 1e-4 and values["adapters off = none"] == 0
     *speeds, about = result["speeds"]["tiny"]
     assert len(speeds) == 8 and all(math.isfinite(one["value"]) for one in speeds)
-    assert about["seconds"].keys() == {"forward", "update", "attention", "head", "tower", "optimizer"}
-    assert result["rates"] == {} and "WRONG" not in shown and "SLOW" not in shown  # nothing is asked of a CPU
+    assert about["seconds"].keys() == {"forward", "update", "attention", "attention backward", "head", "tower", "optimizer"}
+    assert "WRONG" not in shown and "SLOW" not in shown  # nothing is asked of a CPU
+    assert result["rates"] == {} and result["rates_are_of"].startswith("nothing: the data sheets are of a100, h100, h200")
+    assert f"cost_model.py: {result['rates_are_of']}" in shown
 
 
 def test_what_is_wrong_is_named(gpu, capsys, monkeypatch):
@@ -119,6 +123,54 @@ def test_a_peak_is_neither_far_above_its_plan_nor_below(job):
         peak = compare_with_plan(job, [job.pack(0)], share * planned)
         assert peak.value == pytest.approx(share, nan_ok=True) and peak.reaches(peak.good) == good
     assert peak.describe(peak.good) == "0.8 to 1.1"
+
+
+def test_the_cost_model_gives_back_what_was_measured(job):
+    from cost_model import HARDWARE
+    from gpu_speed import TERA, measure_parts, pass_flops, read_rates
+
+    assert len(list(measure_parts(job))) == 3 and all(value > 0 for value in job.seconds.values())
+    rates, (products, attention) = read_rates(job, HARDWARE["h200"], 3.6), pass_flops(job, job.pack(0))
+    assert rates["tower"] > 0
+    flops = {name: rates[name] * HARDWARE["h200"].teraflops * TERA for name in ("matmul", "attention", "attention_backward")}
+    assert products / flops["matmul"] + attention / flops["attention"] == pytest.approx(job.seconds["forward"])
+    assert 2 * attention / flops["attention_backward"] == pytest.approx(job.seconds["attention backward"])
+    assert rates["bandwidth"] == 3.6 / 4.8
+
+
+def test_rates_are_of_one_pack(job, monkeypatch):
+    """The forward pass that is set against a pack's operations is over that pack, not over others."""
+    import gpu_speed
+
+    tokens = []
+
+    def forward(_policy, groups):
+        tokens.append(sum(len(group.packed) for group in groups))
+        return [SimpleNamespace(log_probs=torch.zeros(1, requires_grad=True))]
+
+    def time(_job, run, _repeats=None):
+        run()
+        return [float(tokens[-1])]
+
+    monkeypatch.setattr(gpu_speed, "compute_log_probs", forward)
+    monkeypatch.setattr(gpu_speed.Job, "time", time)
+    for measure in (gpu_speed.measure_passes, gpu_speed.measure_parts):
+        list(measure(job))
+    assert len(set(tokens)) > 1 and job.seconds["forward"] == sum(len(group.packed) for group in job.pack(0))
+
+
+def test_rates_are_those_of_the_largest_model(gpu, monkeypatch, capsys):
+    def measure(job):
+        job.flops["products"] = {"larger": 3.0, "tiny": 2.0}[job.size]
+        return iter(())
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(gpu, "read_rates", lambda job, sheet, terabytes: {job.size: terabytes / sheet.terabytes})
+    result = {"about": {"device": "NVIDIA H200", "copy_terabytes_a_second": 2.4}, "speeds": {}, "rates": {}}
+    assert gpu.time_shapes(Namespace(shapes=["larger", "tiny"], device="cpu"), "cpu", 1.0, result) == []
+    assert result["rates"] == {"larger": 0.5} and result["speeds"].keys() == {"larger", "tiny"}
+    assert result["rates_are_of"] == "larger, shares of the data sheet of h200"
+    assert "rates for benchmarks/cost_model.py: larger" in capsys.readouterr().out
 
 
 def test_memory_is_that_of_the_device_that_was_given(gpu, monkeypatch):
@@ -249,6 +301,13 @@ def test_measured_rates_take_the_place_of_guesses(cost_model, tmp_path):
     assert result["origin"]["tower"] == "measured" and result["origin"]["forward"] == "partly"
     assert json.loads((tmp_path / "cost.json").read_text()) == result
     assert result["seconds"]["tower"] == pytest.approx(2 * cost_model.main(PLAN)["seconds"]["tower"])
+
+
+def test_a_file_without_rates_leaves_guesses(cost_model, tmp_path, capsys):
+    (tmp_path / "gpu.json").write_text(json.dumps({"rates": {}, "rates_are_of": "nothing"}))
+    assert set(cost_model.main([*PLAN, f"--measured={tmp_path}/gpu.json"])["origin"].values()) == {"assumed"}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "has no rates: all that follows are guesses" in shown
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"rates": {"speed": 1}}'])
