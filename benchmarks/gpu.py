@@ -4,9 +4,12 @@
     python benchmarks/gpu.py --device cpu --shapes tiny                every line of it, at a size that a CPU can do
 
 First each fast way is compared with the plain one, on a model with four layers of Qwen2.5-VL-3B's width; then whole models with
-random weights of real sizes are timed, on groups that never have the same lengths twice. The exit status is 1 where a number is
-wrong, 2 where all is right but slower than a GPU should be, else 0. `benchmarks/cost_model.py --measured gpu.json` turns the
-figures into the seconds of a step on any number of GPUs, where it knows this one's data sheet.
+random weights of real sizes are timed, on groups that never have the same lengths twice. What raises an exception is a row that
+says so, and the others go on. The exit status is 1 where a number is wrong or a check failed, 2 where all is right but slower
+than a GPU should be or could not be timed, else 0; the file has it as `status`, null until the end.
+
+`benchmarks/cost_model.py --measured gpu.json` turns the figures into the seconds of a step on any number of GPUs, where it has
+this one's data sheet.
 """
 
 from __future__ import annotations
@@ -14,16 +17,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
 from cost_model import HARDWARE
 from gpu_correct import CHECKS, Check, Subject
-from gpu_speed import Job, Speed, copy_terabytes, measure, product_teraflops, read_rates
+from gpu_speed import MEASURES, Job, Speed, copy_terabytes, product_teraflops, read_rates
 from workload import SHAPES
 
 from taro.command_line import Parser
@@ -80,13 +84,32 @@ def find_hardware(name: str) -> str | None:
     return next((known for known in HARDWARE if known in plain), None)
 
 
+Row = TypeVar("Row", Check, Speed)
+
+
+def found_by(part: Callable[[Any], Iterator[Row]], subject: Subject | Job, row: type[Row]) -> Iterator[Row]:
+    """The rows of one part. Where it raises, one more says so, standard error has the traceback, and others can go on."""
+    try:
+        yield from part(subject)
+        return
+    except Exception as error:
+        traceback.print_exception(error)
+        message = str(error).partition("\n")[0]
+        failure = row(part.__name__.replace("_", " "), None, remark=f"{type(error).__name__}: {message}", failed=True)
+    subject.tidy()
+    yield failure
+
+
 def run_checks(subject: Subject) -> list[Check]:
     """All of them, each printed as it comes."""
     found = []
     for check in CHECKS:
-        for one in check(subject):
-            said = f"not seen: {one.remark}" if one.value is None else f"{one.value:.2e}, at most {one.limit:g}"
-            print(f"{'WRONG' if one.wrong else 'right' if one.value is not None else '-----'}  {one.name}: {said}", flush=True)
+        for one in found_by(check, subject, Check):
+            if one.value is None:
+                verdict, said = ("FAILED", one.remark) if one.failed else ("-----", f"not seen: {one.remark}")
+            else:
+                verdict, said = "WRONG" if one.wrong else "right", f"{one.value:.2e}, at most {one.limit:g}"
+            print(f"{verdict}  {one.name}: {said}", flush=True)
             found.append(one)
     return found
 
@@ -95,32 +118,36 @@ def print_speeds(size: str, speeds: Sequence[Speed], judged: bool) -> None:
     rows = []
     for one in speeds:
         bounds = [one.describe(bound) for bound in (one.good, one.best)]
+        seen = one.remark if one.value is None else f"{one.value:.3g} {one.unit}".strip()
         verdict = "best" if one.reaches(one.best) else "good" if one.reaches(one.good) else "SLOW"
-        rows.append([one.name, f"{one.value:.3g} {one.unit}".strip(), *bounds, verdict if judged else ""])
+        rows.append([one.name, seen, *bounds, "FAILED" if one.failed else verdict if judged else ""])
     print_table([size, "seen", "good", "best", ""], rows)
 
 
-def time_shapes(args: argparse.Namespace, kind: str, ceiling: float, result: dict[str, Any]) -> list[str]:
-    """Adds the figures of each model, and the rates of the largest, to the result; returns what is slower than it should be."""
-    about, slow, judged, largest = result["about"], [], kind == "cuda", 0.0
+def save(result: dict[str, Any], path: Path | None) -> None:
+    """What there is so far, where a file is asked for."""
+    if path is not None:
+        write_json(path, result)
+
+
+def time_shapes(args: argparse.Namespace, kind: str, ceiling: float, result: dict[str, Any]) -> dict[str, list[Speed]]:
+    """The figures of each model. The result gets them, and the rates of the largest, and is saved after each."""
+    about, found, largest = result["about"], {}, 0.0
     sheet = find_hardware(about["device"])
+    if sheet is None:
+        result["rates_are_of"] = f"nothing: the data sheets are of {', '.join(HARDWARE)}, and this is {about['device']}"
     for size in args.shapes:
         job = Job(size, args.device, DTYPES[kind], ceiling=ceiling, **SIZES[kind])
-        speeds = list(measure(job))
-        print_speeds(size, speeds, judged)
-        result["speeds"][size] = [asdict(one) for one in speeds] + [{"seconds": job.seconds}]
-        if sheet is not None and job.flops["products"] > largest:
+        found[size] = [one for measure in MEASURES for one in found_by(measure, job, Speed)]
+        print_speeds(size, found[size], judged=kind == "cuda")
+        result["speeds"][size] = [asdict(one) for one in found[size]] + [{"seconds": job.seconds}]
+        if sheet is not None and job.flops.get("products", 0.0) > largest:
             largest = job.flops["products"]
             result["rates"] = read_rates(job, HARDWARE[sheet], about["copy_terabytes_a_second"])
             result["rates_are_of"] = f"{size}, shares of the data sheet of {sheet}"
-        slow += [f"{size}: {one.name}" for one in speeds if judged and not one.reaches(one.good)]
-        del job
-        if judged:
-            torch.cuda.empty_cache()
-    if sheet is None:
-        result["rates_are_of"] = f"nothing: the data sheets are of {', '.join(HARDWARE)}, and this is {about['device']}"
+        save(result, args.json)
     print(f"rates for benchmarks/cost_model.py: {result['rates_are_of']}")
-    return slow
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,17 +163,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ceiling = product_teraflops(args.device, DTYPES[kind], PRODUCT[kind])
     about = describe_device(args.device, ceiling, copy_terabytes(args.device, COPY[kind]))
     print(", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in about.items()))
-    result: dict[str, Any] = {"about": about, "checks": [], "speeds": {}, "rates": {}, "rates_are_of": "nothing"}
+    result: dict[str, Any] = {"about": about, "speeds": {}, "rates": {}, "rates_are_of": "nothing", "status": None}
     checks = [] if args.only == "speed" else run_checks(Subject(device=args.device, **TESTED[kind]))
     result["checks"] = [asdict(one) for one in checks]
-    slow = [] if args.only == "correct" else time_shapes(args, kind, ceiling, result)
-    if args.json is not None:
-        write_json(args.json, result)
-    wrong = [one.name for one in checks if one.wrong]
-    for what, names in (("wrong", wrong), ("slower than it should be", slow)):
+    save(result, args.json)
+    timed = {} if args.only == "correct" else time_shapes(args, kind, ceiling, result)
+    speeds = {f"{size}: {one.name}": one for size, found in timed.items() for one in found}
+    wrong, failed = [one.name for one in checks if one.wrong], [one.name for one in checks if one.failed]
+    untimed = [name for name, one in speeds.items() if one.failed]
+    slow = [name for name, one in speeds.items() if kind == "cuda" and not one.reaches(one.good)]
+    for what, names in (("wrong", wrong), ("failed", failed + untimed), ("slower than it should be", slow)):
         if names:
             print(f"{what}: {'; '.join(names)}")
-    return WRONG if wrong else SLOW if slow else 0
+    result["status"] = WRONG if wrong or failed else SLOW if slow or untimed else 0
+    save(result, args.json)
+    return result["status"]
 
 
 if __name__ == "__main__":

@@ -42,12 +42,13 @@ RAGGED = ((127, 128, 129, 1), (30, 64), (5, 100, 17))  # tokens of the completio
 
 @dataclass(frozen=True)
 class Check:
-    """A number that may be at most `limit`; or None, and why it could not be had."""
+    """A number that may be at most `limit`; or None, and why it could not be had, which may be that the check `failed`."""
 
     name: str
     value: float | None
-    limit: float
+    limit: float | None = None
     remark: str = ""
+    failed: bool = False
 
     @property
     def wrong(self) -> bool:
@@ -74,6 +75,10 @@ class Subject:
     @property
     def cuda(self) -> bool:
         return self.device.startswith("cuda")
+
+    def tidy(self) -> None:
+        """After a check that raised, and may have left the model half changed: the same weights again, in a new one."""
+        self.__dict__.pop("policy", None)
 
     def groups(self, lengths: Sequence[Sequence[int]] = RAGGED, policy: QwenVL | None = None) -> list[GroupInputs]:
         """Groups of the prompt with completions of so many random tokens."""
@@ -115,9 +120,11 @@ def compare_gradients(name: str, found: Tensor, expected: Tensor) -> Iterator[Ch
 def attention(policy: QwenVL, name: str) -> Iterator[None]:
     policy.model.set_attn_implementation({"text_config": name, "vision_config": "sdpa"})
     attend_to_segments(policy.tower)
-    yield
-    policy.model.set_attn_implementation({"text_config": SHARED_PREFIX, "vision_config": "sdpa"})
-    attend_to_segments(policy.tower)
+    try:
+        yield
+    finally:
+        policy.model.set_attn_implementation({"text_config": SHARED_PREFIX, "vision_config": "sdpa"})
+        attend_to_segments(policy.tower)
 
 
 # ---- Checks ----

@@ -5,6 +5,7 @@ G completions, P prompt tokens, C completion tokens, S packed tokens, H heads, d
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,20 +31,25 @@ TERA = 1e12
 
 @dataclass(frozen=True)
 class Speed:
-    """A figure; good where it is at least (`more`) or at most `good`, and best likewise. Below `least` it is neither."""
+    """A figure; good where it is at least (`more`) or at most `good`, and best likewise. Below `least` it is neither. Or None,
+    and why it could not be had, which may be that something `failed`."""
 
     name: str
-    value: float
+    value: float | None
     unit: str = ""
     good: float | None = None
     best: float | None = None
     more: bool = True  # is better
     least: float | None = None
+    remark: str = ""
+    failed: bool = False
 
     def reaches(self, bound: float | None) -> bool:
+        if self.value is None or bound is None:
+            return bound is None
         if self.least is not None and not self.value >= self.least:
             return False
-        return bound is None or (self.value >= bound if self.more else self.value <= bound)
+        return self.value >= bound if self.more else self.value <= bound
 
     def describe(self, bound: float | None) -> str:
         """In a few signs."""
@@ -70,6 +76,9 @@ class Job:
 
     @cached_property
     def policy(self) -> QwenVL:
+        gc.collect()  # a model that was timed before
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
         policy = build_policy(self.size, "qwen2_5_vl", self.device, self.dtype)
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         return policy
@@ -82,6 +91,12 @@ class Job:
     def features(self):
         with torch.no_grad():
             return self.policy.encode_video(self.prompt.video.frames)
+
+    def tidy(self) -> None:
+        """After a measurement that raised, and may have left gradients, or the model in training."""
+        if "policy" in self.__dict__:
+            self.policy.zero_grad(set_to_none=True)
+            self.policy.eval()
 
     def pack(self, number: int) -> list[GroupInputs]:
         """Two groups, with other lengths for each number: C from half of the mean to twice of it."""
@@ -167,6 +182,7 @@ def measure_passes(job: Job) -> Iterator[Speed]:
     if device.type == "cuda":  # of the whole process on a CPU, which is not what is planned
         yield peak
     policy.zero_grad(set_to_none=True)
+    yield from measure_optimizer(job)
 
 
 def compare_with_plan(job: Job, packs: list[list[GroupInputs]], peak: float) -> Speed:
@@ -247,7 +263,7 @@ def measure_decoding(job: Job) -> Iterator[Speed]:
 
 
 def measure_optimizer(job: Job) -> Iterator[Speed]:
-    """AdamW and the clip of the gradients on one layer, times the layers, beside the update's passes."""
+    """AdamW and the clip of the gradients on one layer, times the layers, beside the update's passes, which come first."""
     layer = job.policy.decoder.layers[0]
     weights = [torch.nn.Parameter(parameter.detach().clone()) for parameter in layer.parameters()]
     for weight in weights:
@@ -280,9 +296,4 @@ def read_rates(job: Job, sheet: Hardware, terabytes: float) -> dict[str, float]:
     }
 
 
-MEASURES = (measure_passes, measure_parts, measure_decoding, measure_optimizer)
-
-
-def measure(job: Job) -> Iterator[Speed]:
-    for one in MEASURES:
-        yield from one(job)
+MEASURES: tuple[Callable[[Job], Iterator[Speed]], ...] = (measure_passes, measure_parts, measure_decoding)

@@ -63,6 +63,7 @@ def test_all_is_right_on_a_cpu(gpu, no_process_group, tmp_path, capsys):
     assert "WRONG" not in shown and "SLOW" not in shown  # nothing is asked of a CPU
     assert result["rates"] == {} and result["rates_are_of"].startswith("nothing: the data sheets are of a100, h100, h200")
     assert f"cost_model.py: {result['rates_are_of']}" in shown
+    assert result["status"] == 0 and "FAILED" not in shown
 
 
 def test_what_is_wrong_is_named(gpu, capsys, monkeypatch):
@@ -73,6 +74,72 @@ def test_what_is_wrong_is_named(gpu, capsys, monkeypatch):
     assert gpu.main(["--device=cpu", "--only=correct"]) == gpu.WRONG
     shown = capsys.readouterr().out
     assert "WRONG  packed = plain, log-probs" in shown and "wrong: packed = plain, log-probs; packed = plain, grad" in shown
+
+
+def test_a_check_that_raises_is_a_row_and_the_others_go_on(gpu, capsys, monkeypatch, tmp_path):
+    import gpu_correct
+
+    def breaks_half_way(subject):
+        yield gpu.Check("the first half", 0.0, 1.0)
+        seen.append(subject.policy.train())
+        raise RuntimeError("no kernel\nfor this")
+
+    def sees_a_new_model(subject):
+        yield gpu.Check("in training", float(subject.policy.training), 0)
+
+    seen, last = [], gpu_correct.optimizer_goes_on_from_a_checkpoint
+    monkeypatch.setattr(gpu, "CHECKS", (breaks_half_way, sees_a_new_model, last))
+    assert gpu.main(["--device=cpu", "--only=correct", f"--json={tmp_path}/gpu.json"]) == gpu.WRONG and seen
+    result, shown = json.loads((tmp_path / "gpu.json").read_text()), capsys.readouterr()
+    verdicts = [line.split()[0] for line in shown.out.splitlines()[1:5]]
+    assert verdicts == ["right", "FAILED", "right", "right"]
+    assert "FAILED  breaks half way: RuntimeError: no kernel" in shown.out and "failed: breaks half way" in shown.out
+    assert "Traceback" in shown.err and "for this" in shown.err
+    assert [one["failed"] for one in result["checks"]] == [False, True, False, False]
+    assert result["status"] == gpu.WRONG
+
+
+def test_ctrl_c_is_no_failed_check(gpu, monkeypatch):
+    def interrupted(subject):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(gpu, "CHECKS", (interrupted,))
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(["--device=cpu", "--only=correct"])
+
+
+def test_a_model_too_large_is_a_row_and_the_others_go_on(gpu, capsys, monkeypatch, tmp_path):
+    """The file has each model's figures before the next one starts."""
+    path = tmp_path / "gpu.json"
+
+    def measure(job):
+        yield gpu.Speed("so far", 1.0)
+        if job.size == "small":
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        before = json.loads(path.read_text())
+        yield gpu.Speed("before", float(before["status"] is None and len(before["speeds"]["small"])))
+
+    monkeypatch.setattr(gpu, "MEASURES", (measure,))
+    assert gpu.main(["--device=cpu", "--only=speed", "--shapes", "small", "tiny", f"--json={path}"]) == gpu.SLOW
+    result, shown = json.loads(path.read_text()), capsys.readouterr().out
+    so_far, failure, _ = result["speeds"]["small"]
+    assert so_far["value"] == 1 and failure["failed"] and failure["value"] is None
+    assert failure["remark"] == "OutOfMemoryError: tried to allocate 9 GiB"
+    assert [one["value"] for one in result["speeds"]["tiny"][:-1]] == [1.0, 3.0] and result["status"] == gpu.SLOW
+    assert "FAILED" in shown and "OutOfMemoryError" in shown and "failed: small: measure" in shown
+
+
+def test_a_measurement_that_raises_leaves_a_model_that_is_not_in_training(gpu, job, monkeypatch):
+    import gpu_speed
+
+    def run_out(policy, groups):
+        if policy.training:
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr(gpu_speed, "compute_log_probs", run_out)
+    *_, failure = gpu.found_by(gpu_speed.measure_passes, job, gpu.Speed)
+    assert failure.failed and failure.name == "measure passes" and not job.policy.training
 
 
 def test_gradients_of_another_scale_are_wrong(gpu, no_process_group, monkeypatch):
@@ -164,10 +231,11 @@ def test_rates_are_those_of_the_largest_model(gpu, monkeypatch, capsys):
         job.flops["products"] = {"larger": 3.0, "tiny": 2.0}[job.size]
         return iter(())
 
-    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(gpu, "MEASURES", (measure,))
     monkeypatch.setattr(gpu, "read_rates", lambda job, sheet, terabytes: {job.size: terabytes / sheet.terabytes})
     result = {"about": {"device": "NVIDIA H200", "copy_terabytes_a_second": 2.4}, "speeds": {}, "rates": {}}
-    assert gpu.time_shapes(Namespace(shapes=["larger", "tiny"], device="cpu"), "cpu", 1.0, result) == []
+    arguments = Namespace(shapes=["larger", "tiny"], device="cpu", json=None)
+    assert gpu.time_shapes(arguments, "cpu", 1.0, result) == {"larger": [], "tiny": []}
     assert result["rates"] == {"larger": 0.5} and result["speeds"].keys() == {"larger", "tiny"}
     assert result["rates_are_of"] == "larger, shares of the data sheet of h200"
     assert "rates for benchmarks/cost_model.py: larger" in capsys.readouterr().out
