@@ -70,7 +70,7 @@ $(VLLM_INSTALLED): setup.cfg Makefile tests/with_vllm/torchvision_operators.py
 		echo 'import torchvision_operators' > $$packages/torchvision_operators.pth
 	@touch $@
 
-gpu-check: $(INSTALLED)  ## whether all is right and fast on this machine's GPU, in 8 minutes
+gpu-check: $(INSTALLED)  ## whether all is right and fast on this machine's GPU, in about 10 minutes
 	$(RUN) benchmarks/gpu.py $(ARGS)
 
 lint: $(INSTALLED)  ## ruff

@@ -1,4 +1,4 @@
-"""Is it right on this GPU, and is it fast? In 8 minutes:
+"""Is it right on this GPU, and is it fast? In about 10 minutes:
 
     python benchmarks/gpu.py [--shapes 3b 7b] [--json gpu.json]        (make gpu-check)
     python benchmarks/gpu.py --device cpu --shapes tiny                every line of it, at a size that a CPU can do
@@ -118,9 +118,11 @@ def print_speeds(size: str, speeds: Sequence[Speed], judged: bool) -> None:
     rows = []
     for one in speeds:
         bounds = [one.describe(bound) for bound in (one.good, one.best)]
-        seen = one.remark if one.value is None else f"{one.value:.3g} {one.unit}".strip()
-        verdict = "best" if one.reaches(one.best) else "good" if one.reaches(one.good) else "SLOW"
-        rows.append([one.name, seen, *bounds, "FAILED" if one.failed else verdict if judged else ""])
+        if one.value is None:
+            seen, verdict = one.remark if one.failed else f"not seen: {one.remark}", "FAILED" if one.failed else ""
+        else:
+            seen, verdict = f"{one.value:.3g} {one.unit}".strip(), one.verdict if judged else ""
+        rows.append([one.name, seen, *bounds, verdict])
     print_table([size, "seen", "good", "best", ""], rows)
 
 

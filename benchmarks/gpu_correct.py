@@ -9,7 +9,6 @@ import copy
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from plain import PlainWay
 from torch import Tensor, nn
-from workload import build_policy, build_prompt, random_completions
+from workload import build_policy, build_prompt, random_completions, use_attention
 
 from taro.models.adapters import LoRASettings, adapters_off, add_adapters, peft_is_installed
 from taro.models.attention import FLEX, SHARED_PREFIX
@@ -116,17 +115,6 @@ def compare_gradients(name: str, found: Tensor, expected: Tensor) -> Iterator[Ch
     yield Check(f"{name}, norm of gradients", abs(float(found.norm() / expected.norm()) - 1.0), NORM)
 
 
-@contextmanager
-def attention(policy: QwenVL, name: str) -> Iterator[None]:
-    policy.model.set_attn_implementation({"text_config": name, "vision_config": "sdpa"})
-    attend_to_segments(policy.tower)
-    try:
-        yield
-    finally:
-        policy.model.set_attn_implementation({"text_config": SHARED_PREFIX, "vision_config": "sdpa"})
-        attend_to_segments(policy.tower)
-
-
 # ---- Checks ----
 
 
@@ -137,7 +125,7 @@ def packed_is_plain(subject: Subject) -> Iterator[Check]:
     rows = group.packed.completion_ids
     plain = PlainWay(policy, policy, subject.prompt, len(lengths))
     ours = log_probs(policy, [group])
-    with attention(policy, "sdpa"):
+    with use_attention(policy, "sdpa"):
         theirs = plain.log_probs(policy, rows).flatten()
         expected = gradients(policy, (theirs**2).mean())
     yield Check("packed = plain, log-probs", float((ours - theirs).detach().abs().max()), LOG_PROB)
@@ -146,7 +134,7 @@ def packed_is_plain(subject: Subject) -> Iterator[Check]:
     with torch.no_grad():
         (rough,) = subject.groups([lengths], half)
         packed = (log_probs(half, [rough]) - theirs).abs().mean()
-        with attention(half, "sdpa"):
+        with use_attention(half, "sdpa"):
             loops = (PlainWay(half, half, subject.prompt, len(lengths)).log_probs(half, rows).flatten() - theirs).abs().mean()
     yield Check("bfloat16: error of packed / error of plain", float(packed / loops), 1.3)
 
@@ -158,7 +146,7 @@ def attentions_agree(subject: Subject) -> Iterator[Check]:
         ours = log_probs(policy, groups[:count])
         expected = gradients(policy, (ours**2).mean())
         for name in (FLEX, "sdpa"):
-            with attention(policy, name), torch.set_grad_enabled(name != FLEX or subject.cuda):
+            with use_attention(policy, name), torch.set_grad_enabled(name != FLEX or subject.cuda):
                 theirs = log_probs(policy, groups[:count])
                 difference = float((ours - theirs).detach().abs().max())
                 yield Check(f"{SHARED_PREFIX} = {name}, {count} groups", difference, LOG_PROB)

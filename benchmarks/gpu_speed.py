@@ -8,15 +8,26 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from cost_model import Hardware
 from torch import Tensor
-from workload import SHAPES, build_policy, build_prompt, current_memory, peak_memory, random_completions, reset_peak
+from workload import (
+    SHAPES,
+    build_policy,
+    build_prompt,
+    current_memory,
+    peak_memory,
+    random_completions,
+    reset_peak,
+    use_attention,
+)
 
-from taro.models.attention import shared_prefix_attention
+from taro.models.attention import FLEX, shared_prefix_attention
+from taro.models.compiled import CompilerError, compile_layers, require_compiler
 from taro.models.log_probs import GroupInputs, compute_log_probs, token_log_probs
 from taro.models.packing import Pack, pack_group
 from taro.models.pass_cost import PassCost
@@ -50,6 +61,14 @@ class Speed:
         if self.least is not None and not self.value >= self.least:
             return False
         return self.value >= bound if self.more else self.value <= bound
+
+    @property
+    def verdict(self) -> str:
+        """Empty where nothing is asked."""
+        if self.good is None:
+            return ""
+        best = self.best is not None and self.reaches(self.best)
+        return "SLOW" if not self.reaches(self.good) else "best" if best else "good"
 
     def describe(self, bound: float | None) -> str:
         """In a few signs."""
@@ -110,6 +129,18 @@ class Job:
             found.append(GroupInputs(self.prompt, packed, self.features))
         return found
 
+    def update(self, groups: list[GroupInputs]) -> None:
+        """Forward, recomputation and backward; gradients add up."""
+        self.policy.train()
+        sum(one.log_probs.mean() for one in compute_log_probs(self.policy, groups)).backward()
+        self.policy.eval()
+
+    def updates(self, packs: list[list[GroupInputs]]) -> list[float]:
+        """Seconds of an update over each pack; no gradients stay."""
+        found = [self.time(lambda groups=groups: self.update(groups), 1)[0] for groups in packs]
+        self.policy.zero_grad(set_to_none=True)
+        return found
+
     def time(self, run: Callable[[], object], repeats: int | None = None) -> list[float]:
         """Seconds of each."""
         device, found = torch.device(self.device), []
@@ -158,11 +189,6 @@ def measure_passes(job: Job) -> Iterator[Speed]:
         with torch.no_grad():
             compute_log_probs(policy, groups)
 
-    def update(groups: list[GroupInputs]) -> None:
-        policy.train()
-        sum(one.log_probs.mean() for one in compute_log_probs(policy, groups)).backward()
-        policy.eval()
-
     forward(packs[-1])  # libraries are loaded and tuned
     news = [job.time(lambda groups=groups: forward(groups), 1)[0] for groups in packs[:-1]]
     again = [job.time(lambda groups=groups: forward(groups), 1)[0] for groups in packs[:-1]]
@@ -170,11 +196,11 @@ def measure_passes(job: Job) -> Iterator[Speed]:
     share = statistics.median(one / seconds / ceiling for one, seconds in zip(flops, again, strict=True))
     yield Speed("forward, share of the products' ceiling", share, "", 0.5, 0.65)
     yield Speed("new shapes / repeated shapes", statistics.median(news) / statistics.median(again), "x", 1.15, 1.03, more=False)
-    update(packs[-1])
+    job.update(packs[-1])
     device = torch.device(job.device)
     held = current_memory(device)  # weights and gradients
     reset_peak(device)
-    updates = [job.time(lambda groups=groups: update(groups), 1)[0] for groups in packs[:-1]]
+    updates = [job.time(lambda groups=groups: job.update(groups), 1)[0] for groups in packs[:-1]]
     used = statistics.median(3 * one / seconds / ceiling for one, seconds in zip(flops, updates, strict=True))
     yield Speed("forward, recomputation and backward: 3 forwards / ceiling", used, "", 0.30, 0.42)
     job.seconds["update"] = statistics.median(updates)
@@ -296,4 +322,51 @@ def read_rates(job: Job, sheet: Hardware, terabytes: float) -> dict[str, float]:
     }
 
 
-MEASURES: tuple[Callable[[Job], Iterator[Speed]], ...] = (measure_passes, measure_parts, measure_decoding)
+@contextmanager
+def compiled(policy: QwenVL) -> Iterator[None]:
+    """Decoder layers are, inside."""
+    compile_layers(policy.decoder)
+    try:
+        yield
+    finally:
+        for layer in policy.decoder.layers:
+            del layer.forward  # the class's own is found again
+
+
+def time_beside_plain(job: Job, name: str, way: AbstractContextManager[None]) -> Iterator[Speed]:
+    """Updates inside `way`, and the plain ones over the same packs. Nothing is asked of it: whether to take it is to be decided
+    by these figures. What it compiles, the first update does."""
+    first, *packs = (job.pack(number) for number in range(1 + max(1, job.repeats // 3)))
+    _, *plain = job.updates([first, *packs])
+    torch.compiler.reset()  # as if nothing else had been compiled, whose variants count
+    with way:
+        start, *found = job.updates([first, *packs])
+    job.seconds[f"update, {name}"] = statistics.median(found)
+    ratio = statistics.median(one / other for one, other in zip(found, plain, strict=True))
+    yield Speed(f"update, {name} / plain", ratio, "x", more=False)
+    yield Speed(f"update, {name}, the first", start, "s", more=False)
+
+
+def measure_flex(job: Job) -> Iterator[Speed]:
+    if job.device.startswith("cuda"):
+        yield from time_beside_plain(job, "flex attention", use_attention(job.policy, FLEX))
+    else:
+        yield Speed("update, flex attention / plain", None, remark="needs a GPU")
+
+
+def measure_compiled(job: Job) -> Iterator[Speed]:
+    try:
+        require_compiler(torch.device(job.device).type)
+    except CompilerError as error:
+        yield Speed("update, compiled layers / plain", None, remark=str(error))
+        return
+    yield from time_beside_plain(job, "compiled layers", compiled(job.policy))
+
+
+MEASURES: tuple[Callable[[Job], Iterator[Speed]], ...] = (
+    measure_passes,
+    measure_parts,
+    measure_decoding,
+    measure_flex,
+    measure_compiled,
+)

@@ -109,6 +109,18 @@ def build_policy(size: str, family: str, device: str = "cpu", dtype: torch.dtype
     return policy
 
 
+@contextmanager
+def use_attention(policy: QwenVL, name: str) -> Iterator[None]:
+    """In the decoder, in place of `shared_prefix`."""
+    policy.model.set_attn_implementation({"text_config": name, "vision_config": "sdpa"})
+    attend_to_segments(policy.tower)
+    try:
+        yield
+    finally:
+        policy.model.set_attn_implementation({"text_config": SHARED_PREFIX, "vision_config": "sdpa"})
+        attend_to_segments(policy.tower)
+
+
 def build_prompt(policy: QwenVL, tokens: int, frames: int, merged: tuple[int, int] | None = None) -> Prompt:
     """A prompt of about `tokens` tokens with a video of random pixels at 2 frames a second: `merged` (h, w) tokens for each
     temporal patch, or as many as make nine tenths of the prompt."""

@@ -58,8 +58,10 @@ def test_all_is_right_on_a_cpu(gpu, no_process_group, tmp_path, capsys):
     assert values["AdamW of this device, through a checkpoint"] < 1e-6
     assert 0 <= values["FSDP2 on one rank, gradients"] < 1e-4 and values["adapters off = none"] == 0
     *speeds, about = result["speeds"]["tiny"]
-    assert len(speeds) == 8 and all(math.isfinite(one["value"]) for one in speeds)
-    assert about["seconds"].keys() == {"forward", "update", "attention", "attention backward", "head", "tower", "optimizer"}
+    assert [one["name"] for one in speeds if one["value"] is None] == ["update, flex attention / plain"]
+    assert len(speeds) == 11 and all(math.isfinite(one["value"]) for one in speeds if one["value"] is not None)
+    parts = {"forward", "attention", "attention backward", "head", "tower"}
+    assert about["seconds"].keys() == {*parts, "update", "optimizer", "update, compiled layers"}
     assert "WRONG" not in shown and "SLOW" not in shown  # nothing is asked of a CPU
     assert result["rates"] == {} and result["rates_are_of"].startswith("nothing: the data sheets are of a100, h100, h200")
     assert f"cost_model.py: {result['rates_are_of']}" in shown
@@ -170,6 +172,7 @@ def test_bounds(gpu):
 
     tower = gpu_speed.Speed("tower", 0.2, "s", 0.25, 0.1, more=False)
     assert tower.reaches(tower.good) and not tower.reaches(tower.best) and tower.reaches(None)
+    assert tower.verdict == "good" and gpu_speed.Speed("engine", 70, "ms", 60, more=False).verdict == "SLOW"
     assert tower.describe(0.1) == "<= 0.1" and tower.describe(None) == ""
     assert not gpu_speed.Speed("forward", 0.4, "", 0.5).reaches(0.5)
     assert not gpu_speed.Speed("forward", math.nan, "", 0.5).reaches(0.5)
@@ -180,6 +183,61 @@ def job(gpu):
     import gpu_speed
 
     return gpu_speed.Job("tiny", "cpu", torch.float32, ceiling=1.0, **gpu.SIZES["cpu"])
+
+
+def test_other_ways_are_timed_beside_the_plain_one_over_the_same_packs(job, monkeypatch):
+    import gpu_speed
+
+    passes = []
+
+    def forward(policy, groups):
+        is_compiled = "forward" in vars(policy.decoder.layers[0])
+        passes.append((policy.attention, is_compiled, tuple(len(group.packed) for group in groups)))
+        return [SimpleNamespace(log_probs=torch.zeros(1, requires_grad=True))]
+
+    def time(_job, run, _repeats=None):
+        run()
+        return [1.0 if passes[-1][:2] == ("shared_prefix", False) else 0.5]
+
+    monkeypatch.setattr(gpu_speed, "compute_log_probs", forward)
+    monkeypatch.setattr(gpu_speed.Job, "time", time)
+    monkeypatch.setattr(gpu_speed, "require_compiler", lambda kind: None)
+    assert len(job.pack(0)) == 2  # the model is on the CPU, whatever the job says
+    job.device = "cuda"
+    for measure, way in ((gpu_speed.measure_flex, ("flex", False)), (gpu_speed.measure_compiled, ("shared_prefix", True))):
+        passes.clear()
+        ratio, first = measure(job)
+        half = len(passes) // 2
+        assert {one[:2] for one in passes[:half]} == {("shared_prefix", False)} and {one[:2] for one in passes[half:]} == {way}
+        assert [one[2] for one in passes[:half]] == [one[2] for one in passes[half:]]
+        assert ratio.value == first.value == 0.5 and ratio.verdict == first.verdict == ""
+    forward(job.policy, [])
+    assert passes[-1][:2] == ("shared_prefix", False)
+
+
+def test_a_way_that_raises_leaves_the_plain_one(gpu, job, monkeypatch):
+    import gpu_speed
+
+    def fails(policy, groups):
+        if "forward" in vars(policy.decoder.layers[0]):
+            raise RuntimeError("no kernel")
+        return [SimpleNamespace(log_probs=torch.zeros(1, requires_grad=True))]
+
+    monkeypatch.setattr(gpu_speed, "compute_log_probs", fails)
+    monkeypatch.setattr(gpu_speed, "require_compiler", lambda kind: None)
+    (failure,) = gpu.found_by(gpu_speed.measure_compiled, job, gpu.Speed)
+    assert failure.failed and fails(job.policy, []) and not job.policy.training
+
+
+def test_without_a_compiler_nothing_compiled_is_timed(job, monkeypatch):
+    import gpu_speed
+
+    def require(_kind):
+        raise gpu_speed.CompilerError("no Triton")
+
+    monkeypatch.setattr(gpu_speed, "require_compiler", require)
+    (row,) = gpu_speed.measure_compiled(job)
+    assert row.value is None and row.remark == "no Triton" and not row.failed
 
 
 def test_a_peak_is_neither_far_above_its_plan_nor_below(job):
