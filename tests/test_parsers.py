@@ -9,15 +9,23 @@ import pytest
 
 from taro import prompts
 from taro.prepare.caption.parsing import parse_events
-from taro.rl.rewards import onethinker, released, tar_tvg, timelens2, videochat_r1, vital
+from taro.rl.rewards import museg, onethinker, released, tar_tvg, timelens2, videochat_r1, vital
+from taro.rl.rewards.timelens2_released import released_spans
 
 COUNT = 100_000
-SPANS = (prompts.parse_spans, tar_tvg.anchors, timelens2.parse_json_spans)
+SPANS = (prompts.parse_spans, tar_tvg.anchors, timelens2.parse_json_spans, released_spans)
 ONE_SPAN = (prompts.parse_answer, onethinker.read_time, vital.last_numbers)
+
+
+def read_segments(text):
+    return museg.read_segments(text.split())
+
+
 RANGES = (prompts.named_times, prompts.answer_times, prompts.timestamp_spans, prompts.answered_lines)  # of characters
 OTHERS = (
     prompts.choice, prompts.find_tag, prompts.has_format, prompts.reasoning_has_timestamp, released.loose_format,
-    released.bare_span, videochat_r1.read_glue, vital.turns_have_format, vital.count_calls, parse_events,
+    released.bare_span, videochat_r1.read_glue, videochat_r1.read_glue_as_released,
+    read_segments, vital.turns_have_format, vital.count_calls, parse_events,
 )  # fmt: skip
 PIECES = (
     "<think>", "</think>", "</think><answer>", "<answer>", "</answer>", "</answer>", "</answer>", "<ANSWER>", "</answer",
@@ -35,10 +43,16 @@ MOST = 5  # pieces of a text
 
 
 def texts(count):
-    rng = random.Random(0)
-    pieces, numbers = iter(rng.choices(PIECES, k=MOST * count)), rng.choices(NUMBERS, k=count + 1)
-    for number, form in enumerate(rng.choices(FORMS, k=count)):
-        yield form.format(*numbers[number : number + 2], "".join(islice(pieces, rng.randrange(MOST))))
+    """So many, no two of them alike."""
+    rng, found = random.Random(0), set()
+    while len(found) < count:
+        more = count - len(found)
+        pieces, numbers = iter(rng.choices(PIECES, k=MOST * more)), rng.choices(NUMBERS, k=more + 1)
+        for number, form in enumerate(rng.choices(FORMS, k=more)):
+            text = form.format(*numbers[number : number + 2], "".join(islice(pieces, rng.randrange(MOST))))
+            if text not in found:
+                found.add(text)
+                yield text
 
 
 def is_finite(span):
@@ -49,7 +63,7 @@ def is_finite(span):
 def test_no_text_breaks_a_parser():
     """In time of the processor, whatever else it does meanwhile."""
     started, found = time.process_time(), dict.fromkeys((*SPANS, *ONE_SPAN, *RANGES), 0)
-    for text in dict.fromkeys(texts(COUNT)):  # a third comes more than once
+    for text in texts(COUNT):
         for read in SPANS:
             spans = read(text) or ()
             found[read] += len(spans)
