@@ -24,7 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from decoding import Engine, cached_bytes, engine_steps, read_tokens, read_weights
+from decoding import Engine, engine_steps, read_tokens, read_weights
 from jsonargparse import Namespace
 
 from taro.command_line import Parser
@@ -35,7 +35,7 @@ from taro.models.families import load_config
 from taro.models.pass_cost import PassCost
 from taro.partition import even_out, imbalance
 from taro.run.cli import SettingsAlone, parse
-from taro.run.memory import Shape, plan
+from taro.run.memory import BYTES, Shape, plan, token_bytes
 
 TERA = 1e12
 
@@ -195,8 +195,9 @@ def decode_seconds(work: Work, hardware: Hardware, rates: Rates) -> float:
     """Of an engine, each of whose GPUs reads its part of weights, keys and values."""
     shape, engine = work.shape, work.engine
     steps = engine_steps(work.rows, work.rows_together(hardware), work.completion_tokens, work.longest)
-    cached = read_tokens(work.prompt_tokens, work.completion_tokens, work.longest) * cached_bytes(shape.text, engine.gpus)
-    read = steps * read_weights(shape) * 2 / engine.gpus + work.rows * cached
+    tokens = work.rows * read_tokens(work.prompt_tokens, work.completion_tokens, work.longest)
+    cached = tokens * token_bytes(shape.text, BYTES["bfloat16"], engine.gpus)
+    read = steps * read_weights(shape) * 2 / engine.gpus + cached
     reduced = rates.all_reduce * 2 * len(shape.layers) if engine.gpus > 1 else 0.0
     return read / (rates.bandwidth * hardware.terabytes * TERA) + steps * (rates.decode_overhead + reduced)
 

@@ -14,8 +14,7 @@ from jsonargparse import Namespace
 from transformers import PreTrainedConfig
 
 from taro.errors import TaroError
-from taro.models.pass_cost import attention_widths, layer_kinds
-from taro.run.memory import ASLEEP, GIB, Shape
+from taro.run.memory import ASLEEP, BYTES, GIB, Shape, token_bytes
 
 SERVER_SHARE = 0.92  # of its GPUs' memory, by vLLM's default
 
@@ -71,7 +70,7 @@ class Engine:
             TaroError: there is no room for those of one prompt.
         """
         cache = self.memory_share * gibibytes * GIB - ASLEEP - 2 * (shape.decoder + shape.tower) / self.gpus
-        a_group = cached_bytes(shape.text, self.gpus) * (prompt + group * mean)
+        a_group = token_bytes(shape.text, BYTES["bfloat16"], self.gpus) * (prompt + group * mean)
         if cache < a_group:
             raise TaroError(
                 f"doesn't fit: the engine's cache has {cache / GIB:.1f} GiB, and {group} completions of {mean:g} tokens need "
@@ -84,14 +83,6 @@ def read_weights(shape: Shape) -> int:
     """How many are read for a token: those of layers, norm and head. Of embeddings it is a row, unless they are the head."""
     embeddings = 0 if shape.tied else shape.text.vocab_size * shape.text.hidden_size
     return shape.decoder - embeddings
-
-
-def cached_bytes(text: PreTrainedConfig, gpus: int) -> int:
-    """Of a token's keys and values in bfloat16, in all layers that attend, on each of an engine's GPUs, which have a head at
-    least. Recurrent layers have a state in their place, which is not counted."""
-    _, keys = attention_widths(text)
-    own = keys // min(gpus, text.num_key_value_heads)
-    return 2 * 2 * own * layer_kinds(text).count("full_attention")
 
 
 def read_tokens(prompt: int, mean: float, longest: float) -> float:

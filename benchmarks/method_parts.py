@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from method_tables import MIXED, compare, spread, stack
+from method_tables import compare, spread, stack
 
 from taro.evaluation.scores import METRICS
 from taro.synthetic.world import OPPOSITES, Scene, WorldSettings, draw_scene, first_seed
+from taro.tasks import DEFAULT
 
 METRIC = "R1@0.5"
 
@@ -21,7 +22,7 @@ def part_table(results: Mapping[tuple, list[dict]], against: str, lookalikes: Co
     """Markdown, one row for each base, world and method, of worlds in which one event is asked for; "" without any."""
     lines = []
     for (base, world, method), found in results.items():
-        if set(found[0].get("tasks", ())) - {"grounding"} or world.startswith(MIXED):
+        if set(found[0].get("tasks", [DEFAULT])) != {DEFAULT}:  # results of before there were others have none
             continue
         other = results.get((base, world, against), [])
         parts = list_parts(found[0]["ids"], lookalikes=world in lookalikes)

@@ -146,14 +146,16 @@ def check_result(path: Path, run: Run, max_tokens: int) -> None:
     if changed := sorted(name for name in then | now if then.get(name) != now.get(name)):
         raise TaroError(f"{path}: {', '.join(changed)} of its configs changed since; remove the file to make it again")
     if result["base"] != fingerprint(run.base):
-        raise TaroError(f"{path}: was made from other weights than {run.base} has; give them another name, or remove the file")
+        raise TaroError(f"{path}: was made from other weights than {run.base} has; rename the base, or set another --results")
 
 
 def read_config(run: Run) -> dict:
-    """What its config files say together, as JSON gives it back; {} for a base."""
+    """What its config files say, as JSON gives it back, each laid over those before; {} for a base. Sections that replace those
+    of another file, as rewards do, are laid over them here, too: it is there to be compared."""
     if run.config is None:
         return {}
     names = ["configs/base.yaml", *(name for flag, name in itertools.pairwise(run.train) if flag == "--config")]
+    names += [flag.partition("=")[2] for flag in run.train if flag.startswith("--config=")]
     merged: dict = {}
     for name in names:
         lay_over(merged, yaml.safe_load(Path(name).read_text()) or {})
@@ -161,6 +163,7 @@ def read_config(run: Run) -> dict:
 
 
 def lay_over(settings: dict, others: Mapping) -> None:
+    """Put others' values in the place of those that are there."""
     for name, value in others.items():
         if isinstance(value, Mapping) and isinstance(settings.get(name), dict):
             lay_over(settings[name], value)

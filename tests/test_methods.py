@@ -76,7 +76,7 @@ def test_methods_are_trained_once_and_compared(compare, tmp_path):
     with pytest.raises(TaroError, match=r"taro.seed0.json: model.group_size of its configs changed since; remove the file"):
         compare("--configs=taro", "--seeds=0", "--against=taro")
     path.write_text(json.dumps(result | {"base": "0" * 64}))
-    with pytest.raises(TaroError, match=r"taro.seed0.json: was made from other weights than .*base has; give them another"):
+    with pytest.raises(TaroError, match=r"taro.seed0.json: was made from other weights than .*base has; rename the base"):
         compare("--configs=taro", "--seeds=0", "--against=taro")
 
 

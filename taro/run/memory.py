@@ -138,26 +138,29 @@ def _native_cache(settings: Namespace, text: PreTrainedConfig, size: int, gpus: 
     return together * tokens * token_bytes(text, size)
 
 
-def token_bytes(text: PreTrainedConfig, size: int) -> int:
-    """Of a token's keys and values in all layers that attend."""
-    return 2 * attention_widths(text)[1] * layer_kinds(text).count("full_attention") * size
+def token_bytes(text: PreTrainedConfig, size: int, gpus: int = 1) -> int:
+    """Of a token's keys and values in all layers that attend, on each of the GPUs that share them, which have a head at least.
+    Recurrent layers have a state in their place, which is not counted."""
+    keys = attention_widths(text)[1] // min(gpus, text.num_key_value_heads)
+    return 2 * keys * layer_kinds(text).count("full_attention") * size
 
 
 def engine_problem(settings: Namespace, config: PreTrainedConfig, gpu_gigabytes: float) -> str | None:
-    """Why vLLM could not start: its share of a GPU has to hold its part of the weights, the cache of the longest request, and
-    what it computes with."""
-    model, shape = settings.model, Shape.of(config)
+    """Why vLLM could not start: its share of a GPU has to hold its part of the weights, the cache of the longest request, in
+    training or evaluation, and what it computes with."""
+    model, grounding, vllm = settings.model, settings.data.grounding, settings.model.vllm
     if model.engine != "vllm":
         return None
-    share, parts = model.vllm.gpu_memory_utilization * gpu_gigabytes, model.vllm.tensor_parallel_size
-    longest = settings.data.grounding.max_prompt_tokens + model.sampling.max_tokens
-    weights = (shape.tower + shape.decoder) * BYTES["bfloat16"] / parts / GIB
-    cache = longest * token_bytes(shape.text, BYTES["bfloat16"]) / parts / GIB
+    prompts = max(grounding.max_prompt_tokens, grounding.evaluation_max_prompt_tokens)
+    longest = vllm.max_model_len or prompts + max(model.sampling.max_tokens, model.evaluation_max_tokens)
+    share, gpus, shape = vllm.gpu_memory_utilization * gpu_gigabytes, vllm.tensor_parallel_size, Shape.of(config)
+    weights = (shape.tower + shape.decoder) * BYTES["bfloat16"] / gpus / GIB
+    cache = longest * token_bytes(shape.text, BYTES["bfloat16"], gpus) / GIB
     if weights + cache + WORKING <= share:
         return None
     return (
-        f"model.vllm.gpu_memory_utilization = {model.vllm.gpu_memory_utilization:g}: vLLM's share of {gpu_gigabytes:.0f} GiB "
-        f"is {share:.1f}, and it needs {weights:.1f} for weights, {cache:.1f} for a request of {longest} tokens, and about "
+        f"model.vllm.gpu_memory_utilization = {vllm.gpu_memory_utilization:g}: vLLM's share of {gpu_gigabytes:.0f} GiB is "
+        f"{share:.1f}, and it needs {weights:.1f} for weights, {cache:.1f} for a request of {longest} tokens, and about "
         f"{WORKING:.0f} to compute with; raise it, or model.vllm.tensor_parallel_size"
     )
 
