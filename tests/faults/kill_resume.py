@@ -118,7 +118,8 @@ def run_killed(command: list[str], folder: Path, count: int, rng: random.Random)
 
 
 def wait_for_moment(process: Command, checkpoints: Path, rng: random.Random) -> str:
-    """Within a save after some whole ones, or any time: while all is loaded, or within the steps that follow."""
+    """Within a save after some whole ones, or any time: while all is loaded, or within the step that follows, after which steps
+    are left for further kills, however fast they are."""
     saves = rng.randrange(MOST_SAVES)
     in_save = rng.random() < 0.6
     newest = newest_step(checkpoints)
@@ -131,7 +132,9 @@ def wait_for_moment(process: Command, checkpoints: Path, rng: random.Random) -> 
             time.sleep(0.001)  # a save of so small a model takes some milliseconds
         time.sleep(rng.uniform(0, 0.02))
         return f"in the save after step {step}"
-    time.sleep(rng.uniform(0, 0.5 if saves else START))
+    until = time.monotonic() + rng.uniform(0, 0.5 if saves else START)
+    while process.poll() is None and time.monotonic() < until and newest_step(checkpoints) <= step:
+        time.sleep(0.002)
     return f"some time after step {step}"
 
 
