@@ -53,9 +53,7 @@ def test_activations_of_real_sizes(name, layers, rank, prompt, completion, check
     groups = [fake_group(policy, fake, prompt, [completion] * 8)]
     tokens = sum(len(group.packed) for group in groups)
     repeated = 8 * (prompt + completion) / tokens
-    planned = activation_bytes(
-        config.text_config, tokens, 2, checkpointing=checkpointing, repeated=repeated, adapters=rank > 0
-    )
+    planned = activation_bytes(config.text_config, tokens, 2, checkpointing=checkpointing, repeated=repeated, adapters=rank > 0)
     tied = policy.model.lm_head.weight is policy.decoder.embed_tokens.weight
     if tied and not rank:  # the head's gradient waits for that of the embeddings
         planned += policy.model.lm_head.weight.nbytes
