@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from taro.errors import TaroError
 from taro.files import write_json
+from taro.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, range_problems
 from taro.synthetic.architecture import build_tokenizer
 from taro.synthetic.questions import ASKED
 from taro.tasks import DEFAULT, find_task
@@ -37,25 +38,30 @@ class Recipe:
         pretending_widen, pretending_first_event, timed_reasoning: the same for the last stage.
         tasks: of the questions of all stages but the tower's (docs/tasks.md); what is measured of the base is grounding.
         seed: of the weights and of all scenes.
+
+    Raises:
+        RecipeError: a number that is none of these, or tasks of which nothing is asked.
     """
 
-    tower_steps: int = 350
-    tower_batch: int = 256
-    text_steps: int = 1800
-    text_batch: int = 32
-    video_steps: int = 1300
-    noisy_steps: int = 260
-    pretending_steps: int = 300
-    video_batch: int = 7
-    widen: float = 1.5
-    first_event: float = 0.6
-    pretending_widen: float = 1.0
-    pretending_first_event: float = 0.3
-    timed_reasoning: float = 0.005
+    tower_steps: NonNegativeInt = 350
+    tower_batch: PositiveInt = 256
+    text_steps: NonNegativeInt = 1800
+    text_batch: PositiveInt = 32
+    video_steps: NonNegativeInt = 1300
+    noisy_steps: NonNegativeInt = 260
+    pretending_steps: NonNegativeInt = 300
+    video_batch: PositiveInt = 7
+    widen: NonNegativeFloat = 1.5
+    first_event: Share = 0.6
+    pretending_widen: NonNegativeFloat = 1.0
+    pretending_first_event: Share = 0.3
+    timed_reasoning: Share = 0.005
     tasks: tuple[str, ...] = (DEFAULT,)
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
+        if problems := [*range_problems(self)]:
+            raise RecipeError("; ".join(problems))
         names = dict.fromkeys(find_task(name).name for name in self.tasks)
         if unasked := [name for name in names if name not in ASKED]:
             raise RecipeError(f"the synthetic world asks no questions of the tasks {unasked}, but of {list(ASKED)}")
@@ -85,7 +91,7 @@ def read_recipe(folder: str | Path) -> dict[str, Any]:
         log["family"], Recipe(**log["recipe"])
     except FileNotFoundError:
         raise RecipeError(f"{folder}: has no {FILE}; {MADE_BY} makes a base with one") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecipeError) as error:
         raise RecipeError(f"{path}: is no recipe of {MADE_BY} ({error})") from None
     return log
 

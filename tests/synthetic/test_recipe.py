@@ -83,6 +83,11 @@ def test_a_finished_base_is_no_start(start):
         check_start(start, "qwen2_5_vl", Recipe())
 
 
+def test_numbers_are_in_their_ranges():
+    with pytest.raises(RecipeError, match="^video_batch: 0 must be .*; timed_reasoning: 7.0 must be a share"):
+        Recipe(video_batch=0, timed_reasoning=7.0)
+
+
 def test_tasks_are_those_that_are_asked(monkeypatch):
     assert Recipe(tasks=["dense", "actions", "dense"]).tasks == ("dense", "actions")
     with pytest.raises(TaskError, match="there is no task 'dence'; did you mean dense"):
