@@ -84,7 +84,7 @@ def test_a_finished_base_is_no_start(start):
 
 
 def test_numbers_are_in_their_ranges():
-    with pytest.raises(RecipeError, match="^video_batch: 0 must be .*; timed_reasoning: 7.0 must be a share"):
+    with pytest.raises(RecipeError, match=r"^video_batch: 0 must be .*; timed_reasoning: 7.0 must be a share"):
         Recipe(video_batch=0, timed_reasoning=7.0)
 
 
