@@ -1,5 +1,6 @@
 import math
 import random
+import time
 
 import pytest
 
@@ -92,6 +93,13 @@ def test_trap_unmerged_truth():
 )
 def test_parse_json_spans(text, spans):
     assert parse_json_spans(text) == spans
+
+
+def test_lists_that_stay_open_are_read_in_linear_time():
+    started = time.process_time()
+    for between in (" ", " a"):
+        assert parse_json_spans(f"[[1, 2]]{between}" + "[" * 40_000) == [(1.0, 2.0)]
+    assert time.process_time() - started < 2
 
 
 def test_trap_lists_around_a_span(complete):
