@@ -4,8 +4,33 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
-EXPERIMENTS = sorted((Path(__file__).parents[1] / "configs" / "experiments").glob("*.yaml"))
+from taro.rl.settings import OptimizerSettings
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [  # TimeLens' own script for 7B says in a comment that rewards are not scaled, and scales them
+        ("timelens", {"rewards": {"timelens": 1.0}, "advantages": {"scale": "none"}, "loss": {"kl_coefficient": 0}}),
+        ("timelens2", {"loss": {"kl_coefficient": 0.04}}),
+        ("museg", {"loss": {"kl_coefficient": 0.04}}),
+        ("t_grpo", {"loss": {"kl_coefficient": 0.04}, "shuffled_rollouts": 4}),
+        ("ra_rft", {"loss": {"kl_coefficient": 0.05}, "group_size": 4}),
+        ("dgrpo", {"advantages": {"scale": "dgrpo"}}),
+        ("ema_grpo", {"advantages": {"scale": "ema"}}),
+        ("dr_grpo", {"advantages": {"scale": "none"}, "loss": {"average": "constant", "kl_coefficient": 0}}),
+    ],
+)
+def test_settings_of_the_source(name, model):
+    """As the head of the file has them; the rate stays what it is, which the base doesn't change."""
+    own = yaml.safe_load((CONFIGS / "experiments" / f"{name}.yaml").read_text())["model"]
+    assert {setting: own[setting] for setting in model} == model
+    base = yaml.safe_load((CONFIGS / "base.yaml").read_text())["model"]["optimizer"]
+    assert "schedule" not in {**base, **own.get("optimizer", {})} and OptimizerSettings().schedule == "constant"
 
 
 @pytest.mark.slow
