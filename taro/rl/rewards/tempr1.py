@@ -1,8 +1,8 @@
 """TempR1 (arXiv 2512.03963): three ways in which predicted and true spans correspond.
 
 Spans are (start, end) in seconds; Np predicted, Ng true ones. The paper has no code and says nothing of empty lists: no truth
-and no prediction agree and get the most, a prediction without a truth, or a truth without a prediction, gets 0. A reversed or
-empty span counts as one and agrees with none.
+and no prediction agree and get the most, a prediction without a truth, or a truth without a prediction, gets 0, but for the
+count of none, which is off by Ng as any other count is. A reversed or empty span counts as one and agrees with none.
 """
 
 import math
