@@ -7,16 +7,36 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from taro.rl.rewards.completion import Completion, Form, Method
 from taro.spans import Span
 
 EPS = 1e-4  # seconds, of the released IoU
 TOOL_BONUS, MOST_PAID = 0.5, 2  # a call, calls
-_BLOCK = re.compile(r"<(\w+)>(.*?)</\1>", re.DOTALL)
-_ANY_BLOCK = re.compile(r"<([^<>]*)>(.*?)</\1>", re.DOTALL)
+_TAG = re.compile(r"<(\w+)>")
+_ANY_TAG = re.compile(r"<([^<>]*)>")
 _NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
 _SENTENCE_END = re.compile(r"[!?\n]")
+
+
+class _Block(NamedTuple):
+    kind: str
+    inside: str
+    start: int  # of its tags, in characters
+    end: int
+
+
+def _blocks(text: str, tag: re.Pattern) -> Iterator[_Block]:
+    """From each opening tag that is closed to where it is closed first; what lies inside is none."""
+    position = 0
+    while opening := tag.search(text, position):
+        closing = f"</{opening[1]}>"
+        inside = text.find(closing, opening.end())
+        position = opening.start() + 1
+        if inside >= 0:
+            position = inside + len(closing)
+            yield _Block(opening[1], text[opening.end() : inside], opening.start(), position)
 
 
 def scaled_iou(iou: float, low: float = 0.2, high: float = 0.8) -> float:
@@ -32,9 +52,9 @@ def turns_have_format(text: str, *, form: Form = "published") -> bool:
 
     released: what stands before the first block and after the last is not looked at, unless it is a block of another tag.
     """
-    blocks = list((_BLOCK if form == "published" else _ANY_BLOCK).finditer(text))
-    kinds = [block[1] for block in blocks]
-    ends = [0, *(end for block in blocks for end in block.span()), len(text)]
+    blocks = list(_blocks(text, _TAG if form == "published" else _ANY_TAG))
+    kinds = [block.kind for block in blocks]
+    ends = [0, *(end for block in blocks for end in (block.start, block.end)), len(text)]
     between = [text[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
     if form == "released":
         between = between[1:-1]
@@ -49,7 +69,7 @@ def turns_have_format(text: str, *, form: Form = "published") -> bool:
 
 def count_calls(text: str) -> int:
     """`<tool_call>` blocks that hold a JSON object."""
-    return sum(_is_object(block[2]) for block in _BLOCK.finditer(text) if block[1] == "tool_call")
+    return sum(_is_object(block.inside) for block in _blocks(text, _TAG) if block.kind == "tool_call")
 
 
 def _is_object(text: str) -> bool:

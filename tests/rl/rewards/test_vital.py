@@ -1,6 +1,10 @@
+import random
+import re
+import time
+
 import pytest
 
-from taro.rl.rewards.vital import Vital, count_calls, last_numbers, scaled_iou, turns_have_format
+from taro.rl.rewards.vital import _ANY_TAG, _TAG, Vital, _blocks, count_calls, last_numbers, scaled_iou, turns_have_format
 
 
 @pytest.mark.parametrize(("iou", "scaled"), [(0.0, 0.0), (0.2, 0.0), (0.5, 0.5), (0.65, 0.75), (0.8, 1.0), (1.0, 1.0)])
@@ -51,6 +55,24 @@ def test_turns(text, good):
 def test_trap_text_around_the_turns_is_not_looked_at(complete, text, good):
     assert Vital(form="released")(complete(text))["format"] == float(good)
     assert Vital()(complete(text))["format"] == 0.0
+
+
+@pytest.mark.parametrize(("tag", "kind"), [(_TAG, r"\w+"), (_ANY_TAG, "[^<>]*")])
+def test_blocks_are_those_of_a_plain_pattern(tag, kind):
+    rng, plain = random.Random(0), re.compile(rf"<({kind})>(.*?)</\1>", re.DOTALL)
+    pieces, found = ("<a>", "</a>", "<b c>", "</b c>", "<>", "</>", "<", ">", "</", "a", " "), 0
+    for _ in range(2000):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        blocks = [(block[1], block[2], *block.span()) for block in plain.finditer(text)]
+        assert list(map(tuple, _blocks(text, tag))) == blocks, text
+        found += len(blocks)
+    assert found > 200
+
+
+def test_tags_that_stay_open_are_read_in_time():
+    started = time.process_time()
+    assert not turns_have_format("<think>" * 6000) and count_calls("<tool_call>" * 6000) == 0
+    assert time.process_time() - started < 2
 
 
 def test_calls_are_counted_where_they_are_json():
