@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     kind = take_device(args.device)
     leave_out_cudnn()  # as training has it
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the latter: of the tower's first layer
     ceiling = product_teraflops(args.device, DTYPES[kind], PRODUCT[kind])
     about = describe_device(args.device, ceiling, copy_terabytes(args.device, COPY[kind]))
     print(", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in about.items()))

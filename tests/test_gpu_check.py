@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,6 +150,28 @@ def test_gradients_of_another_scale_are_wrong(gpu, no_process_group, monkeypatch
     checks = {one.name: one for one in gpu_correct.sharded_is_whole(gpu_correct.Subject("tiny", "cpu", 40, 4))}
     assert [name for name, one in checks.items() if one.wrong] == ["FSDP2 on one rank, norm of gradients"]
     assert checks["FSDP2 on one rank, norm of gradients"].value == pytest.approx(7)
+
+
+def test_an_engine_that_rounds_more_is_wrong(gpu, monkeypatch):
+    """With noise on top, in bfloat16 alone. What that model rotates positions by is in float32."""
+    import gpu_correct
+
+    class Rough(gpu_correct.NativeEngine):
+        def generate(self, prompts, sampling):
+            (group,) = super().generate(prompts, sampling)
+            if self.policy.model.dtype == torch.float32:
+                return [group]
+            return [replace(group, log_probs=tuple(row + 0.1 * torch.randn(len(row)) for row in group.log_probs))]
+
+    subject = gpu_correct.Subject("tiny", "cpu", 40, 4)
+    assert not any(one.wrong for one in gpu_correct.engine_samples_from_the_policy(subject))
+    monkeypatch.setattr(gpu_correct, "NativeEngine", Rough)
+    wrong = [one.name for one in gpu_correct.engine_samples_from_the_policy(subject) if one.wrong]
+    assert wrong == ["bfloat16: error of native engine / error of teacher forcing"]
+    half = gpu_correct.in_bfloat16(subject.policy)
+    assert {one.dtype for one in half.parameters()} == {torch.bfloat16} and subject.policy.model.dtype == torch.float32
+    assert {one.dtype for one in half.buffers() if one.is_floating_point()} == {torch.float32}
+    assert half.model.lm_head.weight is half.decoder.embed_tokens.weight
 
 
 def test_no_gradients_are_wrong(gpu):

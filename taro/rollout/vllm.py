@@ -152,7 +152,7 @@ class VLLMEngine:
         this rank's."""
         if self.partners is None:
             return list(prompts), range(len(prompts))
-        mine = [replace(prompt, prompt=prompt.prompt.to("cpu"), features=None) for prompt in prompts]
+        mine = [replace(_on_cpu(prompt), features=None) for prompt in prompts]
         parts: list[list[RolloutPrompt]] = [[] for _ in range(self.settings.tensor_parallel_size)]
         torch.distributed.all_gather_object(parts, mine, group=self.partners)
         place = torch.distributed.get_rank(self.partners)
@@ -171,7 +171,8 @@ class VLLMEngine:
         jobs = run_jobs(
             prompts,
             at_once,
-            prepare=lambda number, prompt: thread.submit(self._render, number, prompt),
+            # Not in the thread: on a GPU that has another stream, which does not wait for what makes frames in this one.
+            prepare=lambda number, prompt: thread.submit(self._render, number, _on_cpu(prompt)),
             ready=self._is_rendered,
             submit=lambda _, read: self._ask(*read, sampling),
             collect=self._collect,
@@ -261,6 +262,10 @@ class VLLMEngine:
         self.close()
         self._start()
         self.asleep, self.stale = False, True
+
+
+def _on_cpu(prompt: RolloutPrompt) -> RolloutPrompt:
+    return replace(prompt, prompt=prompt.prompt.to("cpu"))
 
 
 def _partners(size: int) -> ProcessGroup:

@@ -1,5 +1,6 @@
 """The life of a vLLM engine on a GPU, with a stand-in for vLLM: what a real one does is tested in tests/with_vllm."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from taro.models.weights import whole_weights
 from taro.rollout import EngineError, EngineModel, RolloutPrompt, SamplingSettings, VLLMEngine, VLLMSettings
 from taro.rollout.vllm import _renew_buffers
+from taro.rollout.vllm_prompts import Drawn
 from taro.video.geometry import PatchGeometry
 
 MODEL = EngineModel("folder", None, None, frozenset({1}), (2,), 64, "bfloat16", "cuda")
@@ -71,6 +73,26 @@ def test_after_a_sleep_only_a_sync_makes_it_usable(engine):
     assert engine.llm.calls == ["sleep", *woken] and not engine.stale
     engine.sync(WEIGHTS)
     assert engine.llm.calls == ["sleep", *woken, *SYNCED]
+
+
+def test_the_thread_that_renders_gets_what_is_on_the_cpu(engine, monkeypatch):
+    """A thread has streams of its own, which don't wait for the frames that are made in those of another."""
+
+    class NotingPrompt:
+        def to(self, device):
+            moves.append((device, threading.current_thread() is threading.main_thread()))
+            return "on the CPU"
+
+    def read(prompt, whole):
+        return {"read": prompt, "by": threading.current_thread()}
+
+    moves, asked = [], []
+    engine.reader, engine.llm.llm_engine.abort_request = SimpleNamespace(read=read), None
+    monkeypatch.setattr(engine, "_ask", lambda prompt, rendered, _: asked.append(rendered) or ["0"])
+    monkeypatch.setattr(engine, "_collect", lambda _: [("0", Drawn([5], [-1.0], True))])
+    (group,) = engine.generate([RolloutPrompt(NotingPrompt(), ((),), (0,))], SamplingSettings())
+    assert group.completions[0].tolist() == [5] and moves == [("cpu", True)]
+    assert asked[0]["read"] == "on the CPU" and asked[0]["by"] is not threading.main_thread()
 
 
 def test_an_engine_that_began_with_dummy_weights_waits_for_a_sync(engine):
