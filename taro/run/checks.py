@@ -111,8 +111,12 @@ def _conflicts(config: Namespace) -> Iterator[str]:
     no_gpu = _no_gpu(trainer)
     if model.attention == FLEX and no_gpu:
         yield f"model.attention = {FLEX}: FlexAttention has no backward pass on a CPU; set {SHARED_PREFIX}"
+    if model.torch_compile and model.attention not in OWN:
+        yield f"model.torch_compile with model.attention = {model.attention}: set {' or '.join(OWN)}, or leave it out"
     if model.torch_compile:
-        yield from _compiler(model.attention, "cpu" if no_gpu else "cuda")
+        yield from _compiler("model.torch_compile", "false", no_gpu)
+    elif model.attention == FLEX and not no_gpu:
+        yield from _compiler(f"model.attention = {FLEX}", SHARED_PREFIX, no_gpu)
     if model.optimizer.schedule != "constant" and trainer.max_epochs == trainer.max_steps == -1:
         yield (
             f"model.optimizer.schedule = {model.optimizer.schedule}: the run has no end to decay to; set trainer.max_epochs or "
@@ -155,13 +159,11 @@ def _conflicts(config: Namespace) -> Iterator[str]:
         yield from _vllm_server(model.vllm_server, no_gpu)
 
 
-def _compiler(attention: str, device: str) -> Iterator[str]:
-    if attention not in OWN:
-        yield f"model.torch_compile with model.attention = {attention}: set {' or '.join(OWN)}, or leave it out"
+def _compiler(setting: str, otherwise: str, no_gpu: bool) -> Iterator[str]:
     try:
-        require_compiler(device)
+        require_compiler("cpu" if no_gpu else "cuda")
     except CompilerError as error:
-        yield f"model.torch_compile: {error}; set it to false"
+        yield f"{setting}: {error}; set it to {otherwise}"
 
 
 def _of_step(model: Namespace) -> Iterator[str]:

@@ -187,6 +187,10 @@ def test_what_cant_be_compiled_is_refused(arguments, no_weights, monkeypatch):
         "- model.torch_compile with model.attention = sdpa: set shared_prefix or flex, or leave it out",
         "- model.torch_compile: torch.compile does not work on cpu here (no compiler); set it to false",
     ]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    problems = problems_of([*arguments, "--trainer.accelerator=auto", "--model.attention=flex"])
+    refused = "- model.attention = flex: torch.compile does not work on cuda here (no compiler); set it to shared_prefix"
+    assert refused in problems
 
 
 def test_a_number_of_a_section_that_may_be_left_out_is_no_null(no_weights):
