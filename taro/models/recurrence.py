@@ -61,15 +61,20 @@ class PackedDeltaNet(Qwen3_5GatedDeltaNet):
 
 class _StateAfter:
     """Where a layer leaves its state after the prompt, and finds it again for each completion: what it asks of a transformers
-    cache, whose own copies the states into buffers, without their gradient."""
+    cache, whose own copies the states into buffers, without their gradient. It must not refer to itself: its states hold all
+    that their backward pass needs, until it is gone, for which a cycle would wait for Python's garbage collection."""
 
     record_past = False
 
     def __init__(self, layer: int) -> None:
-        self.layers = {layer: self}
+        self.layer = layer
         self.inputs: Tensor | None = None  # of the convolution, the last of the prompt: (1, channels, K - 1)
         self.state: Tensor | None = None  # (1, heads, key size, value size)
         self.rows = 1
+
+    @property
+    def layers(self) -> dict[int, _StateAfter]:
+        return {self.layer: self}
 
     def has_previous_state(self, layer_idx: int, state_idx: int) -> bool:
         return self.state is not None
