@@ -1,4 +1,5 @@
 import copy
+import gc
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import nn
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 from taro.models.packing import Pack, pack_group
-from taro.models.recurrence import PackedDeltaNet, share_prompts
+from taro.models.recurrence import PackedDeltaNet, _StateAfter, share_prompts
 from taro.synthetic.architecture import build_config, build_model, build_tokenizer
 
 LENGTHS = (5, 1, 0, 70, 2)  # of completions; a chunk of the rule has 64 tokens
@@ -114,6 +115,19 @@ def test_padding_never_reaches_a_token(layer, poison, monkeypatch):
     monkeypatch.setattr(Qwen3_5GatedDeltaNet, "forward", poisoning)
     assert_equal(run(layer, parts, weights, packed(layer, group)), expected)
     assert poisoned == [5 * 70 - sum(LENGTHS)]
+
+
+def test_states_are_gone_with_the_pass(layer):
+    """At once, with all that their backward pass would need: not when Python collects garbage."""
+    parts, group, _ = inputs(70, LENGTHS)
+    gc.collect()
+    gc.disable()
+    try:
+        outputs = packed(layer, group)([part.requires_grad_() for part in parts])
+        assert outputs[0].requires_grad
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, _StateAfter)]
+    finally:
+        gc.enable()
 
 
 def test_other_layers_are_left_alone(config):
