@@ -80,12 +80,6 @@ def _sides(layer: nn.Module) -> int:
     return sum(module.in_features + module.out_features for module in adapted)
 
 
-def _rule_width(text: PreTrainedConfig) -> int:
-    """Of queries, keys and values of all heads of a recurrent layer, where the model has such."""
-    sizes = 2 * getattr(text, "linear_key_head_dim", 0) + getattr(text, "linear_value_head_dim", 0)
-    return getattr(text, "linear_num_value_heads", 0) * sizes
-
-
 def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes: float) -> dict[str, dict[str, float]]:
     """GiB of each GPU, by what takes them, in the last backward pass of a step, in its optimizer step, and during rollouts."""
     model, shape = settings.model, Shape.of(config)
@@ -105,18 +99,22 @@ def plan(settings: Namespace, config: PreTrainedConfig, gpus: int, gpu_gigabytes
     }
     vllm = model.vllm.gpu_memory_utilization * gpu_gigabytes * GIB if model.engine == "vllm" else 0.0
     update = kept | {"vLLM": min(vllm, ASLEEP) if model.vllm.sleep else vllm}
+    seen = computed if sharded else own  # by a pass: FSDP2 gathers weights in the precision of products
+    waiting = 0 if lora is not None else _waiting_gradients(shape, seen, sharded)
     activations = activation_bytes(
         shape.text,
         max(model.pack_tokens, largest_group_tokens(settings)),
         computed,
         checkpointing=model.gradient_checkpointing,
         repeated=_prompt_repeats(settings),
-        residual=computed if sharded else own,
+        weights=seen,
+        layer=shape.layer,
         adapters=lora is not None,
+        waiting=waiting,
     )
     backward = update | {
         "gradients": trained * 4 if settings.trainer.strategy == "fsdp2" and ranks > 1 else trained_bytes / ranks,
-        "gradients before they are added up": 0 if lora is not None else _fresh_gradients(shape, computed, sharded),
+        "gradients before they are added up": waiting,
         "gathered weights": (shape.head + shape.tower + AHEAD * shape.layer) * computed if sharded else 0,
         "buffers of gathering and reducing": AHEAD * shape.layer * (computed + 4) if sharded else 0,
         "activations": activations,
@@ -203,7 +201,7 @@ def _prompt_repeats(settings: Namespace) -> float:
     return keys / largest_group_tokens(settings) if model.attention == "shared_prefix" else 0.0
 
 
-def _fresh_gradients(shape: Shape, size: int, sharded: bool) -> int:
+def _waiting_gradients(shape: Shape, size: int, sharded: bool) -> int:
     """Of the head, and of a layer, while the backward pass is in the layers. The head's waits for that of the embeddings where
     they are tied, and in FSDP2's root."""
     head = shape.text.vocab_size * shape.text.hidden_size
@@ -217,26 +215,113 @@ def activation_bytes(
     *,
     checkpointing: bool,
     repeated: float = 0.0,
-    residual: int | None = None,
+    weights: int | None = None,
+    layer: int = 0,
     adapters: bool = False,
+    waiting: int = 0,
 ) -> float:
-    """Of a pack of so many tokens, with numbers of `size` bytes: what stays of each layer, and on top the larger of what is
-    made in the backward pass of one and in that of the head. With checkpointing only a layer's input stays, and the rest is
-    made again.
+    """Of a pack of so many tokens, whose products are computed in numbers of `size` bytes: what stays of each layer, and on top
+    the larger of what is made in the backward pass of one and in that of the head. With checkpointing only a layer's input
+    stays, and the rest is made again.
 
     Args:
         repeated: keys that the attention of a group makes for each of its tokens.
-        residual: bytes of the numbers between layers; None: `size`.
-        adapters: low-rank ones are trained, which keep the inputs of all linear layers in a precision of their own.
+        weights: bytes of the numbers of weights and between layers; None: `size`. Others are cast for each product, and the
+            copies are kept for its backward pass.
+        layer: parameters of a layer, for those copies.
+        adapters: low-rank ones are trained, and weights are not.
+        waiting: bytes of gradients, counted elsewhere, that are there in the backward pass of layers and not yet in the head's.
     """
-    d, i, (queries, keys) = text.hidden_size, text.intermediate_size, attention_widths(text)
-    kept = (5 * i + 16 * d + 2.5 * queries) if adapters else (4 * i + 9 * d + 3.5 * queries)
-    kept += 2 * keys * repeated + (3 * (queries + keys) if text.model_type.startswith("qwen3") else 0)  # norms of heads
-    recurrent = (4 * i + 9 * d) * size + 34 * _rule_width(text)  # transformers' reference of the rule, in float32
-    insides = [tokens * (recurrent if kind == "linear_attention" else kept * size) for kind in layer_kinds(text)]
-    extra = tokens * 2 * i * size
-    logits = HEAD_CHUNK * text.vocab_size * 4 * 3.25  # float32, three times, and which of them are -inf
-    head = max(logits, 0 if adapters else 3 * text.vocab_size * d * size)  # a chunk's gradient, and the sum before and after
+    weights = weights or size
+    kept = _Kept(text, size, weights, adapters)
+    d, head_weights = text.hidden_size, text.vocab_size * text.hidden_size
+    copies = layer * size if weights != size else 0
+    insides = [tokens * kept.of_layer(kind, repeated) + copies for kind in layer_kinds(text)]
+    on_top = tokens * kept.on_top()
+    embeddings = tokens * d * weights if adapters else 0  # which are asked for a gradient, so that layers have one
+    chunk = HEAD_CHUNK * text.vocab_size * 4  # of logits, in float32
+    cast = head_weights * size if weights != size else 0
+    if adapters:
+        head = 3.25 * chunk + cast  # three times, and which of them are -inf
+    else:  # three times, beside the gradient of chunks before; or a chunk's gradient, and the sum before and after
+        head = max(3 * chunk + cast + head_weights * weights, 3 * head_weights * weights)
+    head += tokens * d * kept.norm  # the last one
     if checkpointing:
-        return text.num_hidden_layers * tokens * d * (residual or size) + max(max(insides) + extra, head)
-    return sum(insides) + max(extra, head)
+        inputs = text.num_hidden_layers * tokens * d * weights
+        again = tokens * d * weights if weights == 4 else 0  # the input of a layer is what its first norm keeps
+        return inputs + embeddings + max(max(insides) - again + on_top, head - waiting)
+    return sum(insides) + embeddings + max(on_top, head - waiting)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Bytes that a token's numbers take for the backward pass of a layer, by what keeps them."""
+
+    text: PreTrainedConfig
+    size: int  # bytes of what products are computed in
+    weights: int  # of weights, and of what is between layers
+    adapters: bool
+
+    @property
+    def newest(self) -> bool:
+        return self.text.model_type.startswith("qwen3_5")
+
+    @property
+    def norm(self) -> int:
+        """Of each number that is normalized: itself in float32, and for the gradient of its scale when it is normalized, in
+        float32 (Qwen3.5) or as it came."""
+        scaled = 4 if self.newest else self.weights
+        return 4 + (0 if self.adapters else scaled)
+
+    def readers(self, linear_layers: int) -> int:
+        """Of each input of so many linear layers: all keep one, or each its own where they cast it, as adapters do."""
+        return self.size * (linear_layers if self.adapters or self.weights != self.size else 1)
+
+    def of_layer(self, kind: str, repeated: float) -> float:
+        d, i = self.text.hidden_size, self.text.intermediate_size
+        mlp = d * (self.norm + self.readers(2)) + 4 * i * self.size  # gate, its SiLU, what it is multiplied with, the product
+        if kind == "linear_attention":
+            return mlp + d * (self.norm + self.readers(4)) + self._rule()
+        return mlp + d * (self.norm + self.readers(3)) + self._attention(repeated)
+
+    def on_top(self) -> int:
+        """When the most is there. In the backward pass of the MLP: the gradient of the layer's output, of the product, and of a
+        factor. With adapters sooner, while a layer is made again: the gradient, cast and scaled for the last adapter, which is
+        making the copy of its input in float32; that input, what came out of its linear layer, and what its MLP began with."""
+        d, i = self.text.hidden_size, self.text.intermediate_size
+        if not self.adapters:
+            return d * self.weights + 2 * i * self.size
+        gradient = self.weights + self.size
+        gradient += self.size if self.weights != self.size else 0
+        began = self.weights + (self.weights if self.weights < 4 else 0)  # normalized, and before: in float32 a norm keeps it
+        return d * (gradient + self.size + began) + i * (self.size + 4)
+
+    def _attention(self, repeated: float) -> float:
+        """Rotated queries, the attention's output by groups and put together; rotated keys and values, and those of prompts and
+        completions put together for each completion. Queries are rotated as weights are, and cast."""
+        queries, keys = attention_widths(self.text)
+        kept = queries * (self.weights + 2 * self.size) + keys * (self.weights + self.size) + 2 * keys * repeated * self.size
+        kept += queries * self.size if self.weights != self.size else 0
+        if self.text.model_type.startswith("qwen3"):  # heads are normalized
+            kept += (queries + keys) * self.norm
+        return kept + (2 * queries * self.size if self.newest else 0)  # the gate, and what is gated
+
+    def _rule(self) -> float:
+        """transformers' reference of the recurrence, in float32, whose products are computed in `size` bytes, for which it
+        makes copies. Queries and keys are repeated for all value heads; tokens are taken in chunks. flash-linear-attention's
+        kernels keep less."""
+        text, chunk, low = self.text, 64, self.size < 4
+        heads, key_size, value_size = text.linear_num_value_heads, text.linear_key_head_dim, text.linear_value_head_dim
+        channels = 2 * text.linear_num_key_heads * key_size + heads * value_size
+        convolution = 2 * channels * self.size  # its input and output
+        # Float32: queries and keys as given, and normalized and padded; queries before they are scaled; keys that are solved
+        # for. For products: queries and keys twice, of which two times one with its decay; keys that are solved for.
+        keys = heads * key_size * (6 * 4 + (7 * self.size if low else 3 * 4))
+        # Float32: values padded, and solved for; in the gated norm its input, the gate and the gate's SiLU. For products: new
+        # values twice; in the norm what is normalized, scaled, and gated.
+        values = heads * value_size * (5 * 4 + (2 * self.size if low else 4) + 3 * self.weights)
+        # Decays and the system that is solved, in float32; the products that both are multiplied with, and what is read within
+        # a chunk.
+        pairs = heads * chunk * (2 * 4 + 3 * self.size)
+        states = heads * key_size * value_size / chunk * (4 + (2 * self.size if low else 0))  # after each chunk, and two copies
+        return convolution + keys + values + pairs + states
