@@ -51,11 +51,11 @@ class Counting(TorchDispatchMode):
         self.now -= size
 
 
-def fake_policy(config, family, fake, rank=0, checkpointing=True):
-    """Of a config, in bfloat16, with a frozen tower, and adapters if `rank` says so; gradients are there already."""
+def fake_policy(config, family, fake, rank=0, checkpointing=True, dtype=torch.bfloat16):
+    """Of a config, with a frozen tower, and adapters if `rank` says so; gradients are there already."""
     attentions = {"text_config": SHARED_PREFIX, "vision_config": "sdpa"}
     with parameters_on_meta():
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16, attn_implementation=attentions)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attentions)
         policy = QwenVL(model, family, None, list(range(5)))
         policy.freeze_tower()
         if rank:
@@ -84,13 +84,13 @@ def fake_group(policy, fake, prompt, completions):
     return GroupInputs(Prompt(torch.ones(prompt), torch.arange(prompt).expand(3, -1), mask, None), packed, features)
 
 
-def count(policy, groups):
-    """GiB that a pass with its backward pass takes at most, beside weights and gradients."""
+def count(policy, groups, mixed=True):
+    """GiB that a pass with its backward pass takes at most, beside weights and gradients; `mixed`: under autocast."""
     counting = Counting()
     for parameter in policy.parameters():
         counting.leave_out(parameter, *([] if parameter.grad is None else [parameter.grad]))
     with counting:
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed, cache_enabled=False):
             loss = sum(found.log_probs.sum() for found in compute_log_probs(policy, groups, with_entropy=True))
         loss.backward()
     return counting.most / GIB
