@@ -41,7 +41,9 @@ NonNegativeInt = _range("NonNegativeInt", int, "a whole number, at least 0", 0)
 GroupSize = _range("GroupSize", int, "a whole number, at least 2", 2)
 PositiveFloat = _range("PositiveFloat", float, "a number above 0", 0, included=False)
 NonNegativeFloat = _range("NonNegativeFloat", float, "a number, at least 0", 0)
-FiniteNonNegativeFloat = _range("FiniteNonNegativeFloat", float, "a finite number, at least 0", 0, most=sys.float_info.max)
+FiniteNonNegativeFloat = _range(
+    "FiniteNonNegativeFloat", float, "a finite number, at least 0", 0, most=sys.float_info.max
+)
 AboveOne = _range("AboveOne", float, "a number above 1", 1, included=False)
 Share = _range("Share", float, "a share, from 0 to 1", 0, most=1)
 PositiveShare = _range("PositiveShare", float, "a share, above 0 and at most 1", 0, included=False, most=1)

@@ -241,7 +241,9 @@ def write_and_read(folder, seed, limit, rounds, results):
 def test_processes_that_write_the_same_entries(processes, tmp_path, entries):
     results, limit = processes.Queue(), entries * 201_000
     rounds = 150
-    workers = [processes.Process(target=write_and_read, args=(tmp_path, seed, limit, rounds, results)) for seed in range(2)]
+    workers = [
+        processes.Process(target=write_and_read, args=(tmp_path, seed, limit, rounds, results)) for seed in range(2)
+    ]
     for worker in workers:
         worker.start()
     for _ in workers:

@@ -70,4 +70,4 @@ def test_a_value_that_does_not_fit(argument, message):
 
 
 def test_any_other_message_without_its_line_breaks():
-    assert one_line("Parser key \"a.b\":\n  Expected\n   more <class 'int'>") == "a.b: Expected more int"
+    assert one_line('Parser key "a.b":\n  Expected\n   more <class \'int\'>') == "a.b: Expected more int"

@@ -103,7 +103,9 @@ def test_difficulty_commands_parse(line):
 CHECKED = tuple(f"python {name}" for name in ("train.py", "eval.py", "-m taro.run.memory_plan", "-m taro.prepare.caption"))
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("python ") and not line.startswith(CHECKED)])
+@pytest.mark.parametrize(
+    "command", [line for line in COMMANDS if line.startswith("python ") and not line.startswith(CHECKED)]
+)
 def test_python_commands(command):
     words = command.split()[1:]
     program = tuple(words[:2]) if words[0] == "-m" else (words[0],)

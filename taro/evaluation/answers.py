@@ -78,7 +78,9 @@ def answer_groups(
         clock.pause()
         seconds = clock.seconds.pop(number) / len(group.completions)
         yield [
-            Prediction.answered(asked[number], builder.decode(completion), finished, seconds, len(completion) - len(prefix))
+            Prediction.answered(
+                asked[number], builder.decode(completion), finished, seconds, len(completion) - len(prefix)
+            )
             for completion, finished in zip(group.completions, group.finished, strict=True)
         ]
         while failed:

@@ -96,7 +96,9 @@ def compare_runs(first: str | Path, second: str | Path, strict: bool = False) ->
         changes=tuple(Change(metric, a, b, tuple(interval), p) for metric, a, b, interval, p in values),
         failures=tuple(count_failures(predictions) for predictions in ordered),
         settings={
-            name: values for name, values in list_differences(*configs).items() if name.partition(".")[0] not in MAY_DIFFER
+            name: values
+            for name, values in list_differences(*configs).items()
+            if name.partition(".")[0] not in MAY_DIFFER
         },
         tasks={
             f"{task} {name}": (value, second_own[task][name])

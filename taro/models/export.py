@@ -1,6 +1,6 @@
 """A checkpoint as a model folder that transformers and vLLM load as it is:
 
-python -m taro.models.export --checkpoint outputs/tiny/checkpoints/last.ckpt --output exported
+    python -m taro.models.export --checkpoint outputs/tiny/checkpoints/last.ckpt --output exported
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ class GroundingSettings:
     prompt: str = DEFAULT_PROMPT
     video: VideoSettings = field(default_factory=VideoSettings)
     max_prompt_tokens: PositiveInt = 7168
-    evaluation_video: VideoSettings | None = field(default_factory=lambda: VideoSettings(max_frames=1024, max_tokens=4096))
+    evaluation_video: VideoSettings | None = field(
+        default_factory=lambda: VideoSettings(max_frames=1024, max_tokens=4096)
+    )
     evaluation_max_prompt_tokens: PositiveInt = 15360
     instructions: dict[str, str] | None = field(default=None, hash=False)
 

@@ -87,7 +87,9 @@ def _decode(
     folded = query.reshape(rows, key.shape[1], -1, size).float() * scaling  # the heads that share a key head are its queries
     bias = None if mask is None else torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
     output_own, total_own, highest_own = _part(folded, key, value, bias)
-    output, total, highest = (_to_rows(part, prompts) for part in _part(_to_grid(folded, prompts), *of_prompt, prompts.bias))
+    output, total, highest = (
+        _to_rows(part, prompts) for part in _part(_to_grid(folded, prompts), *of_prompt, prompts.bias)
+    )
     top = torch.maximum(highest, highest_own)
     share, share_own = (highest - top).exp(), (highest_own - top).exp()
     together = (output * share + output_own * share_own) / (total * share + total_own * share_own)

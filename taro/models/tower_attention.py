@@ -56,7 +56,8 @@ def _places_by_length(bounds: Tensor) -> list[Tensor]:
     if not hasattr(bounds, "places"):
         starts, lengths = bounds[:-1], bounds.diff()
         bounds.places = [
-            starts[lengths == length, None] + torch.arange(length, device=bounds.device) for length in lengths.unique().tolist()
+            starts[lengths == length, None] + torch.arange(length, device=bounds.device)
+            for length in lengths.unique().tolist()
         ]
     return bounds.places
 

@@ -56,7 +56,9 @@ def whole_weight(weight: Weight, dtype: torch.dtype | None = None) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_weights(weights: Iterable[tuple[str, Weight]], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+def whole_weights(
+    weights: Iterable[tuple[str, Weight]], dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """One whole tensor at a time, in `dtype`; None: its own."""
     for name, weight in weights:
         yield name, whole_weight(weight, dtype)

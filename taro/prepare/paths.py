@@ -32,7 +32,9 @@ def _is_same(path: Path, other: Path) -> bool:
     return path.resolve() == other.resolve() or (both_there and path.samefile(other))
 
 
-def resumable_problems(input: str, output: str, video_root: str | None, shard: str | None, folder: Path | None) -> list[str]:
+def resumable_problems(
+    input: str, output: str, video_root: str | None, shard: str | None, folder: Path | None
+) -> list[str]:
     """What can't work of the flags of a command that fills in a samples file, and goes on with what is in `folder`; None: it
     begins anew each time."""
     source, output, root = Path(input), Path(output), video_root and Path(video_root)

@@ -36,7 +36,9 @@ def leave_one_out_advantages(rewards: Tensor) -> Tensor:
     return _centred(rewards) * (rewards.shape[1] / (rewards.shape[1] - 1))
 
 
-def separate_advantages(rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, eps: float = 1e-6) -> Tensor:
+def separate_advantages(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], *, eps: float = 1e-6
+) -> Tensor:
     """Each reward normalised in its group on its own, then the weighted sum (GDPO, arXiv 2601.05242): a reward of small spread
     counts as much as one of large. GDPO's normalisation of the sum over the batch is left out: more rewards, or
     larger weights, are larger advantages. (B, G) each -> (B, G)."""

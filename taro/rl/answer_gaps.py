@@ -68,7 +68,9 @@ def _measure(
 
 
 @torch.no_grad()
-def answer_gaps(policy: QwenVL, builder: PromptBuilder, example: GroundingExample, text: str) -> dict[str, float | None] | None:
+def answer_gaps(
+    policy: QwenVL, builder: PromptBuilder, example: GroundingExample, text: str
+) -> dict[str, float | None] | None:
     """Nats per token by set of tokens, None for a set that the answer has none of; None where no frame is moved.
 
     Args:

@@ -101,7 +101,9 @@ def group_log_probs(
 
 
 @torch.no_grad()
-def reference_log_probs(policy: QwenVL, reference: QwenVL | None, groups: Sequence[Group], temperature: float) -> list[Tensor]:
+def reference_log_probs(
+    policy: QwenVL, reference: QwenVL | None, groups: Sequence[Group], temperature: float
+) -> list[Tensor]:
     """Log-probs, (G, C) of each group, under the reference; without one of its own it is the policy without its adapters."""
     model = policy if reference is None else reference
     with adapters_off(model.model) if reference is None else nullcontext():

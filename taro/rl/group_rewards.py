@@ -81,7 +81,9 @@ def earned_total(group: Group) -> Tensor:
 
 def compute_gaps(group: Group, log_probs: Tensor, shuffled_log_probs: Tensor, tokens: str) -> Tensor:
     """Temporal gap of each completion, (G,), over the chosen tokens."""
-    masks = [gap_token_mask(spans, text, tokens) for spans, text in zip(group.token_spans, group.texts, strict=True)]
+    masks = [
+        gap_token_mask(spans, text, tokens) for spans, text in zip(group.token_spans, group.texts, strict=True)
+    ]
     mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)  # (G, C)
     return temporal_gaps(log_probs.detach().cpu(), shuffled_log_probs.cpu(), mask)
 
@@ -124,7 +126,9 @@ def reward_group(
     return GroupRewards(spans, ious, gaps, by_name, weights, chosen)
 
 
-def _advantages(scale: str, by_name: dict[str, Tensor], weights: dict[str, float], completions: Sequence[Completion]) -> Tensor:
+def _advantages(
+    scale: str, by_name: dict[str, Tensor], weights: dict[str, float], completions: Sequence[Completion]
+) -> Tensor:
     """(G,), as `AdvantageSettings.scale` says."""
     total = weighted_sum(by_name, weights)[None]  # (1, G)
     if scale == "separate":

@@ -91,7 +91,9 @@ def policy_loss(
     return LossOutput(
         loss=token_losses.sum() / _at_least_one(mask.sum() if denominator is None else denominator),
         clip_ratio=cut.sum() / free_tokens.clamp(min=1),
-        mean_ratio=torch.where(free_tokens > 0, torch.where(free, ratio.detach(), 0.0).sum() / free_tokens.clamp(min=1), 1.0),
+        mean_ratio=torch.where(
+            free_tokens > 0, torch.where(free, ratio.detach(), 0.0).sum() / free_tokens.clamp(min=1), 1.0
+        ),
     )
 
 

@@ -265,7 +265,9 @@ class GRPOModule(PolicyModule):
         """What a group adds to the denominator of the loss."""
         return count_terms(group.learned_mask(self.engine.is_policy), self.loss.average, self.sampling.max_tokens)
 
-    def backward_pack(self, to_train: list[TrainingGroup], current: list[GroupLogProbs], terms: int, log: StepLog) -> None:
+    def backward_pack(
+        self, to_train: list[TrainingGroup], current: list[GroupLogProbs], terms: int, log: StepLog
+    ) -> None:
         """Add the gradient of the pack's part of the loss."""
         losses = [
             group_loss(training, own.log_probs, self.loss, on_policy=self.engine.is_policy, denominator=terms)

@@ -65,9 +65,9 @@ class AdvantageSettings:
         decay: of the moving standard deviation, of each step.
     """
 
-    scale: Literal["std", "none", "leave_one_out", "separate", "dgrpo", "dgrpo_released", "batch", "ema", "ema_released"] = (
-        "std"
-    )
+    scale: Literal[
+        "std", "none", "leave_one_out", "separate", "dgrpo", "dgrpo_released", "batch", "ema", "ema_released"
+    ] = "std"
     constructed: Literal["mask", "awr", "clone", "raft"] = "mask"
     beta: PositiveFloat = 1.0
     decay: Share = 0.99

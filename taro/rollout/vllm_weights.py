@@ -18,8 +18,7 @@ from taro.models.weights import Weight, whole_weights
 
 
 class FolderWeights:
-    """Safetensors files under transformers' names in `folder`/policy, which the server reads in place of its own. Those of
-    frozen weights, as of the vision tower, are written once, and neither gathered nor written again.
+    """Safetensors files under transformers' names in `folder`/policy, which the server reads in place of its own.
 
     Args:
         dtype: that the server computes in.
@@ -28,13 +27,9 @@ class FolderWeights:
 
     def __init__(self, dtype: str, folder: Path) -> None:
         self.dtype, self.folder = torch_dtype(dtype), folder.absolute() / "policy"
-        self.kept: set[str] = set()  # names of frozen weights whose files are there
 
     def send(self, server: Any, named_parameters: Iterable[tuple[str, Weight]]) -> None:
-        """Raises what writing and the server raise; after that only a new object knows which files are there."""
-        named = list(named_parameters)
-        parameters = whole_weights(((name, weight) for name, weight in named if name not in self.kept), self.dtype)
-        self.kept &= {name for name, _ in named}
+        parameters = whole_weights(named_parameters, self.dtype)
         try:
             if global_rank() == 0:
                 self.write(parameters)
@@ -43,17 +38,16 @@ class FolderWeights:
                 pass
         if global_rank() == 0:
             server.ask("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(self.folder)}})
-        self.kept = {name for name, weight in named if isinstance(weight, Tensor) and not weight.requires_grad}
 
     def write(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
         """A file for each weight; one at a time is in memory."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = {self.folder / f"{name}.safetensors" for name in self.kept}
-        for name, value in parameters:
-            path = self.folder / f"{name}.safetensors"
+        written = set()
+        for number, (name, value) in enumerate(parameters):
+            path = self.folder / f"{number:05d}.safetensors"
             save_file({name: value.cpu().contiguous()}, path.with_suffix(".part"))
-            there.add(path.with_suffix(".part").replace(path))  # a server that still reads the old one keeps it
-        for path in set(self.folder.iterdir()) - there:
+            written.add(path.with_suffix(".part").replace(path))  # a server that still reads the old one keeps it
+        for path in set(self.folder.iterdir()) - written:
             path.unlink()
 
 

@@ -240,7 +240,9 @@ def collate_examples(groups: list[list[Example]]) -> Example:
     features = None
     if rows[0].features is not None:
         layers = zip(*(row.features.deepstack for row in rows), strict=True)
-        features = VisionFeatures(torch.cat([row.features.embeds for row in rows]), tuple(torch.cat(layer) for layer in layers))
+        features = VisionFeatures(
+            torch.cat([row.features.embeds for row in rows]), tuple(torch.cat(layer) for layer in layers)
+        )
     return Example(
         input_ids=pad([row.input_ids for row in rows]),
         position_ids=pad([row.position_ids.T for row in rows]).permute(2, 0, 1),

@@ -190,7 +190,9 @@ def fit(stage: Stage, dataset: Dataset, batch_size: int, seed: int) -> tuple[dic
     """Train one stage; returns its last logged values, and seconds."""
     L.seed_everything(seed, verbose=False)
     decoder = isinstance(stage, DecoderStage)
-    loader = DataLoader(dataset, batch_size, num_workers=1, prefetch_factor=8, collate_fn=collate_examples if decoder else None)
+    loader = DataLoader(
+        dataset, batch_size, num_workers=1, prefetch_factor=8, collate_fn=collate_examples if decoder else None
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,

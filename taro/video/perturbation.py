@@ -64,6 +64,7 @@ class SpanShuffle:
         return shuffle_within(windows, len(times), generator)
 
 
+
 def shuffle_within(windows: list[Tensor], frames: int, generator: torch.Generator) -> Tensor:
     """A permutation, (F,) int64, that shuffles the frames with these indices, window by window."""
     permutation = torch.arange(frames)  # (F,)
@@ -100,7 +101,9 @@ def shuffle_elsewhere(
     starts = _place(lengths, free, generator) or _place(lengths, free)
     if starts is None:
         return None
-    moved = [window - cluster[0][0] + start for cluster, start in zip(clusters, starts, strict=True) for window in cluster]
+    moved = [
+        window - cluster[0][0] + start for cluster, start in zip(clusters, starts, strict=True) for window in cluster
+    ]
     return shuffle_within(moved, len(times), generator)
 
 

@@ -1,7 +1,7 @@
 """A model that is asked about videos, one question after the other: in a notebook, and by the demo.
 
-from taro import Grounder
-answer = Grounder("outputs/tiny/hf").ask("video.mp4", "the red square moves left")
+    from taro import Grounder
+    answer = Grounder("outputs/tiny/hf").ask("video.mp4", "the red square moves left")
 """
 
 from __future__ import annotations

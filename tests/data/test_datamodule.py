@@ -72,7 +72,8 @@ def test_evaluation_sees_every_sample_in_order_once(make, split, synthetic):
     alone = [e.sample.id for batch in getattr(make(), loader)() for e in batch]
     assert alone == expected
     ranks = [
-        [e.sample.id for batch in getattr(make(trainer(world_size=2, rank=rank)), loader)() for e in batch] for rank in (0, 1)
+        [e.sample.id for batch in getattr(make(trainer(world_size=2, rank=rank)), loader)() for e in batch]
+        for rank in (0, 1)
     ]
     assert sorted(ranks[0] + ranks[1]) == sorted(expected)
 

@@ -48,5 +48,7 @@ def test_p_values():
 
 def test_p_values_of_nothing_are_spread_evenly():
     generator = np.random.default_rng(4)
-    p_values = two_sided_p_values(np.hstack([resample_means(generator.normal(size=(80, 1)), 300, seed) for seed in range(300)]))
+    p_values = two_sided_p_values(
+        np.hstack([resample_means(generator.normal(size=(80, 1)), 300, seed) for seed in range(300)])
+    )
     assert 0.02 < (p_values < 0.05).mean() < 0.09 and 0.4 < (p_values < 0.5).mean() < 0.6

@@ -433,7 +433,7 @@ def test_what_only_some_runs_refuse_is_a_remark(tmp_path, capsys):
     assert main([str(path)]) == 0 and not kinds(check_file(path))
     shown = capsys.readouterr().out
     assert '1 rows have traces that a run with --stage sft refuses, the first: line 1: traces: got "x"' in shown
-    assert "1 rows have difficulty that a run with data.difficulty_weights refuses, the first: line 2: difficulty" in shown
+    assert '1 rows have difficulty that a run with data.difficulty_weights refuses, the first: line 2: difficulty' in shown
 
 
 def test_records_of_changes_are_json(tmp_path):

@@ -248,7 +248,9 @@ def test_between_epochs(arguments, scripted, synthetic, tmp_path):
     expected = {id for id, own in ious.items() if 0 < sum(own) / 3 <= 0.5}
     chosen = load_samples(selected)
     assert {sample.id for sample in chosen} == expected and 2 <= len(expected) < 6
-    train.main([*arguments, "--name=second", f"--model.name_or_path={tmp_path}/first/hf", f"--data.train_file={selected}"])
+    train.main(
+        [*arguments, "--name=second", f"--model.name_or_path={tmp_path}/first/hf", f"--data.train_file={selected}"]
+    )
     again = [row for path in sorted((tmp_path / "second" / "rollouts").iterdir()) for row in read_rows(path)]
     assert {row["id"] for row in again} <= expected and len(again) == len(expected) // 2 * 2 * 3
 

@@ -19,7 +19,9 @@ from taro.rl.curriculum import CurriculumCallback
 pytestmark = pytest.mark.slow  # as a whole file: real runs
 
 
-@pytest.mark.parametrize(("probability", "mode"), [(1.0, "awr"), (0.0, "mask"), (0.5, "mask")])
+@pytest.mark.parametrize(
+    ("probability", "mode"), [(1.0, "awr"), (0.0, "mask"), (0.5, "mask")]
+)
 def test_gradient_of_a_step(
     fit, arguments, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, monkeypatch, probability, mode
 ):
@@ -58,7 +60,9 @@ def test_gradient_of_a_step(
 
 
 @pytest.mark.parametrize("constructed", [False, True])
-def test_a_second_update_has_a_ratio(fit, arguments, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, constructed):
+def test_a_second_update_has_a_ratio(
+    fit, arguments, uneven, steps, tiny_folder, tiny_builder, plain_log_probs, constructed
+):
     """It keeps the log-probs from before the first update; its gradient is that of the clipped surrogate. Constructed
     completions have no ratio: -A log pi again."""
     watch = Watch(noise=0.1)

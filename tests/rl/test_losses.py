@@ -288,7 +288,9 @@ def test_averages_by_hand():
     for average, terms, expected in (("tokens", 4, -5 / 4), ("completions", 2, -3 / 2), ("constant", 8, -5 / 8)):
         assert count_terms(mask, average, max_tokens=4) == terms
         weights = average_weights(mask, average)
-        found = policy_loss(zeros, zeros, torch.tensor([1.0, 2.0, 3.0]), mask, free, token_weights=weights, denominator=terms)
+        found = policy_loss(
+            zeros, zeros, torch.tensor([1.0, 2.0, 3.0]), mask, free, token_weights=weights, denominator=terms
+        )
         assert found.loss.item() == pytest.approx(expected)
         kl = kl_loss(zeros, torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 4), mask, token_weights=weights, denominator=terms)
         first, second = math.exp(1) - 2, math.exp(2) - 3

@@ -106,7 +106,9 @@ def test_a_step_without_a_gap_logs_none(fit, arguments, answering, steps):
     assert steps.column("taro/gap_skipped") == [0.0, 1.0, 0.0]
 
 
-def test_what_a_step_has_no_value_for_is_not_that_of_the_step_before(fit, arguments, uneven, steps):
+def test_what_a_step_has_no_value_for_is_not_that_of_the_step_before(
+    fit, arguments, uneven, steps
+):
     """One step has no prompt that could be built."""
 
     class Hide(L.Callback):
@@ -193,7 +195,9 @@ def test_completions_of_the_native_engine(fit, arguments, steps):
     assert 0 < metrics["sampling/sampling_logp_difference/max"] < LOG_PROBS and metrics["mismatch_kl"] < 1e-9
 
 
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(fit, arguments, scripted, steps, monkeypatch, tmp_path):
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    fit, arguments, scripted, steps, monkeypatch, tmp_path
+):
     """The first step's loss is nan: it is counted, left out and written down, the next ones update."""
     calls = []
 

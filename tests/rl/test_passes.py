@@ -30,7 +30,9 @@ def test_what_can_not_be_paid_is_not_computed(fit, arguments, answering, steps, 
     """Rewards, weights and gradients have the same bits as with all gaps, in one pack and in packs of their own; the log
     covers the groups that were measured, and says how many were not."""
     scored, shuffled = [], taro.rl.module.shuffled_log_probs
-    monkeypatch.setattr("taro.rl.module.shuffled_log_probs", lambda *given: scored.append(len(given[1])) or shuffled(*given))
+    monkeypatch.setattr(
+        "taro.rl.module.shuffled_log_probs", lambda *given: scored.append(len(given[1])) or shuffled(*given)
+    )
     found = {}
     for measured in ("payable", "all"):
         watch = Watch()

@@ -210,7 +210,9 @@ def test_an_end_token_within_a_prefix_does_not_end(policy, prompts):
 @pytest.mark.parametrize("length", [6, 7])
 def test_a_prefix_without_room_after_it_is_refused(policy, prompts, length):
     requests = [request(prompts[0]), request(prompts[0], (0, 1), ((), tuple(range(length))))]
-    with pytest.raises(ValueError, match=f"prompt 1 .* prefix of {length} tokens, sampling.max_tokens = 6 leaves no room"):
+    with pytest.raises(
+        ValueError, match=f"prompt 1 .* prefix of {length} tokens, sampling.max_tokens = 6 leaves no room"
+    ):
         generate(policy, requests, max_tokens=6)
     generate(policy, [request(prompts[0], (0,), (tuple(range(5)),))], max_tokens=6)
 

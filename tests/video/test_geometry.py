@@ -32,7 +32,9 @@ def slow_patches(frames, geometry):
     return torch.tensor(rows, dtype=torch.float32)
 
 
-@pytest.mark.parametrize(("geometry", "shape"), [(QWEN25, (4, 56, 84)), (QWEN3, (2, 64, 32)), (SMALL, (3, 12, 6))], ids=str)
+@pytest.mark.parametrize(
+    ("geometry", "shape"), [(QWEN25, (4, 56, 84)), (QWEN3, (2, 64, 32)), (SMALL, (3, 12, 6))], ids=str
+)
 def test_patches_are_the_slow_loops(geometry, shape):
     frames = random_frames(*shape)
     patches = frames_to_patches(frames, geometry)
@@ -101,7 +103,9 @@ def test_resize_is_torchvisions():
     assert torch.equal(resize_frames(frames, 56, 112), theirs)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl.video_processing_qwen2_vl.Qwen2VL", "qwen3_vl.video_processing_qwen3_vl.Qwen3VL"])
+@pytest.mark.parametrize(
+    "family", ["qwen2_vl.video_processing_qwen2_vl.Qwen2VL", "qwen3_vl.video_processing_qwen3_vl.Qwen3VL"]
+)
 def test_patches_are_transformers(family):
     pytest.importorskip("torchvision.transforms.functional", exc_type=(ImportError, RuntimeError))
     module, name = f"transformers.models.{family}VideoProcessor".rsplit(".", 1)

@@ -54,7 +54,9 @@ def test_all_orders_but_the_identity_are_drawn_equally():
         drawn = tuple(FrameShuffle(radius=0.5)(TIMES[:3], torch.tensor([0.5]), generator).tolist())
         counts[drawn] = counts.get(drawn, 0) + 1
     expected = set(itertools.permutations(range(3))) - {(0, 1, 2)}
-    assert {order: count / 3000 for order, count in counts.items()} == pytest.approx(dict.fromkeys(expected, 0.2), abs=0.03)
+    assert {order: count / 3000 for order, count in counts.items()} == pytest.approx(
+        dict.fromkeys(expected, 0.2), abs=0.03
+    )
 
 
 def test_windows_are_shuffled_in_turn_so_frames_travel_through_the_overlap():

@@ -267,10 +267,7 @@ def test_limits_hold_for_every_question(tmp_path, monkeypatch):
     *_, (shown, answer, _) = found["ask"].fn(str(next(uploads.kept.iterdir())), "the red square", None)
     assert "minutes long, 0.01 are allowed" in shown and answer is None and mute.asked == []
     assert {name: part.queue for name, part in found.items() if name in ("receive", "pick", "ask", "shuffle")} == {
-        "receive": False,
-        "pick": False,
-        "ask": True,
-        "shuffle": True,
+        "receive": False, "pick": False, "ask": True, "shuffle": True
     }
     found["leave"].fn(SimpleNamespace(session_hash="a"))
     assert uploads.gone == {"a"}

@@ -52,3 +52,5 @@ def test_positions_that_are_not_vllms(engine, policy, case):
     shifted = replace(prompt, position_ids=prompt.position_ids + (prompt.position_ids > 20))
     found = list(check_vllm(engine, policy, replace(case, prompt=shifted), "float32"))
     assert found[-1].status == DIFFERS and "positions: the first difference" in found[-1].remark
+
+

@@ -58,7 +58,9 @@ def temporal_reward(
     and for an unknown threshold.
     """
     if gaps.dim() != 1 or gaps.shape != ious.shape:
-        raise ValueError(f"gaps and ious must be of one shape (completions,), got {tuple(gaps.shape)} and {tuple(ious.shape)}")
+        raise ValueError(
+            f"gaps and ious must be of one shape (completions,), got {tuple(gaps.shape)} and {tuple(ious.shape)}"
+        )
     finite = gaps.isfinite()  # (G,)
     if threshold == "mean":
         limit = gaps[finite].mean() + margin  # nan without finite gaps: nothing is above it

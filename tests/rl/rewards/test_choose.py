@@ -127,13 +127,10 @@ def test_a_reward_of_ones_own(complete, own, name, settings, expected):
         ("def f(completions, labels):\n    return [1, 1]", "raised TypeError"),
         ("def f(completions):\n    return (int(text) for text in completions)", "raised ValueError: invalid literal for int()"),
         ("def f(group):\n    yield from {}['x']", "raised KeyError: 'x' (own_"),
-        ("import torch\ndef f(completions):\n    return torch.tensor(1.0)", 'returned "tensor(1.)"; it must be a list'),
-        ("import numpy\ndef f(group):\n    return numpy.array(1.0)", 'returned "array(1.)"; it must be a list'),
-        (
-            "class V:\n    def __float__(self):\n        raise RuntimeError\n    def __repr__(self):\n        return 'V'\n"
-            "def f(completion):\n    return V()",
-            "returned V; it must be a number, at most 1e+09",
-        ),
+        ("import torch\ndef f(completions):\n    return torch.tensor(1.0)", "returned \"tensor(1.)\"; it must be a list"),
+        ("import numpy\ndef f(group):\n    return numpy.array(1.0)", "returned \"array(1.)\"; it must be a list"),
+        ("class V:\n    def __float__(self):\n        raise RuntimeError\n    def __repr__(self):\n        return 'V'\n"
+         "def f(completion):\n    return V()", "returned V; it must be a number, at most 1e+09"),
         ("def f(completion):\n    return {}", "returned {}, no part at all; it must be a number, or a number for each of one"),
         ("def f(group):\n    return {}", "returned {}, no part at all; it must be a list, or a list for each of one or more"),
     ],
